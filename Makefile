@@ -1,0 +1,59 @@
+# make demo    restore a picture with the command line tool
+# make test    run the tests and the doctests
+# make check   lint, formatting, types
+# make bench   measure speed and memory
+# make clean   remove what these made
+#
+# All of it runs in .venv, made once and brought up to date when pyproject.toml changes.
+
+PYTHON ?= python3
+# EXTRA=test leaves out torch (and make check): the tests that need it skip.
+EXTRA ?= dev
+CHECKPOINT ?=
+
+BIN := .venv/bin
+# PyTorch's own files are the only ones that need torch to be read.
+DEMO_SET_UP := .venv/set-up-$(if $(filter %.pth %.pt,$(CHECKPOINT)),dev,demo)
+
+.DELETE_ON_ERROR:
+.PHONY: demo test check bench clean
+
+demo: $(DEMO_SET_UP)
+	@mkdir -p build
+ifeq ($(CHECKPOINT),)
+	rm -rf build/demo-checkpoint
+	$(BIN)/python -m checkpoints_convert examples/nafnet-random.safetensors build/demo-checkpoint
+	$(BIN)/tlc-jax restore build/demo-checkpoint examples/kodim.png build/demo.png
+	@echo "These weights are RANDOM: build/demo.png is no restoration, it only shows that all runs."
+	@echo "To restore, give a checkpoint: make demo CHECKPOINT=path/to/official-or-converted"
+else
+	$(BIN)/tlc-jax restore "$(CHECKPOINT)" examples/kodim.png build/demo.png
+	@echo "Wrote build/demo.png"
+endif
+
+test: .venv/set-up-$(EXTRA)
+	$(BIN)/python -m pytest
+
+check: .venv/set-up-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+bench: .venv/set-up-$(EXTRA)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build
+
+.venv/set-up-demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable . "safetensors>=0.5"
+	@touch $@
+
+.venv/set-up-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "tlc-jax needs Python 3.11 or newer: make PYTHON=path/to/python")'
+	$(PYTHON) -m venv .venv
