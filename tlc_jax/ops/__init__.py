@@ -1,0 +1,44 @@
+"""The mathematics of TLC on plain arrays: jax and numpy only, NHWC, any batch."""
+
+from tlc_jax.ops.attention import transposed_attention
+from tlc_jax.ops.box import (
+    local_mean,
+    local_moments,
+    local_sum,
+    spread,
+    window_mean,
+    window_sum,
+)
+from tlc_jax.ops.conv import depthwise_conv, pointwise
+from tlc_jax.ops.shape import pad_to_multiple, pixel_shuffle, pixel_unshuffle
+from tlc_jax.ops.windows import (
+    Window,
+    average_windows,
+    axis_cells,
+    axis_starts,
+    clip_window,
+    extract_windows,
+    site_window,
+)
+
+__all__ = [
+    "Window",
+    "average_windows",
+    "axis_cells",
+    "axis_starts",
+    "clip_window",
+    "depthwise_conv",
+    "extract_windows",
+    "local_mean",
+    "local_moments",
+    "local_sum",
+    "pad_to_multiple",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "pointwise",
+    "site_window",
+    "spread",
+    "transposed_attention",
+    "window_mean",
+    "window_sum",
+]

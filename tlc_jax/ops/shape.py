@@ -1,0 +1,30 @@
+"""Rearrangements of pixels and channels, and padding to a multiple."""
+
+import jax
+import jax.numpy as jnp
+
+
+def pixel_shuffle(x: jax.Array, r: int) -> jax.Array:
+    """(N, H, W, C r^2) -> (N, H r, W r, C) in PyTorch's order: input channel (c * r + i) * r + j.
+
+    TensorFlow's depth_to_space orders the channels otherwise, (i * r + j) * C + c.
+    """
+    n, h, w, c = x.shape
+    x = x.reshape(n, h, w, c // r**2, r, r).transpose(0, 1, 4, 2, 5, 3)
+    return x.reshape(n, h * r, w * r, c // r**2)
+
+
+def pixel_unshuffle(x: jax.Array, r: int) -> jax.Array:
+    """(N, H, W, C) -> (N, H / r, W / r, C r^2), the inverse of `pixel_shuffle`."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h // r, r, w // r, r, c).transpose(0, 1, 3, 5, 2, 4)
+    return x.reshape(n, h // r, w // r, c * r**2)
+
+
+def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
+    """Zeros below and to the right of (N, H, W, C), until H and W are multiples.
+
+    The published networks pad before the first convolution, so these rows enter their statistics.
+    """
+    _, h, w, _ = x.shape
+    return jnp.pad(x, ((0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0)))

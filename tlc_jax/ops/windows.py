@@ -1,0 +1,126 @@
+"""Where the windows of TLC lie: integer arithmetic on static sizes.
+
+Chu et al., "Improving Image Restoration by Revisiting Global Information Aggregation" (ECCV 2022,
+arXiv 2112.04491). A window is a pair (height, width); `None` stands for the whole map.
+"""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Window = tuple[int, int] | None
+
+
+def site_window(
+    train_size: tuple[int, int],
+    window: Window = None,
+    *,
+    stride: int | tuple[int, int],
+    multiple: int = 1,
+) -> tuple[int, int]:
+    """Window of one site of a network, in pixels of its feature map.
+
+    k = f * window // train_size on each axis, where f is the size of the site's map while a
+    training crop goes through the network. It does not depend on the picture to restore.
+
+    Args:
+      train_size: (height, width) of the training crops, input pixels.
+      window: (height, width) in input pixels; `None` is the paper's 1.5 x `train_size`.
+      stride: input pixels for one pixel of the site's map, one number or (vertical, horizontal).
+      multiple: what the network pads its input to.
+
+    Returns:
+      (height, width) in feature pixels, at least 1.
+
+    Example:
+      >>> site_window((256, 256), stride=8)
+      (48, 48)
+    """
+    height, width = window or (train_size[0] * 3 // 2, train_size[1] * 3 // 2)
+    vertical, horizontal = stride if isinstance(stride, tuple) else (stride, stride)
+
+    def along(train: int, window: int, stride: int) -> int:
+        feature = -(-train // multiple) * multiple // stride
+        return max(1, feature * window // train)
+
+    return along(train_size[0], height, vertical), along(train_size[1], width, horizontal)
+
+
+def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
+    """The window in force on a map of `size`: no larger than the map, all of it for `None`.
+
+    Example:
+      >>> clip_window((48, 48), (32, 160))
+      (32, 48)
+    """
+    if window is None:
+        return size
+    if min(window) < 1:
+        raise ValueError(f"a window is at least 1 x 1 pixels, got {window[0]} x {window[1]}.")
+    return min(window[0], size[0]), min(window[1], size[1])
+
+
+def axis_starts(length: int, window: int) -> tuple[int, ...]:
+    """Starts of the fewest evenly spaced windows that cover an axis, the last flush with its end.
+
+    Example:
+      >>> axis_starts(1280, 384)
+      (0, 299, 598, 896)
+    """
+    if length <= window:
+        return (0,)
+    count = (length - 1) // window + 1
+    step = math.ceil((length - window) / (count - 1) - 1e-8)
+    return (*range(0, length - window, step), length - window)
+
+
+def axis_cells(length: int, window: int) -> tuple[list[tuple[int, int]], np.ndarray]:
+    """Cut an axis at every start and end of its windows.
+
+    Returns:
+      The cells as (begin, end), and `cover` (windows, cells): 1 where the window holds the cell.
+      Every window is a union of cells, and all pixels of a cell lie in the same windows.
+
+    Example:
+      >>> axis_cells(5, 3)[0]
+      [(0, 2), (2, 3), (3, 5)]
+    """
+    window = min(window, length)
+    starts = axis_starts(length, window)
+    cuts = sorted({*starts, *(start + window for start in starts)})
+    cells = list(itertools.pairwise(cuts))
+    cover = [[start <= a and b <= start + window for a, b in cells] for start in starts]
+    return cells, np.array(cover, np.float32)
+
+
+def extract_windows(x: jax.Array, window: tuple[int, int]) -> jax.Array:
+    """The overlapping windows of `axis_starts`: (N, H, W, C) -> (windows * N, h, w, C)."""
+    _, height, width, _ = x.shape
+    h, w = clip_window(window, (height, width))
+    rows, columns = axis_starts(height, h), axis_starts(width, w)
+    return jnp.concatenate([x[:, i : i + h, j : j + w] for i in rows for j in columns])
+
+
+def average_windows(windows: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Inverse of `extract_windows`: where windows overlap, their mean with equal weights.
+
+    Args:
+      windows: (windows * N, h, w, C) in the order of `extract_windows`.
+      size: (H, W) of the whole map.
+
+    Returns:
+      (N, H, W, C).
+    """
+    _, h, w, c = windows.shape
+    rows, columns = axis_starts(size[0], h), axis_starts(size[1], w)
+    windows = windows.reshape(len(rows), len(columns), -1, h, w, c)
+    total = jnp.zeros((windows.shape[2], *size, c), windows.dtype)
+    count = np.zeros((*size, 1), np.float32)
+    for i, top in enumerate(rows):
+        for j, left in enumerate(columns):
+            total = total.at[:, top : top + h, left : left + w].add(windows[i, j])
+            count[top : top + h, left : left + w] += 1
+    return total * jnp.asarray(1 / count, total.dtype)[None]
