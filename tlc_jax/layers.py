@@ -1,0 +1,118 @@
+"""Linen layers that the networks share.
+
+Those that TLC makes local have a field `window`, (height, width) in pixels of their own feature
+map; `None` is the whole map, as in training; `site` says what they aggregate. The parameters are
+the same either way. `dtype` is the type to compute in: parameters stay float32, and so do norms,
+means and the products of attention.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from flax.typing import Dtype
+
+from tlc_jax import ops
+from tlc_jax.ops import Window
+
+kernel_init = nn.initializers.lecun_normal()
+
+
+class Conv1x1(nn.Module):
+    """1x1 convolution, (N, H, W, C) -> (N, H, W, features)."""
+
+    features: int
+    use_bias: bool = True
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features))
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        x = ops.pointwise(x, kernel)
+        return x + channel_param(self, "bias", x) if self.use_bias else x
+
+
+class DepthwiseConv3x3(nn.Module):
+    """3x3 convolution of each channel by itself, zero padding, (N, H, W, C) -> (N, H, W, C)."""
+
+    use_bias: bool = True
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", kernel_init, (3, 3, 1, x.shape[-1]))
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        x = ops.depthwise_conv(x, kernel)
+        return x + channel_param(self, "bias", x) if self.use_bias else x
+
+
+class Downsample2x2(nn.Module):
+    """2x2 convolution of stride 2, as one product: (N, H, W, C) -> (N, H/2, W/2, features)."""
+
+    features: int
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        n, h, w, c = x.shape
+        kernel = self.param("kernel", kernel_init, (2, 2, c, self.features))
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        x = jnp.einsum("nhiwjc,ijcd->nhwd", x.reshape(n, h // 2, 2, w // 2, 2, c), kernel)
+        return x + channel_param(self, "bias", x)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the channels with a two-pass variance, computed in float32.
+
+    `center=False` is Restormer's BiasFree norm: the variance is still about the mean, but the mean
+    is not taken off and there is no bias.
+    """
+
+    epsilon: float
+    center: bool = True
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        scale = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + self.epsilon)
+        y = (centred if self.center else wide) * scale
+        y = y * channel_param(self, "scale", y, nn.initializers.ones)
+        if self.center:
+            y = y + channel_param(self, "bias", y)
+        return y.astype(self.dtype or x.dtype)
+
+
+class LocalPool(nn.Module):
+    """Average pooling over the whole map, or over TLC's window: a site of TLC.
+
+    Returns the means of the windows inside the map, (N, H', W', C); what follows the pooling acts
+    on single positions, so it runs on this smaller map, and `ops.spread` brings it back to H x W.
+    """
+
+    site: ClassVar[str] = "mean"
+    window: Window = None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return ops.window_mean(x, self.window)
+
+
+def channel_param(
+    module: nn.Module,
+    name: str,
+    x: jax.Array,
+    init: nn.initializers.Initializer = nn.initializers.zeros,
+) -> jax.Array:
+    """One parameter for each channel of x, in x's type and ready to broadcast against it."""
+    param = module.param(name, init, (x.shape[-1],))
+    return param.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def simple_gate(x: jax.Array) -> jax.Array:
+    """The product of the two halves of the channels, (..., 2 C) -> (..., C)."""
+    first, second = jnp.split(x, 2, axis=-1)
+    return first * second

@@ -1,0 +1,161 @@
+"""Restormer: a U-Net of transformers that attend between channels.
+
+Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image Restoration" (CVPR 2022,
+arXiv 2111.09881). The attention's products run over the whole picture; TLC runs them over windows.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from tlc_jax.layers import Conv1x1, DepthwiseConv3x3, LayerNorm
+from tlc_jax.ops import (
+    Window,
+    pad_to_multiple,
+    pixel_shuffle,
+    pixel_unshuffle,
+    site_window,
+    transposed_attention,
+)
+
+
+class TransposedAttention(nn.Module):
+    """Multi-Dconv head transposed attention (section 3.1), a site of TLC."""
+
+    site: ClassVar[str] = "attention"
+    heads: int
+    use_bias: bool = False
+    window: Window = None
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = x.shape[-1]
+        qkv = Conv1x1(3 * c, self.use_bias, self.dtype, name="qkv")(x)
+        qkv = DepthwiseConv3x3(self.use_bias, self.dtype, name="qkv_dwconv")(qkv)
+        temperature = self.param("temperature", nn.initializers.ones, (self.heads,))
+        q, k, v = jnp.split(qkv, 3, axis=-1)
+        x = transposed_attention(q, k, v, temperature, self.window)
+        return Conv1x1(c, self.use_bias, self.dtype, name="project_out")(x)
+
+
+class FeedForward(nn.Module):
+    """Gated-Dconv feed-forward network (section 3.2)."""
+
+    expansion: float
+    use_bias: bool = False
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = x.shape[-1]
+        hidden = int(c * self.expansion)
+        x = Conv1x1(2 * hidden, self.use_bias, self.dtype, name="project_in")(x)
+        x = DepthwiseConv3x3(self.use_bias, self.dtype, name="dwconv")(x)
+        gate, x = jnp.split(x, 2, axis=-1)
+        x = jax.nn.gelu(gate, approximate=False) * x
+        return Conv1x1(c, self.use_bias, self.dtype, name="project_out")(x)
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then the feed-forward network, each after a norm and around a skip."""
+
+    heads: int
+    expansion: float
+    use_bias: bool = False
+    norm_bias: bool = True
+    window: Window = None
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = LayerNorm(1e-5, self.norm_bias, self.dtype, name="norm1")(x)
+        x = x + TransposedAttention(
+            self.heads, self.use_bias, self.window, self.dtype, name="attn"
+        )(y)
+        y = LayerNorm(1e-5, self.norm_bias, self.dtype, name="norm2")(x)
+        return x + FeedForward(self.expansion, self.use_bias, self.dtype, name="ffn")(y)
+
+
+class Restormer(nn.Module):
+    """Restormer. Call with (N, H, W, inp_channels) in [0, 1], any size; returns out_channels.
+
+    The published networks differ in three fields: `norm_bias` is False in the denoisers, gray ones
+    have one channel in and out, and the dual-pixel one takes the left and the right view stacked, 6
+    channels.
+    """
+
+    inp_channels: int = 3
+    out_channels: int = 3
+    dim: int = 48
+    num_blocks: tuple[int, int, int, int] = (4, 6, 6, 8)
+    num_refinement_blocks: int = 4
+    heads: tuple[int, int, int, int] = (1, 2, 4, 8)
+    ffn_expansion_factor: float = 2.66
+    bias: bool = False
+    norm_bias: bool = True  # the release's LayerNorm_type: WithBias, or BiasFree
+    dual_pixel_task: bool = False
+    local_mode: bool = False
+    train_size: tuple[int, int] = (256, 256)  # pixels, of the training crops
+    window: Window = None  # input pixels; None is 1.5 x train_size
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        _, h, w, _ = image.shape
+
+        def blocks(x: jax.Array, level: int, count: int, name: str) -> jax.Array:
+            window = None
+            if self.local_mode:
+                window = site_window(self.train_size, self.window, stride=2**level, multiple=8)
+            for i in range(count):
+                x = TransformerBlock(
+                    self.heads[level],
+                    self.ffn_expansion_factor,
+                    self.bias,
+                    self.norm_bias,
+                    window,
+                    self.dtype,
+                    name=f"{name}_{i}",
+                )(x)
+            return x
+
+        def conv3x3(x: jax.Array, features: int, name: str, bias: bool = False) -> jax.Array:
+            conv = nn.Conv(features, (3, 3), padding=1, use_bias=bias, dtype=self.dtype, name=name)
+            return conv(x)
+
+        def down(x: jax.Array, name: str) -> jax.Array:
+            return pixel_unshuffle(conv3x3(x, x.shape[-1] // 2, name), 2)
+
+        def up(x: jax.Array, name: str) -> jax.Array:
+            return pixel_shuffle(conv3x3(x, x.shape[-1] * 2, name), 2)
+
+        def reduce(x: jax.Array, skip: jax.Array, name: str) -> jax.Array:
+            x = jnp.concatenate([x, skip], axis=-1)
+            return Conv1x1(skip.shape[-1], self.bias, self.dtype, name=name)(x)
+
+        padded = pad_to_multiple(image, 8)
+        embedded = conv3x3(padded, self.dim, "patch_embed")
+        level1 = blocks(embedded, 0, self.num_blocks[0], "encoder_level1")
+        level2 = blocks(down(level1, "down1_2"), 1, self.num_blocks[1], "encoder_level2")
+        level3 = blocks(down(level2, "down2_3"), 2, self.num_blocks[2], "encoder_level3")
+        x = blocks(down(level3, "down3_4"), 3, self.num_blocks[3], "latent")
+
+        x = reduce(up(x, "up4_3"), level3, "reduce_chan_level3")
+        x = blocks(x, 2, self.num_blocks[2], "decoder_level3")
+        x = reduce(up(x, "up3_2"), level2, "reduce_chan_level2")
+        x = blocks(x, 1, self.num_blocks[1], "decoder_level2")
+        x = jnp.concatenate([up(x, "up2_1"), level1], axis=-1)
+        x = blocks(x, 0, self.num_blocks[0], "decoder_level1")
+        x = blocks(x, 0, self.num_refinement_blocks, "refinement")
+
+        if self.dual_pixel_task:
+            x = x + Conv1x1(x.shape[-1], self.bias, self.dtype, name="skip_conv")(embedded)
+            restored = conv3x3(x, self.out_channels, "output", self.bias).astype(image.dtype)
+        else:
+            residual = conv3x3(x, self.out_channels, "output", self.bias)
+            restored = padded + residual.astype(image.dtype)
+        return restored[:, :h, :w]
