@@ -1,0 +1,154 @@
+"""Convert published weights: PyTorch .pth and .safetensors, and MAXIM's .npz.
+
+    python -m checkpoints_convert SOURCE DESTINATION
+
+The network and its configuration are recognised from the tensors' names and shapes.
+"""
+
+import dataclasses
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+from checkpoints_convert import maxim, nafnet, restormer
+from checkpoints_convert.engine import ConversionError, Rule, Shapes, fill
+from checkpoints_convert.sources import read_tensors
+from tlc_jax.checkpoints import RUN_FIELDS, abstract_params, save
+from tlc_jax.models import MODELS, Params
+
+__all__ = ["ConversionError", "convert_file", "convert_state_dict"]
+
+
+class Release(NamedTuple):
+    """How one network is published."""
+
+    mark: str  # a tensor that only this network has, as a regular expression
+    infer_config: Callable[[Shapes], dict[str, Any]]
+    rules: Sequence[Rule]
+    licence: str  # of the weights
+    assumed: tuple[str, ...] = ("train_size",)  # fields that shapes cannot tell
+    unused: str = ""  # tensors that the result does not need
+
+
+RELEASES = {
+    "nafnet": Release(r".+\.sca\.1\.weight", nafnet.infer_nafnet, nafnet.RULES, "MIT"),
+    "baseline": Release(r".+\.se\.1\.weight", nafnet.infer_baseline, nafnet.RULES, "MIT"),
+    "restormer": Release(
+        r".+\.attn\.temperature",
+        restormer.infer_restormer,
+        restormer.RULES,
+        "non-commercial academic use (the authors' licence)",
+        assumed=("train_size", "ffn_expansion_factor"),
+    ),
+    "maxim": Release(
+        r"stage_0_input_conv_0/kernel",
+        maxim.infer_maxim,
+        maxim.RULES,
+        "Apache-2.0",
+        unused=maxim.UNUSED,
+    ),
+}
+
+# What the published file names tell of their task.
+TASKS = (
+    (r"dual_pixel_defocus", "dual-pixel defocus deblurring"),
+    (r"defocus", "defocus deblurring"),
+    (r"gopro|reds|motion_deblurring", "motion deblurring"),
+    (r"sidd|real_denoising", "denoising of photographs"),
+    (r"gaussian_gray_denoising", "denoising of Gaussian noise, gray"),
+    (r"gaussian_color_denoising", "denoising of Gaussian noise, colour"),
+    (r"derain", "deraining"),
+)
+
+
+def convert_state_dict(
+    tensors: Mapping[str, np.ndarray], **overrides: Any
+) -> tuple[nn.Module, Params]:
+    """Turn a release's tensors into a network and its parameters.
+
+    Args:
+      tensors: arrays by the release's names (a PyTorch state_dict as NumPy arrays, or MAXIM's flat
+        dictionary of paths), without wrappers.
+      **overrides: fields of the network that replace what the shapes tell, e.g. `train_size`.
+
+    Returns:
+      The network, global, and its parameter tree of NumPy arrays.
+
+    Raises:
+      ConversionError: of no known network, or with tensors unknown, missing, misshapen or not
+      finite.
+
+    Example:
+      model, params = convert_state_dict({k: v.numpy() for k, v in state_dict.items()})
+    """
+    name = _recognise(tensors)
+    release, cls = RELEASES[name], MODELS[name]
+    fields = {field.name for field in dataclasses.fields(cls)} - RUN_FIELDS
+    if unknown := overrides.keys() - fields:
+        raise ConversionError(
+            f"{cls.__name__} has no field {', '.join(sorted(unknown))}; "
+            f"it has {', '.join(sorted(fields))}."
+        )
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    try:
+        model = cls(**(release.infer_config(shapes) | overrides))
+        target = abstract_params(model)
+    except (KeyError, IndexError, ZeroDivisionError, TypeError, ValueError) as error:
+        raise ConversionError(
+            f"looks like {cls.__name__}, but its configuration cannot be told: {error} is missing "
+            "or has an unexpected shape; take the file as its authors publish it."
+        ) from None
+    try:
+        return model, fill(target, tensors, release.rules, release.unused)
+    except ConversionError as error:
+        raise ConversionError(
+            f"looks like {cls.__name__}, but {error}\nTake the file as its authors publish it."
+        ) from None
+
+
+def convert_file(
+    source: str | os.PathLike, destination: str | os.PathLike, **overrides: Any
+) -> None:
+    """Convert a file of published weights into a checkpoint folder, whole or not at all.
+
+    Args:
+      source: a .pth, .pt, .safetensors or MAXIM .npz file.
+      destination: a folder that does not exist yet.
+      **overrides: fields of the network, as for `convert_state_dict`.
+
+    Raises:
+      ConversionError: the file cannot be read or does not fit a network.
+      tlc_jax.checkpoints.CheckpointError: the destination exists or cannot be written.
+    """
+    source = Path(source)
+    tensors = read_tensors(source)
+    try:
+        model, params = convert_state_dict(tensors, **overrides)
+    except ConversionError as error:
+        raise ConversionError(f"{source}: {error}") from None
+    name = _recognise(tensors)
+    save(
+        destination,
+        model,
+        params,
+        source={"file": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
+        weights_licence=RELEASES[name].licence,
+        task=next((task for mark, task in TASKS if re.search(mark, source.name, re.I)), None),
+        assumed=[field for field in RELEASES[name].assumed if field not in overrides],
+    )
+
+
+def _recognise(tensors: Mapping[str, np.ndarray]) -> str:
+    for name, release in RELEASES.items():
+        if any(re.fullmatch(release.mark, tensor) for tensor in tensors):
+            return name
+    first = ", ".join(list(tensors)[:3])
+    raise ConversionError(
+        f"weights of no known network (first tensors: {first}); known are {', '.join(RELEASES)}."
+    )

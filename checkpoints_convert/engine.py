@@ -1,0 +1,110 @@
+"""From the tensors of a release to our parameter tree, strictly both ways.
+
+A network brings a table of rules: which module of ours a module of the release becomes, and how
+tensors of its kind are stored. Every tensor must be taken by one rule and every parameter be filled
+by one tensor; whatever does not fit is reported at once.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from tlc_jax.models import Params
+
+Shapes = Mapping[str, tuple[int, ...]]
+Transform = Callable[[np.ndarray], np.ndarray]
+
+
+class ConversionError(ValueError):
+    """Weights that cannot be converted. The message says what is wrong, where and what to do."""
+
+
+def _as_it_is(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+def _from_oihw(x: np.ndarray) -> np.ndarray:
+    return x.transpose(2, 3, 1, 0)  # to HWIO; a depthwise (C, 1, k, k) to (k, k, 1, C)
+
+
+# Kinds of module: each tensor of the release -> the parameter it becomes and how.
+CONV = {"weight": ("kernel", _from_oihw), "bias": ("bias", _as_it_is)}
+NORM = {"weight": ("scale", _as_it_is), "bias": ("bias", _as_it_is)}
+FLAX = {name: (name, _as_it_is) for name in ("kernel", "scale", "bias")}
+
+
+def vectors(*names: str) -> dict[str, tuple[str, Transform]]:
+    """Bare parameters, one number for each channel or head, whatever their shape in the release."""
+    return {name: (name, np.ravel) for name in names}
+
+
+class Rule(NamedTuple):
+    """Modules that match the whole regular expression `source` become `path`.
+
+    Each {} of the path is a group of the expression with its dots as underscores.
+    """
+
+    source: str
+    path: str
+    kind: Mapping[str, tuple[str, Transform]]
+
+
+def count(names: Shapes, pattern: str) -> int:
+    """How long a list of modules is; `pattern` is the start of their names, its group the index."""
+    found = (re.match(pattern, name) for name in names)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def fill(
+    target: Params, tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], unused: str
+) -> Params:
+    """The parameter tree `target`, of shapes, filled with `tensors`.
+
+    Args:
+      target: the tree of the network, as `abstract_params` gives it.
+      tensors: by the release's names.
+      rules: where each of them goes.
+      unused: a regular expression for names that a release has and the result does not need.
+
+    Raises:
+      ConversionError: with every tensor that is unknown, misshapen, not finite, repeated or
+      missing.
+    """
+    leaves: Mapping[str, Any] = flatten_dict(target, sep="/")
+    wanted = {path: leaf.shape for path, leaf in leaves.items()}
+    filled: dict[str, np.ndarray] = {}
+    problems: list[str] = []
+    for name, tensor in tensors.items():
+        path, transform = _place(name, rules)
+        if path not in wanted:
+            if not re.fullmatch(unused, name):
+                problems.append(f"{name} {tensor.shape}: the network has no such tensor")
+            continue
+        value = transform(tensor)
+        if path in filled:
+            problems.append(f"{name}: another tensor is the same parameter, {path}")
+        elif value.shape != wanted[path]:
+            problems.append(f"{name}: gives shape {value.shape}, {path} has {wanted[path]}")
+        elif not np.isfinite(value).all():
+            problems.append(f"{name}: holds NaN or infinite numbers")
+        filled[path] = value
+    problems += [f"{path}: no tensor for this parameter" for path in wanted if path not in filled]
+    if problems:
+        raise ConversionError("\n  ".join([f"{len(problems)} tensors do not fit:", *problems]))
+    return unflatten_dict(filled, sep="/")
+
+
+def _place(name: str, rules: Sequence[Rule]) -> tuple[str, Transform]:
+    """Where a tensor goes in our tree and how; the empty path for a name that no rule knows."""
+    parts = re.fullmatch(r"(.*)[./](\w+)", name)
+    module_name, tensor = parts.groups() if parts else ("", "")
+    for rule in rules:
+        module = re.fullmatch(rule.source, module_name)
+        if module and tensor in rule.kind:
+            parameter, transform = rule.kind[tensor]
+            path = rule.path.format(*(group.replace(".", "_") for group in module.groups()))
+            return f"{path}/{parameter}", transform
+    return "", _as_it_is

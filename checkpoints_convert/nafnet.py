@@ -1,0 +1,42 @@
+"""NAFNet and Baseline as their authors publish them (MIT): tensors under `params`."""
+
+from typing import Any
+
+from checkpoints_convert.engine import CONV, NORM, Rule, Shapes, count, vectors
+
+BLOCK = r"((?:encoders|decoders)\.\d+\.\d+|middle_blks\.\d+)"
+RULES = (
+    Rule(r"(intro|ending|downs\.\d+)", "{}", CONV),
+    Rule(r"(ups\.\d+)\.0", "{}", CONV),
+    Rule(BLOCK, "{}", vectors("beta", "gamma")),
+    Rule(BLOCK + r"\.(norm[12])", "{}/{}", NORM),
+    Rule(BLOCK + r"\.(conv[1-5])", "{}/{}", CONV),
+    Rule(BLOCK + r"\.(sca)\.1", "{}/{}", CONV),
+    Rule(BLOCK + r"\.(se\.[13])", "{}/{}", CONV),
+)
+
+
+def infer_nafnet(shapes: Shapes) -> dict[str, Any]:
+    """The configuration of a NAFNet from its tensors' names and shapes."""
+    width, inp_channels = shapes["intro.weight"][:2]
+
+    def blocks(part: str) -> tuple[int, ...]:
+        levels = count(shapes, rf"{part}\.(\d+)\.")
+        return tuple(count(shapes, rf"{part}\.{level}\.(\d+)\.") for level in range(levels))
+
+    return {
+        "width": width,
+        "enc_blk_nums": blocks("encoders"),
+        "middle_blk_num": count(shapes, r"middle_blks\.(\d+)\."),
+        "dec_blk_nums": blocks("decoders"),
+        "inp_channels": inp_channels,
+    }
+
+
+def infer_baseline(shapes: Shapes) -> dict[str, Any]:
+    """The configuration of a Baseline from its tensors' names and shapes."""
+    config = infer_nafnet(shapes)
+    return config | {
+        "dw_expand": shapes["encoders.0.0.conv1.weight"][0] // config["width"],
+        "ffn_expand": shapes["encoders.0.0.conv4.weight"][0] // config["width"],
+    }

@@ -1,0 +1,106 @@
+"""Files of weights -> tensors by name. Nothing that a file holds is ever run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from checkpoints_convert.engine import ConversionError
+
+# Where releases keep their tensors inside the file; of two, the averaged ones are meant for use.
+WRAPPERS = ("params_ema", "params", "state_dict")
+FLAX_TARGET = "opt/target/"
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a .pth, .pt, .safetensors or .npz file by their bare names, as float32.
+
+    Raises:
+      ConversionError: no such file, not of these kinds, damaged, or holding more than tensors.
+    """
+    if not path.is_file():
+        raise ConversionError(f"{path}: there is no such file; name a published checkpoint.")
+    if path.suffix not in READERS:
+        raise ConversionError(
+            f"{path}: weights are read from {', '.join(READERS)} files; "
+            "name a published checkpoint."
+        )
+    try:
+        content = READERS[path.suffix](path)
+    except ConversionError:
+        raise
+    except Exception as error:  # the readers raise many kinds for a damaged file
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ConversionError(
+            f"{path}: damaged or not a {path.suffix} file ({reason}); download it again."
+        ) from None
+    return {name: np.asarray(tensor, np.float32) for name, tensor in _bare(path, content).items()}
+
+
+def _read_torch(path: Path) -> Any:
+    import pickle
+
+    try:
+        import torch
+    except ImportError:
+        raise ConversionError(
+            f"{path}: reading it needs PyTorch; install it with pip install 'tlc-jax[convert]'."
+        ) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ConversionError(
+            f"{path}: refused, it is damaged or holds more than tensors, which could run code when "
+            "read; download it again from its authors, or ask for a .safetensors file."
+        ) from None
+    return _to_numpy(content)
+
+
+def _to_numpy(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _to_numpy(value) for name, value in content.items()}
+    return content.float().numpy() if hasattr(content, "numpy") else content
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        from safetensors.numpy import load_file
+    except ImportError:
+        raise ConversionError(
+            f"{path}: reading it needs safetensors; install it with pip install 'tlc-jax[convert]'."
+        ) from None
+    return load_file(path)
+
+
+def _read_npz(path: Path) -> Any:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+READERS = {
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+    ".safetensors": _read_safetensors,
+    ".npz": _read_npz,
+}
+
+
+def _bare(path: Path, content: Any) -> dict[str, np.ndarray]:
+    """The tensors without what training code wraps around them and puts before their names."""
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+            break
+    if not isinstance(content, Mapping):
+        content = {}
+    if any(name.startswith(FLAX_TARGET) for name in content):
+        content = {name: value for name, value in content.items() if name.startswith(FLAX_TARGET)}
+    tensors = {
+        name.removeprefix(FLAX_TARGET).removeprefix("module."): value
+        for name, value in content.items()
+        if isinstance(value, np.ndarray)
+    }
+    if not tensors:
+        raise ConversionError(f"{path}: holds no tensors; name a published checkpoint.")
+    return tensors
