@@ -1,1 +1,41 @@
-"""TLC in JAX."""
+"""Image-restoration networks in JAX with TLC, the Test-time Local Converter.
+
+    import tlc_jax as tlc
+
+    model, params = tlc.load("checkpoints/nafnet-gopro-width32")
+    local = model.clone(local_mode=True)  # same parameters, windowed statistics
+    sharp = tlc.restore(local, params, tlc.read_image("blurry.png"))
+
+Images are NHWC, RGB, in [0, 1].
+"""
+
+from tlc_jax.checkpoints import CheckpointError, load, save
+from tlc_jax.image import ImageError, read_image, write_image
+from tlc_jax.metrics import psnr, ssim
+from tlc_jax.models import MODELS, Baseline, Maxim, NAFNet, Restormer
+from tlc_jax.ops import local_mean, local_moments, local_sum, transposed_attention
+from tlc_jax.restore import Site, restore, sites
+
+__version__ = "0.1.0"
+__all__ = [
+    "MODELS",
+    "Baseline",
+    "CheckpointError",
+    "ImageError",
+    "Maxim",
+    "NAFNet",
+    "Restormer",
+    "Site",
+    "load",
+    "local_mean",
+    "local_moments",
+    "local_sum",
+    "psnr",
+    "read_image",
+    "restore",
+    "save",
+    "sites",
+    "ssim",
+    "transposed_attention",
+    "write_image",
+]

@@ -35,15 +35,26 @@ def restore(model: nn.Module, params: Params, image: np.ndarray) -> np.ndarray:
       ValueError: an array that is no picture, or not of the network's channels.
     """
     image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != model.inp_channels or 0 in image.shape:
-        raise ValueError(
-            f"{type(model).__name__} takes one picture (H, W, {model.inp_channels}), got an array "
-            f"of shape {image.shape}."
-        )
-    restored = np.asarray(_forward(model, params, to_float(image)))
+    restored = np.asarray(_forward(model, params, _checked(model, image)))
     if np.issubdtype(image.dtype, np.integer):
         return from_float(restored, image.dtype)
     return restored.astype(image.dtype)
+
+
+def warm_up(model: nn.Module, params: Params, image: np.ndarray) -> None:
+    """Compile what `restore` runs for a picture of this size, without running it."""
+    _forward.lower(model, params, _checked(model, np.asarray(image))).compile()
+
+
+def _checked(model: nn.Module, image: np.ndarray) -> np.ndarray:
+    """The picture as float32, if it is one that the network takes."""
+    channels: int = model.inp_channels
+    if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
+        raise ValueError(
+            f"{type(model).__name__} takes one picture (H, W, {channels}), got an array of shape "
+            f"{image.shape}."
+        )
+    return to_float(image).astype(np.float32)
 
 
 class Site(NamedTuple):

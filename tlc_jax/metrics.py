@@ -1,0 +1,118 @@
+"""How close a restored image is to its reference: PSNR and SSIM, for any batch, differentiable.
+
+Neither rounds, crops nor converts colours: do that to both images before, where a published number
+asks for it.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from tlc_jax.image import to_float
+
+TAPS = 11
+SIGMA = 1.5
+C1, C2 = 0.01**2, 0.03**2  # (K L)^2 with dynamic range L = 1
+
+
+@jax.jit
+def psnr(image: jax.Array | np.ndarray, reference: jax.Array | np.ndarray) -> jax.Array:
+    """Peak signal-to-noise ratio, -10 log10(mean((image - reference)^2)), over all channels.
+
+    Args:
+      image, reference: (..., H, W, C) floats in [0, 1], uint8 or uint16.
+
+    Returns:
+      (...) float32 in dB, infinite for equal images.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    Example:
+      >>> print(psnr(np.full((4, 4, 3), 0.6), np.full((4, 4, 3), 0.5)).round(2))
+      20.0
+    """
+    x, y = _pair(image, reference)
+    return -10 * jnp.log10(jnp.square(x - y).mean(axis=(-3, -2, -1)))
+
+
+@jax.jit
+def ssim(image: jax.Array | np.ndarray, reference: jax.Array | np.ndarray) -> jax.Array:
+    """Structural similarity under a Gaussian window of 11 x 11 pixels (sigma 1.5), per channel.
+
+    The mean over all windows that lie inside the image, and over channels. Wang et al., "Image
+    Quality Assessment: From Error Visibility to Structural Similarity" (IEEE TIP 2004), section
+    III.B, with its K1 = 0.01 and K2 = 0.03.
+
+    Args:
+      image, reference: (..., H, W, C) floats in [0, 1], uint8 or uint16; H, W >= 11.
+
+    Returns:
+      (...) float32 in [-1, 1], 1 for equal images.
+
+    Raises:
+      ValueError: if the shapes differ, or the images are smaller than the window.
+
+    Example:
+      >>> print(ssim(np.full((16, 16, 1), 0.5), np.full((16, 16, 1), 0.5)))
+      1.0
+    """
+    x, y = _pair(image, reference)
+    if min(x.shape[-3:-1]) < TAPS:
+        h, w = x.shape[-3:-1]
+        raise ValueError(f"ssim needs images of at least {TAPS} x {TAPS} pixels, got {h} x {w}.")
+
+    # E[x^2] - E[x]^2 would lose in float32 the small variance of a bright flat region, and C2 would
+    # not hide that. Axis by axis nothing cancels: the variance in a window is the mean of its
+    # lines' variances plus the variance of their means, and likewise the covariance.
+    means = jnp.stack([x, y])
+    products = jnp.zeros((3, *x.shape), x.dtype)
+    for axis in (-3, -2):
+        means, products = _slide(axis, means, products)
+    (mean_x, mean_y), (var_x, var_y, covariance) = means, products
+    luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
+    structure = (2 * covariance + C2) / (var_x + var_y + C2)
+    return (luminance * structure).mean(axis=(-3, -2, -1))
+
+
+def _pair(*images: jax.Array | np.ndarray) -> tuple[jax.Array, jax.Array]:
+    x, y = (to_float(jnp.asarray(image)) for image in images)
+    if x.shape != y.shape or x.ndim < 3:
+        raise ValueError(f"images are (..., H, W, C) of one shape, got {x.shape} and {y.shape}.")
+    return x, y
+
+
+def _slide(axis: int, means: jax.Array, products: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Moments over the window on one axis, from those of the positions that it holds.
+
+    Args:
+      axis: length L.
+      means: (2, ..., L, ...) of x and y.
+      products: (3, ..., L, ...) variance of x, of y, and covariance.
+
+    Returns:
+      Both with L - TAPS + 1 for L.
+    """
+    distance = jnp.arange(TAPS, dtype=jnp.float32) - TAPS // 2
+    weights = jax.nn.softmax(-jnp.square(distance) / (2 * SIGMA**2))
+
+    def shifted(x: jax.Array, tap: int) -> jax.Array:
+        return lax.dynamic_slice_in_dim(x, tap, x.shape[axis] - TAPS + 1, axis)
+
+    def mean(term: Callable[[int], jax.Array]) -> jax.Array:
+        def add(tap: int, total: jax.Array) -> jax.Array:
+            return total + weights[tap] * term(tap)
+
+        # A loop, as XLA would hold all shifted copies of unrolled additions at once.
+        return lax.fori_loop(1, TAPS, add, weights[0] * term(0))
+
+    new_means = mean(lambda tap: shifted(means, tap))
+
+    def second_moments(tap: int) -> jax.Array:
+        x, y = shifted(means, tap) - new_means
+        return shifted(products, tap) + jnp.stack([x * x, y * y, x * y])
+
+    return new_means, mean(second_moments)

@@ -1,0 +1,531 @@
+"""MAXIM: U-Nets of gated multi-layer perceptrons, one after another.
+
+Tu et al., "MAXIM: Multi-Axis MLP for Image Processing" (CVPR 2022, arXiv 2201.02973). Two things in
+it look at the whole picture. The channel attention averages over it. And the grid mixing joins
+pixels that lie fixed fractions of the picture apart, on a large picture farther than it was trained
+on. TLC gives each of them windows.
+"""
+
+import math
+from typing import ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.linen.dtypes import promote_dtype
+from flax.typing import Dtype
+
+from tlc_jax.layers import Conv1x1, LayerNorm, LocalPool
+from tlc_jax.ops import (
+    Window,
+    average_windows,
+    clip_window,
+    extract_windows,
+    site_window,
+    spread,
+)
+
+
+class Level(NamedTuple):
+    """What the layers of one resolution have in common; windows in pixels of that resolution."""
+
+    block: tuple[int, int]  # pixels of a block, and as many cells in a grid
+    pool_window: Window = None
+    grid_window: Window = None
+    dtype: Dtype | None = None
+
+
+def _conv3x3(features: int, dtype: Dtype | None, name: str) -> nn.Conv:
+    return nn.Conv(features, (3, 3), padding=1, dtype=dtype, name=name)
+
+
+def _upsample(features: int, dtype: Dtype | None, name: str) -> nn.ConvTranspose:
+    return nn.ConvTranspose(features, (2, 2), strides=(2, 2), dtype=dtype, name=name)
+
+
+class GridMixing(nn.Module):
+    """Dense layer across the cells of a grid, at equal places in the cells: a site of TLC.
+
+    The map, or each of TLC's windows, is cut into as many cells as the layer has inputs.
+    """
+
+    site: ClassVar[str] = "grid"
+    grid: tuple[int, int]
+    window: Window = None
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        g_h, g_w = self.grid
+        x, kernel, bias = _mixing_params(self, self.grid, x)
+
+        def mix(x: jax.Array) -> jax.Array:
+            n, h, w, c = x.shape
+            cells = x.reshape(n, g_h, h // g_h, g_w, w // g_w, c)
+            mixed = jnp.einsum("niajbc,ijkl->nkalbc", cells, kernel)
+            return (mixed + bias.reshape(1, g_h, 1, g_w, 1, 1)).reshape(n, h, w, c)
+
+        _, h, w, _ = x.shape
+        window = clip_window(self.window, (h, w))
+        if window == (h, w):
+            return mix(x)
+        return average_windows(mix(extract_windows(x, window)), (h, w))
+
+
+class BlockMixing(nn.Module):
+    """Dense layer across the pixels of each block."""
+
+    block: tuple[int, int]
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        n, h, w, c = x.shape
+        b_h, b_w = self.block
+        x, kernel, bias = _mixing_params(self, self.block, x)
+        blocks = x.reshape(n, h // b_h, b_h, w // b_w, b_w, c)
+        mixed = jnp.einsum("naibjc,ijkl->nakblc", blocks, kernel)
+        return (mixed + bias.reshape(1, 1, b_h, 1, b_w, 1)).reshape(n, h, w, c)
+
+
+def _mixing_params(
+    module: GridMixing | BlockMixing, size: tuple[int, int], x: jax.Array
+) -> list[jax.Array]:
+    """x, the kernel of the mixing as (rows, columns, rows, columns), and its bias."""
+    count = math.prod(size)
+    kernel = module.param("kernel", nn.initializers.lecun_normal(), (count, count))
+    bias = module.param("bias", nn.initializers.zeros, (count,))
+    return promote_dtype(x, kernel.reshape(*size, *size), bias, dtype=module.dtype)
+
+
+class GatingUnit(nn.Module):
+    """One half of the channels, gated by the other after its pixels were mixed."""
+
+    axis: str  # "Grid" or "Block"
+    level: Level
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        block, dtype = self.level.block, self.level.dtype
+        x, gate = jnp.split(x, 2, axis=-1)
+        gate = LayerNorm(1e-6, dtype=dtype, name="intermediate_layernorm")(gate)
+        if self.axis == "Grid":
+            gate = GridMixing(block, self.level.grid_window, dtype, name="Dense_0")(gate)
+        else:
+            gate = BlockMixing(block, dtype, name="Dense_0")(gate)
+        return x * (gate + 1)
+
+
+class GmlpLayer(nn.Module):
+    """Gated MLP along one axis.
+
+    TLC could run all of it in each window and average the results. But all but the mixing acts on
+    single positions and what follows the gate is linear in it, so averaging gates is the same.
+    """
+
+    axis: str  # "Grid" or "Block"
+    level: Level
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c, dtype = x.shape[-1], self.level.dtype
+        shortcut = x
+        x = LayerNorm(1e-6, dtype=dtype, name="LayerNorm")(x)
+        x = jax.nn.gelu(nn.Dense(2 * c, dtype=dtype, name="in_project")(x))
+        x = GatingUnit(self.axis, self.level, name=f"{self.axis}GatingUnit")(x)
+        return shortcut + nn.Dense(c, dtype=dtype, name="out_project")(x)
+
+
+class SplitHeadMultiAxisGmlpLayer(nn.Module):
+    """The multi-axis gated MLP: half of the channels mix in the grid, half in blocks (figure 3)."""
+
+    level: Level
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c, dtype = x.shape[-1], self.level.dtype
+        shortcut = x
+        x = LayerNorm(1e-6, dtype=dtype, name="LayerNorm_in")(x)
+        x = jax.nn.gelu(nn.Dense(2 * c, dtype=dtype, name="in_project")(x))
+        far, near = jnp.split(x, 2, axis=-1)
+        far = GmlpLayer("Grid", self.level, name="GridGmlpLayer")(far)
+        near = GmlpLayer("Block", self.level, name="BlockGmlpLayer")(near)
+        x = jnp.concatenate([far, near], axis=-1)
+        return shortcut + nn.Dense(c, dtype=dtype, name="out_project")(x)
+
+
+class CALayer(nn.Module):
+    """Channel attention, the squeeze and excitation of MAXIM."""
+
+    level: Level
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _, h, w, c = x.shape
+        dtype = self.level.dtype
+        attention = LocalPool(self.level.pool_window, name="pool")(x)
+        attention = jax.nn.relu(Conv1x1(c // 4, dtype=dtype, name="Conv_0")(attention))
+        attention = jax.nn.sigmoid(Conv1x1(c, dtype=dtype, name="Conv_1")(attention))
+        return x * spread(attention, (h, w))
+
+
+class RCAB(nn.Module):
+    """Residual block of two convolutions and channel attention."""
+
+    level: Level
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c, dtype = x.shape[-1], self.level.dtype
+        shortcut = x
+        x = LayerNorm(1e-6, dtype=dtype, name="LayerNorm")(x)
+        x = jax.nn.leaky_relu(_conv3x3(c, dtype, "conv1")(x), 0.2)
+        x = _conv3x3(c, dtype, "conv2")(x)
+        return shortcut + CALayer(self.level, name="channel_attention")(x)
+
+
+class RDCAB(nn.Module):
+    """As RCAB, with dense layers for the convolutions."""
+
+    level: Level
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shortcut = x
+        x = LayerNorm(1e-6, dtype=self.level.dtype, name="LayerNorm")(x)
+        x = ChannelMixing(self.level.dtype, name="channel_mixing")(x)
+        return shortcut + CALayer(self.level, name="channel_attention")(x)
+
+
+class ChannelMixing(nn.Module):
+    """A two-layer perceptron over the channels of each pixel."""
+
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = x.shape[-1]
+        x = jax.nn.gelu(nn.Dense(c, dtype=self.dtype, name="Dense_0")(x))
+        return nn.Dense(c, dtype=self.dtype, name="Dense_1")(x)
+
+
+class SplitHeadMultiAxisGating(nn.Module):
+    """The gate that one map makes for another, mixed half in the grid and half in blocks."""
+
+    level: Level
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        block, dtype = self.level.block, self.level.dtype
+        c = x.shape[-1]
+        x = LayerNorm(1e-6, dtype=dtype, name="LayerNorm_in")(x)
+        x = jax.nn.gelu(nn.Dense(2 * c, dtype=dtype, name="in_project")(x))
+        far, near = jnp.split(x, 2, axis=-1)
+        far = GridMixing(block, self.level.grid_window, dtype, name="Dense_0")(far)
+        near = BlockMixing(block, dtype, name="Dense_1")(near)
+        x = jnp.concatenate([far, near], axis=-1)
+        return nn.Dense(c, dtype=dtype, name="out_project")(x)
+
+
+class CrossGatingBlock(nn.Module):
+    """Two maps, each gated by the other, (x, y) -> (x, y) (section 3.3)."""
+
+    features: int
+    level: Level
+    upsample_y: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        features, dtype = self.features, self.level.dtype
+
+        def embed_and_gate(x: jax.Array, name: str) -> tuple[jax.Array, jax.Array]:
+            x = LayerNorm(1e-6, dtype=dtype, name=f"LayerNorm_{name}")(x)
+            x = jax.nn.gelu(nn.Dense(features, dtype=dtype, name=f"in_project_{name}")(x))
+            gating = SplitHeadMultiAxisGating(self.level, name=f"SplitHeadMultiAxisGating_{name}")
+            return x, gating(x)
+
+        if self.upsample_y:
+            y = _upsample(features, dtype, "ConvTranspose_0")(y)
+        shortcut_x = Conv1x1(features, dtype=dtype, name="Conv_0")(x)
+        shortcut_y = Conv1x1(features, dtype=dtype, name="Conv_1")(y)
+        x, gate_x = embed_and_gate(shortcut_x, "x")
+        y, gate_y = embed_and_gate(shortcut_y, "y")
+        y = shortcut_y + nn.Dense(features, dtype=dtype, name="out_project_y")(y * gate_x)
+        x = nn.Dense(features, dtype=dtype, name="out_project_x")(x * gate_y)
+        return shortcut_x + y + x, y
+
+
+class UNetEncoderBlock(nn.Module):
+    """The multi-axis layers of one resolution; returns x, and x at half the size if it can.
+
+    From the second stage on, x is gated by what the stage before had at this resolution.
+    """
+
+    features: int
+    num_groups: int
+    level: Level
+    downsample: bool = True
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, previous: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        dtype = self.level.dtype
+        x = shortcut = Conv1x1(self.features, dtype=dtype, name="Conv_0")(x)
+        for i in range(self.num_groups):
+            x = SplitHeadMultiAxisGmlpLayer(self.level, name=f"SplitHeadMultiAxisGmlpLayer_{i}")(x)
+            x = RCAB(self.level, name=f"channel_attention_block_1{i}")(x)
+        x = x + shortcut
+        if previous is not None:
+            gate = CrossGatingBlock(self.features, self.level, name="cross_gating_block")
+            x, _ = gate(x, previous)
+        if not self.downsample:
+            return x, x
+        return x, nn.Conv(self.features, (4, 4), strides=2, dtype=dtype, name="Conv_1")(x)
+
+
+class UNetDecoderBlock(nn.Module):
+    """x brought to twice its size, joined to the skip, and encoded."""
+
+    features: int
+    num_groups: int
+    level: Level
+
+    @nn.compact
+    def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
+        x = _upsample(self.features, self.level.dtype, "ConvTranspose_0")(x)
+        x = jnp.concatenate([x, skip], axis=-1)
+        x, _ = UNetEncoderBlock(
+            self.features, self.num_groups, self.level, downsample=False, name="UNetEncoderBlock_0"
+        )(x)
+        return x
+
+
+class BottleneckBlock(nn.Module):
+    """The multi-axis layers of the lowest resolution."""
+
+    features: int
+    num_groups: int
+    level: Level
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = shortcut = Conv1x1(self.features, dtype=self.level.dtype, name="input_proj")(x)
+        for i in range(self.num_groups):
+            x = SplitHeadMultiAxisGmlpLayer(self.level, name=f"SplitHeadMultiAxisGmlpLayer_{i}")(x)
+            x = RDCAB(self.level, name=f"channel_attention_block_1_{i}")(x)
+        return x + shortcut
+
+
+class UpSampleRatio(nn.Module):
+    """Bilinear resizing by 2**levels, either way, and a 1x1 convolution."""
+
+    features: int
+    levels: int
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        conv = Conv1x1(self.features, dtype=self.dtype, name="Conv_0")
+        # The two commute, since the weights of the resizing sum to one: convolve the smaller map.
+        if self.levels > 0:
+            return resize_bilinear(conv(x), self.levels)
+        return conv(resize_bilinear(x, self.levels))
+
+
+def resize_bilinear(x: jax.Array, levels: int) -> jax.Array:
+    """(N, H, W, C) resized by 2**levels, as jax.image.resize does: antialiased when it shrinks.
+
+    That function multiplies by dense matrices; this one reads only the pixels that weigh anything.
+    """
+    n, h, w, c = x.shape
+    x = _resize_axis(x.reshape(n, h, w * c), levels)
+    h = x.shape[1]
+    x = _resize_axis(x.reshape(n * h, w, c), levels)
+    return x.reshape(n, h, -1, c)
+
+
+def _resize_axis(x: jax.Array, levels: int) -> jax.Array:
+    """Resize the middle axis of (B, L, M)."""
+    if levels == 0:
+        return x
+    length, scale = x.shape[1], 2.0**levels
+    centre = (np.arange(int(length * scale)) + 0.5) / scale - 0.5
+    reach = max(1, int(1 / scale))  # pixels from the centre of the triangle to where it ends
+    index = np.floor(centre).astype(int) - reach + 1 + np.arange(2 * reach)[:, None]
+    inside = (index >= 0) & (index < length)
+    weights = np.maximum(0, 1 - np.abs(index - centre) / reach) * inside
+    weights = jnp.asarray(weights / weights.sum(axis=0), x.dtype)[:, None, :, None]
+    # As in ops.spread, XLA fuses the gathers into the sum.
+    index = index.clip(0, length - 1)
+    taps = (jnp.take(x, i, axis=1, mode="clip") * w for i, w in zip(index, weights, strict=True))
+    return sum(taps, start=jnp.zeros((), x.dtype))
+
+
+class SAM(nn.Module):
+    """Supervised attention: the map, weighed by the picture that it restores (section 3.4)."""
+
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, image: jax.Array) -> jax.Array:
+        features = _conv3x3(x.shape[-1], self.dtype, "Conv_0")(x)
+        residual = _conv3x3(image.shape[-1], self.dtype, "Conv_1")(x)
+        restored = image + residual.astype(image.dtype)
+        attention = jax.nn.sigmoid(_conv3x3(x.shape[-1], self.dtype, "Conv_2")(restored))
+        return x + features * attention
+
+
+class Maxim(nn.Module):
+    """MAXIM. Call with (N, H, W, C) RGB in [0, 1], any size; returns the same shape and type.
+
+    The defaults are the published S-3; S-2 has two stages. `local_mode` gives windows to the
+    channel attentions (of `window`) and to the grid mixing (of `train_size`, averaged where they
+    overlap); `local_attention` and `local_grid` can leave out either.
+    """
+
+    features: int = 32
+    depth: int = 3
+    num_stages: int = 3
+    num_groups: int = 2
+    num_bottleneck_blocks: int = 2
+    block_size_hr: tuple[int, int] = (16, 16)  # pixels, at the two highest resolutions
+    block_size_lr: tuple[int, int] = (8, 8)  # pixels, at the others
+    inp_channels: int = 3
+    padding: str = "both"  # reflection on "both" sides, as in the release, or at the "end" of axes
+    local_mode: bool = False
+    local_attention: bool = True
+    local_grid: bool = True
+    train_size: tuple[int, int] = (256, 256)  # pixels, of the training crops
+    window: Window = None  # input pixels; None is 1.5 x train_size
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        _, h, w, c = image.shape
+        levels = _levels(self)
+        (rows, top), (columns, left) = (
+            _reflection(size, multiple, self.padding)
+            for size, multiple in zip((h, w), _multiples(self), strict=True)
+        )
+        padded = jnp.take(image, rows, axis=1, mode="clip")
+        padded = jnp.take(padded, columns, axis=2, mode="clip")
+        # Nearest neighbours: the pixel just after the middle of each cell.
+        steps = [2**i for i in range(self.depth)]
+        images = [padded[:, step // 2 :: step, step // 2 :: step] for step in steps]
+
+        encoded, decoded = _stage(self, 0, levels, images)
+        for stage in range(1, self.num_stages):
+            sams = [
+                SAM(self.dtype, name=f"stage_{stage - 1}_supervised_attention_module_{i}")(
+                    x, picture
+                )
+                for i, (x, picture) in enumerate(zip(decoded, images, strict=True))
+            ]
+            previous = [x + y for x, y in zip(encoded, decoded, strict=True)]
+            encoded, decoded = _stage(self, stage, levels, images, sams, previous)
+        # The release also has the last stage restore smaller pictures, for the loss.
+        name = f"stage_{self.num_stages - 1}_output_conv_0"
+        residual = _conv3x3(c, self.dtype, name)(decoded[0])
+        restored = padded + residual.astype(image.dtype)
+        return restored[:, top : top + h, left : left + w]
+
+
+def _stage(
+    net: Maxim,
+    stage: int,
+    levels: list[Level],
+    images: list[jax.Array],
+    sams: list[jax.Array] | None = None,
+    previous: list[jax.Array] | None = None,
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """One U-Net, from the picture at each resolution to the encoders' and the decoders' maps.
+
+    `sams` and `previous` are what the stage before hands over; the first stage has none.
+    """
+    down = range(net.depth)
+    up = down[::-1]
+    features = [net.features * 2**i for i in down]
+    prefix = f"stage_{stage}_"
+
+    def signal(maps: dict[int, jax.Array], i: int) -> jax.Array:
+        """The maps of every resolution j brought to resolution i."""
+        # Their names are numbered in order of call, through all stages.
+        resized = [UpSampleRatio(features[i], j - i, net.dtype)(x) for j, x in maps.items()]
+        return jnp.concatenate(resized, axis=-1)
+
+    inputs = [_conv3x3(features[i], net.dtype, f"{prefix}input_conv_{i}")(images[i]) for i in down]
+    if sams:
+        for i in down:
+            fuse = CrossGatingBlock(features[i], levels[i], name=f"{prefix}input_fuse_sam_{i}")
+            inputs[i], _ = fuse(inputs[i], sams[i])
+
+    encoded, x = {}, inputs[0]
+    for i in down:
+        name = f"{prefix}encoder_block_{i}"
+        encoder = UNetEncoderBlock(features[i], net.num_groups, levels[i], name=name)
+        x = jnp.concatenate([x, inputs[i]], axis=-1)
+        encoded[i], x = encoder(x, previous[i] if previous else None)
+    for i in range(net.num_bottleneck_blocks):
+        name = f"{prefix}global_block_{i}"
+        x = BottleneckBlock(features[-1], net.num_groups, levels[-1], name=name)(x)
+
+    gated, y = {}, x
+    for i in up:
+        name = f"{prefix}cross_gating_block_{i}"
+        gate = CrossGatingBlock(features[i], levels[i], upsample_y=True, name=name)
+        gated[i], y = gate(signal(encoded, i), y)
+
+    decoded = {}
+    for i in up:
+        name = f"{prefix}decoder_block_{i}"
+        decoder = UNetDecoderBlock(features[i], net.num_groups, levels[i], name=name)
+        decoded[i] = x = decoder(x, signal(gated, i))
+    return [encoded[i] for i in down], [decoded[i] for i in down]
+
+
+def _levels(net: Maxim) -> list[Level]:
+    """The levels of the network, the bottleneck last; the windows are `None` unless local."""
+    crop = net.train_size
+    attention, grid = (net.local_mode and kind for kind in (net.local_attention, net.local_grid))
+    fit = tuple(-(-size // m) * m for size, m in zip(crop, _multiples(net), strict=True))
+    if grid and fit != crop:
+        raise ValueError(
+            f"the grid does not divide windows of train_size={crop}: set train_size={fit}, the "
+            "next that it does divide, or local_grid=False."
+        )
+    return [
+        Level(
+            block,
+            site_window(crop, net.window, stride=2**i) if attention else None,
+            site_window(crop, crop, stride=2**i) if grid else None,
+            net.dtype,
+        )
+        for i, block in enumerate(_blocks(net))
+    ]
+
+
+def _blocks(net: Maxim) -> list[tuple[int, int]]:
+    """Size of the blocks at each level, the bottleneck last."""
+    return [net.block_size_hr if i < 2 else net.block_size_lr for i in range(net.depth + 1)]
+
+
+def _multiples(net: Maxim) -> list[int]:
+    """What height and width must be multiples of, for the blocks to fit at every level.
+
+    64 in the published networks.
+    """
+    return [
+        math.lcm(*(block[axis] << i for i, block in enumerate(_blocks(net)))) for axis in (0, 1)
+    ]
+
+
+def _reflection(length: int, multiple: int, padding: str) -> tuple[np.ndarray, int]:
+    """Indices that reflect an axis out to a multiple, and how many come before the picture."""
+    if padding not in ("both", "end"):
+        raise ValueError(f"unknown padding {padding!r}: choose 'both' or 'end'.")
+    extra = -length % multiple
+    before = extra // 2 if padding == "both" else 0
+    # Where the picture is too small numpy reflects again and again; a single pixel it repeats.
+    return np.pad(np.arange(length), (before, extra - before), mode="reflect"), before
