@@ -5,7 +5,6 @@
 The network and its configuration are recognised from the tensors' names and shapes.
 """
 
-import dataclasses
 import hashlib
 import os
 import re
@@ -19,7 +18,7 @@ import numpy as np
 from checkpoints_convert import maxim, nafnet, restormer
 from checkpoints_convert.engine import ConversionError, Rule, Shapes, fill
 from checkpoints_convert.sources import read_tensors
-from tlc_jax.checkpoints import RUN_FIELDS, abstract_params, save
+from tlc_jax.checkpoints import abstract_params, config_fields, save
 from tlc_jax.models import MODELS, Params
 
 __all__ = ["ConversionError", "convert_file", "convert_state_dict"]
@@ -89,11 +88,10 @@ def convert_state_dict(
     """
     name = _recognise(tensors)
     release, cls = RELEASES[name], MODELS[name]
-    fields = {field.name for field in dataclasses.fields(cls)} - RUN_FIELDS
-    if unknown := overrides.keys() - fields:
+    if unknown := sorted(overrides.keys() - config_fields(cls)):
         raise ConversionError(
-            f"{cls.__name__} has no field {', '.join(sorted(unknown))}; "
-            f"it has {', '.join(sorted(fields))}."
+            f"{cls.__name__} has no field {', '.join(unknown)}; "
+            f"it has {', '.join(config_fields(cls))}."
         )
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:

@@ -7,8 +7,9 @@ by one tensor; whatever does not fit is reported at once.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -73,8 +74,7 @@ def fill(
       ConversionError: with every tensor that is unknown, misshapen, not finite, repeated or
       missing.
     """
-    leaves: Mapping[str, Any] = flatten_dict(target, sep="/")
-    wanted = {path: leaf.shape for path, leaf in leaves.items()}
+    wanted = jax.tree.map(lambda leaf: leaf.shape, flatten_dict(target, sep="/"))
     filled: dict[str, np.ndarray] = {}
     problems: list[str] = []
     for name, tensor in tensors.items():

@@ -23,7 +23,7 @@ from tlc_jax.models import MODELS, Params
 
 FORMAT = 1
 # How a network is run, not what it is.
-RUN_FIELDS = {"parent", "name", "local_mode", "window", "dtype"}
+RUN_FIELDS = {"local_mode", "local_attention", "local_grid", "window", "padding", "dtype"}
 
 
 class CheckpointError(ValueError):
@@ -32,8 +32,13 @@ class CheckpointError(ValueError):
 
 def config_of(model: nn.Module) -> dict[str, Any]:
     """The fields that make the network what it is: sizes, kinds of layer, training size."""
-    fields = (field.name for field in dataclasses.fields(model))
-    return {name: getattr(model, name) for name in fields if name not in RUN_FIELDS}
+    return {name: getattr(model, name) for name in config_fields(type(model))}
+
+
+def config_fields(network: type[nn.Module]) -> list[str]:
+    """The names of the fields that `config_of` gives."""
+    names = [field.name for field in dataclasses.fields(network)]  # the last two are Linen's own
+    return [name for name in names if name not in {*RUN_FIELDS, "parent", "name"}]
 
 
 def abstract_params(model: nn.Module) -> Params:

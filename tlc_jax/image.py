@@ -14,7 +14,7 @@ import uuid
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,6 @@ from numpy.typing import DTypeLike
 
 if TYPE_CHECKING:
     from PIL import Image
-
-Array = TypeVar("Array", np.ndarray, jax.Array)
 
 LARGEST = 2**30  # pixels of a picture, far above any camera and far below a decompression bomb
 LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)  # ITU-R BT.601
@@ -68,7 +66,7 @@ class Picture:
     notes: tuple[str, ...]
 
 
-def to_float(pixels: Array) -> Array:
+def to_float(pixels: np.ndarray) -> np.ndarray:
     """Whole numbers to fractions of full scale.
 
     Args:
@@ -177,7 +175,7 @@ def _why_unreadable(error: Exception) -> str:
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
             return f"it has more than {LARGEST} pixels; cut it into parts"
         case UnidentifiedImageError():
-            return "it is not a picture of a known kind; give a PNG, JPEG, TIFF or WebP file"
+            return "it is no picture of a known kind, or damaged; give a PNG, JPEG, TIFF or WebP"
         case MemoryError():
             return "there is not enough memory for a picture of its size"
         case OSError(strerror=str(reason)):

@@ -12,7 +12,6 @@ from typing import ClassVar, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype
 
@@ -22,6 +21,8 @@ from tlc_jax.ops import (
     average_windows,
     clip_window,
     extract_windows,
+    reflection,
+    resize_bilinear,
     site_window,
     spread,
 )
@@ -334,35 +335,6 @@ class UpSampleRatio(nn.Module):
         return conv(resize_bilinear(x, self.levels))
 
 
-def resize_bilinear(x: jax.Array, levels: int) -> jax.Array:
-    """(N, H, W, C) resized by 2**levels, as jax.image.resize does: antialiased when it shrinks.
-
-    That function multiplies by dense matrices; this one reads only the pixels that weigh anything.
-    """
-    n, h, w, c = x.shape
-    x = _resize_axis(x.reshape(n, h, w * c), levels)
-    h = x.shape[1]
-    x = _resize_axis(x.reshape(n * h, w, c), levels)
-    return x.reshape(n, h, -1, c)
-
-
-def _resize_axis(x: jax.Array, levels: int) -> jax.Array:
-    """Resize the middle axis of (B, L, M)."""
-    if levels == 0:
-        return x
-    length, scale = x.shape[1], 2.0**levels
-    centre = (np.arange(int(length * scale)) + 0.5) / scale - 0.5
-    reach = max(1, int(1 / scale))  # pixels from the centre of the triangle to where it ends
-    index = np.floor(centre).astype(int) - reach + 1 + np.arange(2 * reach)[:, None]
-    inside = (index >= 0) & (index < length)
-    weights = np.maximum(0, 1 - np.abs(index - centre) / reach) * inside
-    weights = jnp.asarray(weights / weights.sum(axis=0), x.dtype)[:, None, :, None]
-    # As in ops.spread, XLA fuses the gathers into the sum.
-    index = index.clip(0, length - 1)
-    taps = (jnp.take(x, i, axis=1, mode="clip") * w for i, w in zip(index, weights, strict=True))
-    return sum(taps, start=jnp.zeros((), x.dtype))
-
-
 class SAM(nn.Module):
     """Supervised attention: the map, weighed by the picture that it restores (section 3.4)."""
 
@@ -406,7 +378,7 @@ class Maxim(nn.Module):
         _, h, w, c = image.shape
         levels = _levels(self)
         (rows, top), (columns, left) = (
-            _reflection(size, multiple, self.padding)
+            reflection(size, multiple, self.padding)
             for size, multiple in zip((h, w), _multiples(self), strict=True)
         )
         padded = jnp.take(image, rows, axis=1, mode="clip")
@@ -519,13 +491,3 @@ def _multiples(net: Maxim) -> list[int]:
     return [
         math.lcm(*(block[axis] << i for i, block in enumerate(_blocks(net)))) for axis in (0, 1)
     ]
-
-
-def _reflection(length: int, multiple: int, padding: str) -> tuple[np.ndarray, int]:
-    """Indices that reflect an axis out to a multiple, and how many come before the picture."""
-    if padding not in ("both", "end"):
-        raise ValueError(f"unknown padding {padding!r}: choose 'both' or 'end'.")
-    extra = -length % multiple
-    before = extra // 2 if padding == "both" else 0
-    # Where the picture is too small numpy reflects again and again; a single pixel it repeats.
-    return np.pad(np.arange(length), (before, extra - before), mode="reflect"), before

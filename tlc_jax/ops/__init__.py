@@ -10,15 +10,18 @@ from tlc_jax.ops.box import (
     window_sum,
 )
 from tlc_jax.ops.conv import depthwise_conv, pointwise
-from tlc_jax.ops.shape import pad_to_multiple, pixel_shuffle, pixel_unshuffle
+from tlc_jax.ops.resize import resize_bilinear
+from tlc_jax.ops.shape import pad_to_multiple, pixel_shuffle, pixel_unshuffle, reflection
 from tlc_jax.ops.windows import (
     Window,
     average_windows,
     axis_cells,
     axis_starts,
+    axis_tiles,
     clip_window,
     extract_windows,
     site_window,
+    tile_size,
 )
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "average_windows",
     "axis_cells",
     "axis_starts",
+    "axis_tiles",
     "clip_window",
     "depthwise_conv",
     "extract_windows",
@@ -36,8 +40,11 @@ __all__ = [
     "pixel_shuffle",
     "pixel_unshuffle",
     "pointwise",
+    "reflection",
+    "resize_bilinear",
     "site_window",
     "spread",
+    "tile_size",
     "transposed_attention",
     "window_mean",
     "window_sum",

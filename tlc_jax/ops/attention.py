@@ -7,16 +7,15 @@ run over all pixels, and out = A v. TLC does this in each window and averages wh
 Two facts make the windows free. Cut the map at every start and end of a window. Each window is a
 union of cells, so its products and norms are sums of its cells' own. And the average of A_w v over
 the windows that hold a pixel is (average of A_w) v, with the same windows for all pixels of a cell.
-So each pixel is met once, as in the global attention, however much the windows overlap.
+So each pixel is met once, as in the global attention, however much the windows overlap. The cells
+are of many sizes; cut into equal tiles they make one batch of products.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlc_jax.ops.windows import Window, axis_cells, clip_window
+from tlc_jax.ops.windows import Window, axis_tiles, clip_window, tile_size
 
 SMALLEST_NORM = 1e-12
 
@@ -37,34 +36,48 @@ def transposed_attention(
       (N, H, W, C) of v's type.
     """
     n, h, w, c = v.shape
-    q, k, v = (x.reshape(n, h, w, temperature.size, -1) for x in (q, k, v))
-    k_h, k_w = clip_window(window, (h, w))
-    (rows, in_rows), (columns, in_columns) = axis_cells(h, k_h), axis_cells(w, k_w)
-    cells = [[np.s_[:, top:bottom, left:right] for left, right in columns] for top, bottom in rows]
+    heads = temperature.size
+    size = clip_window(window, (h, w))
+    # A tile's products are made, summed into windows and come back as weights, c x c each time.
+    t_h, t_w = tile_size((h, w), size, cost=4 * c // heads)
+    rows, columns = axis_tiles(h, size[0], t_h), axis_tiles(w, size[1], t_w)
+    r, s = rows.cover.shape[1], columns.cover.shape[1]
 
-    def window_sums(of_cell: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
-        sums = jnp.stack([jnp.stack([of_cell(q[cell], k[cell]) for cell in row]) for row in cells])
-        return jnp.einsum("ar,bs,rs...->ab...", in_rows, in_columns, sums, precision="highest")
+    def tiles(x: jax.Array) -> jax.Array:
+        """(N, rows, columns, heads, pixels of a tile, c)."""
+        x = _take(_take(x, rows.source, axis=1), columns.source, axis=2)
+        x = x.reshape(n, r, t_h, s, t_w, heads, -1).transpose(0, 1, 3, 5, 2, 4, 6)
+        return x.reshape(n, r, s, heads, t_h * t_w, -1)
 
-    def product(q: jax.Array, k: jax.Array) -> jax.Array:
-        return jnp.einsum("nhwgc,nhwgd->ngcd", q, k, preferred_element_type=jnp.float32)
+    def in_windows(of_tiles: jax.Array) -> jax.Array:
+        cover = rows.cover, columns.cover
+        return jnp.einsum("ar,bs,nrs...->nab...", *cover, of_tiles, precision="highest")
 
-    def norm(x: jax.Array) -> jax.Array:
-        return jnp.square(x.astype(jnp.float32)).sum(axis=(1, 2))
+    def norms(x: jax.Array) -> jax.Array:
+        squares = jnp.square(x.astype(jnp.float32)).sum(axis=-2)
+        return jnp.maximum(jnp.sqrt(in_windows(squares)), SMALLEST_NORM)
 
-    norm_q, norm_k = (
-        jnp.maximum(jnp.sqrt(square), SMALLEST_NORM)
-        for square in (window_sums(lambda q, k: norm(q)), window_sums(lambda q, k: norm(k)))
-    )
-    cosine = window_sums(product) / (norm_q[..., :, None] * norm_k[..., None, :])
-    maps = jax.nn.softmax(cosine * temperature.reshape(-1, 1, 1)[None, None, None], axis=-1)
-    mean_rows, mean_columns = in_rows / in_rows.sum(axis=0), in_columns / in_columns.sum(axis=0)
-    maps = jnp.einsum("ar,bs,ab...->rs...", mean_rows, mean_columns, maps, precision="highest")
+    inside = rows.inside.reshape(r, 1, t_h, 1) & columns.inside.reshape(1, s, 1, t_w)
+    mask = jnp.asarray(inside.reshape(1, r, s, 1, t_h * t_w, 1), v.dtype)
+    q, k, v = tiles(q), tiles(k), tiles(v)
+    if not inside.all():
+        q, k = q * mask, k * mask
+    # Stored once: XLA would make them anew, and in worse order, for each product that reads them.
+    q, k, v = jax.lax.optimization_barrier((q, k, v))
+    gram = jnp.einsum("...pc,...pd->...cd", q, k, preferred_element_type=jnp.float32)
+    cosine = in_windows(gram) / (norms(q)[..., :, None] * norms(k)[..., None, :])
+    weights = jax.nn.softmax(cosine * temperature.reshape(1, 1, 1, heads, 1, 1), axis=-1)
 
-    maps = maps.astype(v.dtype)
-    bands = [
-        [jnp.einsum("ngcd,nhwgd->nhwgc", maps[i, j], v[cell]) for j, cell in enumerate(row)]
-        for i, row in enumerate(cells)
-    ]
-    out = jnp.concatenate([jnp.concatenate(band, axis=2) for band in bands], axis=1)
-    return out.reshape(n, h, w, c)
+    share = (x.cover / x.cover.sum(axis=0) for x in (rows, columns))
+    weights = jnp.einsum("ar,bs,nab...->nrs...", *share, weights, precision="highest")
+    out = jnp.einsum("...pd,...cd->...pc", v, weights.astype(v.dtype))
+    out = out.reshape(n, r, s, heads, t_h, t_w, -1).transpose(0, 1, 4, 2, 5, 3, 6)
+    out = out.reshape(n, r * t_h, s * t_w, c)
+    return _take(_take(out, rows.place, axis=1), columns.place, axis=2)
+
+
+def _take(x: jax.Array, index: np.ndarray, axis: int) -> jax.Array:
+    """Positions along an axis; without a copy where they are all of them, in order."""
+    if np.array_equal(index, np.arange(x.shape[axis])):
+        return x
+    return jnp.take(x, index, axis=axis, mode="clip")

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def pixel_shuffle(x: jax.Array, r: int) -> jax.Array:
@@ -28,3 +29,13 @@ def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
     """
     _, h, w, _ = x.shape
     return jnp.pad(x, ((0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0)))
+
+
+def reflection(length: int, multiple: int, padding: str) -> tuple[np.ndarray, int]:
+    """Indices that reflect an axis out to a multiple, and how many come before the picture."""
+    if padding not in ("both", "end"):
+        raise ValueError(f"unknown padding {padding!r}: choose 'both' or 'end'.")
+    extra = -length % multiple
+    before = extra // 2 if padding == "both" else 0
+    # Where the picture is too small numpy reflects again and again; a single pixel it repeats.
+    return np.pad(np.arange(length), (before, extra - before), mode="reflect"), before

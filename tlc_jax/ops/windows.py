@@ -6,6 +6,7 @@ arXiv 2112.04491). A window is a pair (height, width); `None` stands for the who
 
 import itertools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,23 +78,73 @@ def axis_starts(length: int, window: int) -> tuple[int, ...]:
     return (*range(0, length - window, step), length - window)
 
 
-def axis_cells(length: int, window: int) -> tuple[list[tuple[int, int]], np.ndarray]:
-    """Cut an axis at every start and end of its windows.
+def axis_cells(length: int, window: int) -> list[tuple[int, int]]:
+    """Cut an axis at every start and end of its windows: the cells, as (begin, end).
 
-    Returns:
-      The cells as (begin, end), and `cover` (windows, cells): 1 where the window holds the cell.
-      Every window is a union of cells, and all pixels of a cell lie in the same windows.
+    Every window is a union of cells, and all positions of a cell lie in the same windows.
 
     Example:
-      >>> axis_cells(5, 3)[0]
+      >>> axis_cells(5, 3)
       [(0, 2), (2, 3), (3, 5)]
     """
     window = min(window, length)
     starts = axis_starts(length, window)
-    cuts = sorted({*starts, *(start + window for start in starts)})
-    cells = list(itertools.pairwise(cuts))
-    cover = [[start <= a and b <= start + window for a, b in cells] for start in starts]
-    return cells, np.array(cover, np.float32)
+    return list(itertools.pairwise(sorted({*starts, *(start + window for start in starts)})))
+
+
+class AxisTiles(NamedTuple):
+    """An axis cut into cells, and each cell into tiles of one length, the last one filled up.
+
+    So there is one loop over equal tiles, however many cells there are and whatever their lengths.
+    """
+
+    source: np.ndarray  # (tiles * length,) the position on the axis of each position in the tiles
+    inside: np.ndarray  # (tiles * length,) False where a tile was filled up
+    place: np.ndarray  # (axis,) the position in the tiles of each position on the axis
+    cover: np.ndarray  # (windows, tiles) 1 where the window holds the tile
+
+
+def axis_tiles(length: int, window: int, tile: int) -> AxisTiles:
+    """Tiles of `tile` positions for an axis of `length` with windows of `window`.
+
+    Example:
+      >>> axis_tiles(5, 3, tile=2).source
+      array([0, 1, 2, 2, 3, 4])
+    """
+    window = min(window, length)
+    starts = axis_starts(length, window)
+    first = [(a, b) for begin, b in axis_cells(length, window) for a in range(begin, b, tile)]
+    wanted = np.concatenate([np.arange(a, a + tile) for a, _ in first])
+    last = np.repeat([b - 1 for _, b in first], tile)
+    return AxisTiles(
+        source=np.minimum(wanted, last),
+        inside=wanted <= last,
+        place=np.flatnonzero(wanted <= last),
+        cover=np.array([[s <= a < s + window for a, _ in first] for s in starts], np.float32),
+    )
+
+
+def tile_size(size: tuple[int, int], window: tuple[int, int], cost: int) -> tuple[int, int]:
+    """The tiles that cost least for a map of `size`: few of them, and little to fill up.
+
+    Args:
+      size: (H, W) of the map.
+      window: (height, width), no larger than the map.
+      cost: of a tile, in pixels.
+
+    Example:
+      >>> tile_size((720, 1280), (384, 384), cost=200)
+      (48, 43)
+    """
+
+    def counts(length: int, window: int) -> np.ndarray:
+        cells = np.array([end - begin for begin, end in axis_cells(length, window)])
+        return np.ceil(cells / np.arange(1, cells.max() + 1)[:, None]).sum(axis=1)  # by tile length
+
+    rows, columns = map(counts, size, window)
+    pixels = np.outer(rows * (np.arange(rows.size) + 1), columns * (np.arange(columns.size) + 1))
+    best = np.unravel_index(np.argmin(pixels + cost * np.outer(rows, columns)), pixels.shape)
+    return int(best[0]) + 1, int(best[1]) + 1
 
 
 def extract_windows(x: jax.Array, window: tuple[int, int]) -> jax.Array:
