@@ -12,23 +12,28 @@ EXTRA ?= dev
 CHECKPOINT ?=
 
 BIN := .venv/bin
-# PyTorch's own files are the only ones that need torch to be read.
+# Files of PyTorch need torch to be read, folders that were converted before do not.
 DEMO_SET_UP := .venv/set-up-$(if $(filter %.pth %.pt,$(CHECKPOINT)),dev,demo)
+ifeq ($(CHECKPOINT),)
+CONVERT := examples/nafnet-random.safetensors build/demo-checkpoint --set 'train_size=[32,32]'
+else ifeq ($(wildcard $(CHECKPOINT)/model.json),)
+CONVERT := "$(CHECKPOINT)" build/demo-checkpoint
+endif
 
 .DELETE_ON_ERROR:
 .PHONY: demo test check bench clean
 
 demo: $(DEMO_SET_UP)
 	@mkdir -p build
-ifeq ($(CHECKPOINT),)
+ifdef CONVERT
 	rm -rf build/demo-checkpoint
-	$(BIN)/python -m checkpoints_convert examples/nafnet-random.safetensors build/demo-checkpoint
-	$(BIN)/tlc-jax restore build/demo-checkpoint examples/kodim.png build/demo.png
+	$(BIN)/tlc-jax convert $(CONVERT)
+endif
+	$(BIN)/tlc-jax restore examples/kodim.png --output build/demo.png --overwrite \
+	  --checkpoint $(if $(CONVERT),build/demo-checkpoint,"$(CHECKPOINT)")
+ifeq ($(CHECKPOINT),)
 	@echo "These weights are RANDOM: build/demo.png is no restoration, it only shows that all runs."
-	@echo "To restore, give a checkpoint: make demo CHECKPOINT=path/to/official-or-converted"
-else
-	$(BIN)/tlc-jax restore "$(CHECKPOINT)" examples/kodim.png build/demo.png
-	@echo "Wrote build/demo.png"
+	@echo "To restore, name published weights or what was made of them: make demo CHECKPOINT=path"
 endif
 
 test: .venv/set-up-$(EXTRA)

@@ -36,8 +36,12 @@ class Release(NamedTuple):
 
 
 RELEASES = {
-    "nafnet": Release(r".+\.sca\.1\.weight", nafnet.infer_nafnet, nafnet.RULES, "MIT"),
-    "baseline": Release(r".+\.se\.1\.weight", nafnet.infer_baseline, nafnet.RULES, "MIT"),
+    "nafnet": Release(
+        r"(encoders|middle_blks)\..+\.sca\.1\.weight", nafnet.infer_nafnet, nafnet.RULES, "MIT"
+    ),
+    "baseline": Release(
+        r"(encoders|middle_blks)\..+\.se\.1\.weight", nafnet.infer_baseline, nafnet.RULES, "MIT"
+    ),
     "restormer": Release(
         r".+\.attn\.temperature",
         restormer.infer_restormer,
@@ -96,11 +100,16 @@ def convert_state_dict(
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
         model = cls(**(release.infer_config(shapes) | overrides))
-        target = abstract_params(model)
-    except (KeyError, IndexError, ZeroDivisionError, TypeError, ValueError) as error:
+        target = abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
+    except Exception as error:  # whatever a network raises for sizes that it cannot have
+        reason = (
+            f"{error} is missing"
+            if isinstance(error, KeyError)
+            else f"an unexpected shape: {error}"
+        )
         raise ConversionError(
-            f"looks like {cls.__name__}, but its configuration cannot be told: {error} is missing "
-            "or has an unexpected shape; take the file as its authors publish it."
+            f"looks like {cls.__name__}, but its configuration cannot be told ({reason}); take the "
+            "file as its authors publish it, or set the fields that are wrong."
         ) from None
     try:
         return model, fill(target, tensors, release.rules, release.unused)

@@ -28,7 +28,8 @@ def _as_it_is(x: np.ndarray) -> np.ndarray:
 
 
 def _from_oihw(x: np.ndarray) -> np.ndarray:
-    return x.transpose(2, 3, 1, 0)  # to HWIO; a depthwise (C, 1, k, k) to (k, k, 1, C)
+    # To HWIO; a depthwise (C, 1, k, k) to (k, k, 1, C). Another rank is reported as a wrong shape.
+    return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x
 
 
 # Kinds of module: each tensor of the release -> the parameter it becomes and how.
@@ -83,7 +84,7 @@ def fill(
             if not re.fullmatch(unused, name):
                 problems.append(f"{name} {tensor.shape}: the network has no such tensor")
             continue
-        value = transform(tensor)
+        value = transform(np.asarray(tensor, np.float32))
         if path in filled:
             problems.append(f"{name}: another tensor is the same parameter, {path}")
         elif value.shape != wanted[path]:

@@ -1,9 +1,11 @@
 """Files of weights -> tensors by name. Nothing that a file holds is ever run."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from checkpoints_convert.engine import ConversionError
@@ -31,7 +33,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     except ConversionError:
         raise
     except Exception as error:  # the readers raise many kinds for a damaged file
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        # Only their first sentence: the next ones may advise to load the file unsafely.
+        reason = re.split(r"\.\s|\n", str(error).strip())[0] or type(error).__name__
         raise ConversionError(
             f"{path}: damaged or not a {path.suffix} file ({reason}); download it again."
         ) from None
@@ -40,6 +43,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read_torch(path: Path) -> Any:
     import pickle
+    import warnings
 
     try:
         import torch
@@ -48,8 +52,9 @@ def _read_torch(path: Path) -> Any:
             f"{path}: reading it needs PyTorch; install it with pip install 'tlc-jax[convert]'."
         ) from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+        with warnings.catch_warnings(action="ignore"):  # what it warns of, it refuses below
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, LookupError):  # a text read as a pickle may raise the latter
         raise ConversionError(
             f"{path}: refused, it is damaged or holds more than tensors, which could run code when "
             "read; download it again from its authors, or ask for a .safetensors file."
@@ -60,7 +65,7 @@ def _read_torch(path: Path) -> Any:
 def _to_numpy(content: Any) -> Any:
     if isinstance(content, Mapping):
         return {name: _to_numpy(value) for name, value in content.items()}
-    return content.float().numpy() if hasattr(content, "numpy") else content
+    return content.detach().float().numpy() if hasattr(content, "numpy") else content
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -74,7 +79,8 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_npz(path: Path) -> Any:
-    with np.load(path, allow_pickle=False) as arrays:
+    # Opened here: np.load would leave a damaged file open.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return dict(arrays)
 
 
@@ -94,13 +100,18 @@ def _bare(path: Path, content: Any) -> dict[str, np.ndarray]:
             break
     if not isinstance(content, Mapping):
         content = {}
-    if any(name.startswith(FLAX_TARGET) for name in content):
-        content = {name: value for name, value in content.items() if name.startswith(FLAX_TARGET)}
+    tensors = {name: x for name, x in content.items() if isinstance(name, str) and _is_tensor(x)}
+    if any(name.startswith(FLAX_TARGET) for name in tensors):
+        tensors = {name: x for name, x in tensors.items() if name.startswith(FLAX_TARGET)}
     tensors = {
-        name.removeprefix(FLAX_TARGET).removeprefix("module."): value
-        for name, value in content.items()
-        if isinstance(value, np.ndarray)
+        name.removeprefix(FLAX_TARGET).removeprefix("module."): x for name, x in tensors.items()
     }
     if not tensors:
         raise ConversionError(f"{path}: holds no tensors; name a published checkpoint.")
     return tensors
+
+
+def _is_tensor(x: Any) -> bool:
+    """Whether x is an array of real numbers; releases keep texts and counters beside them."""
+    kinds = (jnp.floating, jnp.integer)  # of JAX, which knows bfloat16
+    return isinstance(x, np.ndarray) and any(jnp.issubdtype(x.dtype, kind) for kind in kinds)

@@ -7,6 +7,7 @@ nafnet-gopro-width32/
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tlc_jax.models import MODELS, Params
 
@@ -62,11 +64,12 @@ def save(path: str | os.PathLike, model: nn.Module, params: Params, **metadata: 
       **metadata: further entries of model.json (source, licence of the weights, task, ...).
 
     Raises:
-      CheckpointError: the path exists, its parent does not, or it cannot be written.
+      CheckpointError: the path exists or cannot be written.
     """
     import orbax.checkpoint as ocp  # half a second that only loading and saving should pay
 
     path = Path(path).absolute()
+    params = jax.tree.map(np.asarray, params)  # arrays of JAX load only where they were saved
     names = {cls: name for name, cls in MODELS.items()}
     description = {
         "format": FORMAT,
@@ -76,9 +79,10 @@ def save(path: str | os.PathLike, model: nn.Module, params: Params, **metadata: 
         **metadata,
     }
     with _whole_folder(path) as folder:
-        (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder / "params", params)
+        description["params_sha256"] = _digest(folder / "params")
+        (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
 def describe(path: str | os.PathLike) -> dict[str, Any]:
@@ -88,6 +92,11 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
       CheckpointError: there is none, or it is not what this version writes.
     """
     path = Path(path)
+    if path.is_file():
+        raise CheckpointError(
+            f"{path}: a file, not a checkpoint folder; make one with 'tlc-jax convert {path} "
+            "DESTINATION' and name the destination."
+        )
     if not path.is_dir():
         raise CheckpointError(
             f"{path}: there is no such checkpoint folder; convert the published weights with "
@@ -105,7 +114,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
         raise CheckpointError(
             f"{path / 'model.json'}: cannot be read ({error}); convert the weights again."
         ) from None
-    if version != FORMAT or network not in MODELS or not isinstance(config, dict):
+    if version != FORMAT or network not in list(MODELS) or not isinstance(config, dict):
         raise CheckpointError(
             f"{path / 'model.json'}: network {network!r} in format {version!r} is unknown to this "
             f"version, which reads format {FORMAT} of {', '.join(MODELS)}; update tlc-jax."
@@ -135,25 +144,44 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, Params]:
     }
     try:
         model = MODELS[description["network"]](**config)
-        target = abstract_params(model)
-    except (TypeError, ValueError) as error:
+        target = abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
+    except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise CheckpointError(
-            f"{path / 'model.json'}: not a configuration of {description['network']} ({error}); "
-            "convert the weights again."
+            f"{path / 'model.json'}: not a configuration of {description['network']} "
+            f"({_first_line(error)}); convert the weights again."
         ) from None
+    # Seen before orbax opens the files: once that fails, its threads print tracebacks of their own.
+    if _digest(path / "params") != description.get("params_sha256"):
+        raise CheckpointError(
+            f"{path / 'params'}: damaged or incomplete; copy it again or convert the weights again."
+        )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             params = checkpointer.restore(path / "params", target)
-    except Exception as error:  # orbax and tensorstore raise many kinds for a damaged folder
+        # Of arrays of another shape orbax says nothing.
+        fits = jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, target)
+    except Exception:  # of another tree it says many things
+        fits = False
+    if not fits:
         raise CheckpointError(
-            f"{path / 'params'}: damaged, or not the parameters of the network in model.json "
-            f"({_first_line(error)}); convert the weights again."
-        ) from None
-    return model, params
+            f"{path / 'params'}: not the parameters of the network in model.json; convert the "
+            "weights again."
+        )
+    return model, jax.tree.map(jnp.asarray, params)
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 of the names and contents of all files in a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(file.relative_to(folder).as_posix().encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager
@@ -166,15 +194,15 @@ def _whole_folder(path: Path) -> Iterator[Path]:
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
         raise CheckpointError(
-            f"{path}: cannot be written ({error.strerror}); choose another destination."
+            f"{path}: cannot be written ({_first_line(error)}); choose another destination."
         ) from None
     try:
         yield scratch
         scratch.chmod(0o755)
         scratch.rename(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter is tensorstore's
         raise CheckpointError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another "
+            f"{path}: cannot be written ({_first_line(error)}); free some space or choose another "
             "destination."
         ) from None
     finally:

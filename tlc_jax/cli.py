@@ -1,5 +1,6 @@
 """The command line: `tlc-jax restore`, `tlc-jax info`, `tlc-jax convert`."""
 
+import dataclasses
 import enum
 import json
 import os
@@ -13,10 +14,11 @@ from typing import Annotated, Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.text import Text
 
 from tlc_jax import checkpoints, metrics
 from tlc_jax.image import ImageError, Picture, from_float, read_picture, to_float, write_image
@@ -24,7 +26,10 @@ from tlc_jax.models import Params
 from tlc_jax.restore import restore as restore_array
 from tlc_jax.restore import sites, warm_up
 
-PICTURES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"}
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+# Linen's own fields, and those that are options here.
+NOT_TO_SET = {"parent", "name", "local_mode", "window", "dtype"}
 
 app = typer.Typer(
     help="Restore photographs with JAX networks, with local statistics (TLC) or global ones.",
@@ -33,7 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Console(highlight=False, soft_wrap=True)
+# Names of files may look like its markup.
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class UserError(ValueError):
@@ -98,12 +104,19 @@ def restore_command(
         f"licence of the weights: {licence}"
     )
     failed = False
-    for source, target in track(jobs, "", console=console, transient=True, disable=len(jobs) < 2):
+    for source, target in track(
+        jobs, "", console=console, transient=True, disable=len(jobs) < 2 or not console.is_terminal
+    ):
         try:
             console.print(_restore_file(model, params, source, target, reference))
         except (ImageError, UserError) as error:
             failed = True
             _complain(error)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            failed = True
+            _complain(f"{source}: not enough memory; try --dtype bfloat16 or cut the picture.")
     if failed:
         raise typer.Exit(2)
 
@@ -116,12 +129,17 @@ def _restore_file(
     truth = None if reference is None else _reference(reference, source, picture)
     pixels = to_float(picture.pixels)
     start = time.perf_counter()
-    with console.status(f"{source}: compiling"):
+    with console.status(Text(f"{source}: compiling")):
         warm_up(model, params, pixels)
     compiled = time.perf_counter()
-    with console.status(f"{source}: restoring"):
+    with console.status(Text(f"{source}: restoring")):
         restored = restore_array(model, params, pixels)
     done = time.perf_counter()
+    if not np.isfinite(restored).all():
+        raise UserError(
+            f"{source}: the restored picture holds NaN or infinite numbers; convert the weights "
+            "again, and compute in float32."
+        )
     written = from_float(restored, picture.pixels.dtype)
     write_image(target, written, alpha=picture.alpha, icc_profile=picture.icc_profile)
 
@@ -135,10 +153,10 @@ def _restore_file(
         before, after, as_written = (
             float(metrics.psnr(image, truth)) for image in (pixels, restored, to_float(written))
         )
-        lines.append(
-            f"  PSNR {before:.3f} -> {after:.3f} dB ({as_written:.3f} as written), "
-            f"SSIM {metrics.ssim(pixels, truth):.4f} -> {metrics.ssim(restored, truth):.4f}"
-        )
+        lines.append(f"  PSNR {before:.3f} -> {after:.3f} dB ({as_written:.3f} as written)")
+        if min(height, width) >= metrics.TAPS:
+            before, after = (float(metrics.ssim(image, truth)) for image in (pixels, restored))
+            lines[-1] += f", SSIM {before:.4f} -> {after:.4f}"
     return "\n".join(lines)
 
 
@@ -165,12 +183,12 @@ def info(
         return
     model = _with_settings(checkpoints.load(checkpoint)[0], settings)
     model = model.clone(local_mode=True, window=None if window is None else (window, window))
-    table = Table("site", "statistics", "map", "window", box=None)
-    for site in sites(model, (int(height_width[1]), int(height_width[2]))):
-        table.add_row(
-            site.name, site.kind, "{}x{}".format(*site.size), "{}x{}".format(*site.window)
-        )
-    console.print(table)
+    # No table of rich's: it would cut the names to the width of the terminal.
+    line = "{:12}{:12}{:12}{}".format
+    console.print(line("statistics", "map", "window", "site"))
+    height, width = map(int, height_width.groups())
+    for name, kind, (h, w), (k_h, k_w) in sites(model, (height, width)):
+        console.print(line(kind, f"{h}x{w}", f"{k_h}x{k_w}", name))
 
 
 @app.command()
@@ -187,7 +205,8 @@ def convert(
     console.print(
         f"{source} -> {destination}: {description['network']}, "
         f"{description['parameters']:,} parameters, licence of the weights: "
-        f"{description['weights_licence']}; assumed: {', '.join(description['assumed'])}"
+        f"{description['weights_licence']}; assumed, as shapes cannot tell: "
+        f"{', '.join(description['assumed']) or 'nothing'}"
     )
 
 
@@ -201,11 +220,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(arguments)
     except (UserError, ImageError, checkpoints.CheckpointError, ConversionError) as error:
         _complain(error)
-        sys.exit(2)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        _complain("not enough memory for a picture of this size; try --dtype bfloat16 or cut it.")
         sys.exit(2)
 
 
@@ -224,10 +238,10 @@ def _jobs(inputs: list[Path], output: Path, overwrite: bool) -> list[tuple[Path,
             sources += inside
         else:
             sources.append(path)
-    if output.suffix:
+    if output.suffix and not output.is_dir():
         if output.suffix.lower() != ".png" or len(sources) > 1:
             raise UserError(
-                f"{output}: {len(sources)} pictures go into a folder, one may go into a .png file."
+                f"{output}: outputs are PNG; name a folder, or for one picture a .png file."
             )
         jobs = [(sources[0], output)]
     else:
@@ -259,7 +273,11 @@ def _jobs(inputs: list[Path], output: Path, overwrite: bool) -> list[tuple[Path,
 def _reference(reference: Path, source: Path, picture: Picture) -> Any:
     """The true picture of a source, at the same size."""
     if reference.is_dir():
-        matches = sorted(file for file in reference.iterdir() if file.stem == source.stem)
+        matches = sorted(
+            file
+            for file in reference.iterdir()
+            if file.stem == source.stem and file.suffix.lower() in PICTURES
+        )
         if not matches:
             raise UserError(f"{source}: no picture of the same name in {reference}.")
         reference = matches[0]
@@ -292,9 +310,16 @@ def _with_settings(model: nn.Module, settings: Sequence[str] | None) -> nn.Modul
     wanted = _parse(settings)
     if not wanted:
         return model
+    fields = {field.name for field in dataclasses.fields(model)} - NOT_TO_SET
+    if unknown := wanted.keys() - fields:
+        raise UserError(
+            f"--set {', '.join(sorted(unknown))}: the fields of {type(model).__name__} are "
+            f"{', '.join(sorted(fields))}; --mode, --window and --dtype are options of their own."
+        )
     try:
         changed = model.clone(**wanted)
-        same = checkpoints.abstract_params(changed) == checkpoints.abstract_params(model)
+        local = changed.clone(local_mode=True)  # which looks at train_size, too
+        same = checkpoints.abstract_params(local) == checkpoints.abstract_params(model)
     except (TypeError, ValueError) as error:
         raise UserError(f"--set {' --set '.join(settings or ())}: {error}") from None
     if not same:

@@ -73,6 +73,9 @@ def sites(model: nn.Module, size: tuple[int, int]) -> list[Site]:
       model: a network; of a global one every window is the whole map.
       size: (H, W) of the picture.
 
+    Returns:
+      The sites in the order in which they are run.
+
     Example:
       >>> from tlc_jax import NAFNet
       >>> site = sites(NAFNet(local_mode=True), (720, 1280))[0]

@@ -40,6 +40,8 @@ def site_window(
       >>> site_window((256, 256), stride=8)
       (48, 48)
     """
+    if not isinstance(train_size, tuple) or len(train_size) != 2 or min(train_size) < 1:
+        raise ValueError(f"train_size is (height, width) in pixels, got {train_size}.")
     height, width = window or (train_size[0] * 3 // 2, train_size[1] * 3 // 2)
     vertical, horizontal = stride if isinstance(stride, tuple) else (stride, stride)
 
