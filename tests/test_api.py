@@ -1,0 +1,91 @@
+"""The public names: there, explained, and alike where they do alike."""
+
+import dataclasses
+import importlib.metadata
+import inspect
+import re
+
+import pytest
+
+import tlc_jax as tlc
+
+FUNCTIONS = [
+    name
+    for name in tlc.__all__
+    if callable(getattr(tlc, name)) and not isinstance(getattr(tlc, name), type)
+]
+CLASSES = [name for name in tlc.__all__ if isinstance(getattr(tlc, name), type)]
+# The window stands where `local_mean` has it, after the arrays, and may be left out.
+POSITIONAL_OPTIONS = {"transposed_attention": {"window"}}
+
+
+def sections(name: str) -> dict[str, str]:
+    """The docstring by its headings: "" is what comes before the first, then Args, Returns, ..."""
+    text = inspect.getdoc(getattr(tlc, name)) or ""
+    parts = re.split(r"^(Args|Returns|Raises|Example):$", text, flags=re.M)
+    return {"": parts[0]} | dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_version():
+    assert tlc.__version__ == importlib.metadata.version("tlc-jax")
+
+
+def test_every_public_name_is_of_some_kind():
+    assert len(set(tlc.__all__)) == len(tlc.__all__)
+    assert {*FUNCTIONS, *CLASSES, "MODELS"} == set(tlc.__all__)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS + CLASSES)
+def test_documented(name):
+    # Dataclasses and named tuples without a docstring get one like "Site(name, size)".
+    opening = sections(name)[""]
+    assert re.match(r"[A-Z].*\.( |$)", opening.split("\n\n")[0].replace("\n", " ")), opening
+    assert not opening.startswith(f"{name}("), opening
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_document_what_they_take_and_return(name):
+    signature, documented = inspect.signature(getattr(tlc, name)), sections(name)
+    if other := re.search(r"arguments as for `(\w+)`", " ".join(documented.values())):
+        args = inspect.getdoc(getattr(tlc, other[1], None) or getattr(tlc.ops, other[1]))
+    else:
+        args = documented.get("Args", "")
+    # Lines such as "  q, k, v: what they are".
+    listed = re.findall(r"^  (\*{0,2}\w+(?:, \w+)*): ", args, re.M)
+    names = [name.lstrip("*") for line in listed for name in line.split(", ")]
+    missing = signature.parameters.keys() - names
+    assert not missing
+    if signature.return_annotation is not None:
+        assert documented.get("Returns", "").strip()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_options_are_keyword_only(name):
+    """An argument with a default is an option; a call should say which one it sets."""
+    parameters = inspect.signature(getattr(tlc, name)).parameters.values()
+    positional = {
+        parameter.name
+        for parameter in parameters
+        if parameter.default is not parameter.empty and parameter.kind != parameter.KEYWORD_ONLY
+    }
+    assert positional == POSITIONAL_OPTIONS.get(name, set())
+
+
+@pytest.mark.parametrize(("name", "network"), tlc.MODELS.items())
+def test_networks_are_alike(name, network):
+    assert network.__name__.lower() == name and network.__name__ in tlc.__all__
+    fields = {field.name: field.default for field in dataclasses.fields(network)}
+    shared = {
+        "inp_channels": 3,
+        "local_mode": False,
+        "train_size": (256, 256),
+        "window": None,
+        "dtype": None,
+    }
+    assert {field: fields.get(field, "missing") for field in shared} == shared
+
+    # Compiled functions are kept by network, so networks are values: equal ones are one key.
+    model = network()
+    assert hash(model) == hash(network()) and model == network()
+    local = model.clone(local_mode=True)
+    assert local != model and local.clone(local_mode=False) == model

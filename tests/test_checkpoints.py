@@ -1,0 +1,242 @@
+"""Checkpoint folders: what is written comes back, and what cannot be read says why."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tlc_jax.checkpoints import CheckpointError, abstract_params, describe, load, save
+from tlc_jax.models import MODELS
+
+ROOT = Path(__file__).parent.parent
+NAFNET = MODELS["nafnet"](
+    width=16, enc_blk_nums=(1, 2), middle_blk_num=1, dec_blk_nums=(1, 1), train_size=(48, 64)
+)
+NETWORKS = {
+    "nafnet": NAFNET,
+    "baseline": MODELS["baseline"](
+        width=4, enc_blk_nums=(1,), middle_blk_num=0, dec_blk_nums=(1,), dw_expand=2
+    ),
+    "restormer": MODELS["restormer"](
+        dim=8,
+        num_blocks=(1, 1, 1, 2),
+        heads=(1, 2, 2, 4),
+        ffn_expansion_factor=2.5,
+        norm_bias=False,
+    ),
+    "maxim": MODELS["maxim"](features=4, num_stages=1, num_groups=1, block_size_hr=(4, 4)),
+}
+
+
+def params_of(model, kind=np.asarray):
+    """Parameters that a mistake in place or type would change: all different, some not finite."""
+    generator = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: kind(generator.normal(size=leaf.shape).astype(leaf.dtype)),
+        abstract_params(model),
+    )
+    if "intro" in params:  # a subnormal number is the last
+        extremes = np.array([-0.0, np.nan, np.inf, 1e-40], np.float32)
+        params["intro"]["bias"] = kind(np.resize(extremes, params["intro"]["bias"].shape))
+    return params
+
+
+def bits(params):
+    return jax.tree.map(lambda leaf: (leaf.dtype, leaf.shape, np.asarray(leaf).tobytes()), params)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """One checkpoint for the tests that only read it."""
+    path = tmp_path_factory.mktemp("written") / "net"
+    save(path, NAFNET, params_of(NAFNET), task="deblurring", source={"file": "net.pth"})
+    return path
+
+
+@pytest.fixture
+def copy(written, tmp_path):
+    """A copy of it for the tests that damage it."""
+    return Path(shutil.copytree(written, tmp_path / "net"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*((name, np.asarray) for name in NETWORKS), ("nafnet", jnp.asarray)],
+    ids=[*NETWORKS, "nafnet in JAX"],
+)
+def test_round_trip(name, kind, tmp_path):
+    model = NETWORKS[name]
+    params = params_of(model, kind)
+    save(tmp_path / "net", model, params)
+    loaded, restored = load(tmp_path / "net")
+    assert loaded == model
+    assert hash(loaded) == hash(model)  # tuples are tuples again: a network is a static argument
+    assert loaded.train_size == model.train_size
+    assert bits(restored) == bits(params)
+    assert os.listdir(tmp_path) == ["net"]
+
+
+def test_every_network_makes_the_round_trip():
+    assert NETWORKS.keys() == MODELS.keys()
+
+
+def test_how_a_network_is_run_is_not_stored(tmp_path):
+    running = NAFNET.clone(local_mode=True, window=(32, 32), dtype=jnp.bfloat16)
+    save(tmp_path / "net", running, params_of(NAFNET))
+    model, _ = load(tmp_path / "net")
+    assert model == NAFNET
+    assert describe(tmp_path / "net")["config"].keys().isdisjoint({"local_mode", "window", "dtype"})
+
+
+def test_describe_gives_what_was_written(written):
+    description = describe(written)
+    size = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(NAFNET)))
+    assert description["format"] == 1
+    assert description["network"] == "nafnet"
+    assert description["config"]["enc_blk_nums"] == [1, 2]
+    assert description["config"]["train_size"] == [48, 64]
+    assert description["parameters"] == size
+    assert description["task"] == "deblurring"
+    assert description["source"] == {"file": "net.pth"}
+
+
+def test_a_checkpoint_of_many_devices_loads_on_one(tmp_path):
+    """Networks are trained on other machines than they are used on."""
+    code = """
+import sys, jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tests.test_checkpoints import NAFNET, params_of, save
+everywhere = NamedSharding(Mesh(jax.devices(), ("device",)), PartitionSpec())
+assert len(jax.devices()) == 2
+save(sys.argv[1], NAFNET, jax.device_put(params_of(NAFNET), everywhere))
+"""
+    two = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-c", code, tmp_path / "net"]
+    run = subprocess.run(command, cwd=ROOT, env=two, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert bits(load(tmp_path / "net")[1]) == bits(params_of(NAFNET))
+
+
+# Folders that cannot be read
+
+
+def test_no_folder(tmp_path):
+    (tmp_path / "file").touch()
+    for name, sentence in {"nothing": "there is no such", "file": "a file, not a"}.items():
+        with pytest.raises(CheckpointError, match=f"{name}: {sentence} checkpoint folder"):
+            load(tmp_path / name)
+
+
+def test_a_folder_without_model_json(tmp_path):
+    with pytest.raises(CheckpointError, match=r"it holds no model\.json; make one with"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"network": "nafnet"}', b"\xff\xfe"])
+def test_a_damaged_model_json(copy, content):
+    content = content.encode() if isinstance(content, str) else content
+    (copy / "model.json").write_bytes(content)
+    for read in (load, describe):
+        with pytest.raises(CheckpointError, match=r"net/model\.json: cannot be read"):
+            read(copy)
+
+
+UNKNOWN = "update tlc-jax"
+NOT_A_CONFIGURATION = r"model\.json: not a configuration of nafnet"
+NOT_ITS_PARAMS = "net/params: .*not the parameters of the network in model.json"
+
+
+@pytest.mark.parametrize(
+    ("entries", "fields", "words"),
+    [
+        ({"network": "unet"}, {}, f"'unet'.*{UNKNOWN}"),
+        ({"network": ["nafnet"]}, {}, UNKNOWN),
+        ({"format": 2}, {}, f"format 2 .*{UNKNOWN}"),
+        ({"config": [4]}, {}, UNKNOWN),
+        ({}, {"depth": 4}, f"{NOT_A_CONFIGURATION}.*depth"),
+        ({}, {"width": "wide"}, NOT_A_CONFIGURATION),
+        ({}, {"width": 0}, NOT_A_CONFIGURATION),
+        ({}, {"width": -4}, NOT_A_CONFIGURATION),
+        ({}, {"inp_channels": 3.5}, NOT_A_CONFIGURATION),
+        ({}, {"enc_blk_nums": [1]}, NOT_A_CONFIGURATION),  # fewer levels down than up
+        # Configurations of other networks than the one whose parameters lie there.
+        ({}, {"width": 8}, NOT_ITS_PARAMS),
+        ({}, {"inp_channels": 1}, NOT_ITS_PARAMS),
+        ({}, {"middle_blk_num": 0}, NOT_ITS_PARAMS),
+        ({}, {"middle_blk_num": 2}, NOT_ITS_PARAMS),
+        ({"network": "baseline"}, {}, NOT_ITS_PARAMS),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_another_model_json(copy, entries, fields, words):
+    description = json.loads((copy / "model.json").read_text()) | entries
+    if fields:
+        description["config"] |= fields
+    (copy / "model.json").write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load(copy)
+    assert "\n" not in str(caught.value)
+
+
+def largest(params: Path) -> Path:
+    """The file with the numbers in it."""
+    return max(params.rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    {
+        "no params": lambda params: shutil.rmtree(params),
+        "a file is missing": lambda params: largest(params).unlink(),
+        "a file is empty": lambda params: largest(params).write_bytes(b""),
+        "a file is cut": lambda params: os.truncate(largest(params), 1000),
+        "one byte is wrong": lambda params: flip(largest(params)),
+        "the index is missing": lambda params: (params / "_METADATA").unlink(),
+        "the index is cut": lambda params: os.truncate(params / "_METADATA", 1000),
+    }.items(),
+    ids=lambda damage: damage[0],
+)
+def test_damaged_params(copy, damage, capfd):
+    damage[1](copy / "params")
+    with pytest.raises(CheckpointError, match="net/params: damaged") as caught:
+        load(copy)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in capfd.readouterr().err  # of the threads that read
+
+
+# Folders that cannot be written
+
+
+def test_a_parent_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("keep")
+    with pytest.raises(CheckpointError, match="file/net: cannot be written"):
+        save(tmp_path / "file/net", NAFNET, params_of(NAFNET))
+    assert (tmp_path / "file").read_text() == "keep"
+
+
+def test_an_existing_folder_is_not_replaced(written):
+    before = (written / "model.json").read_text()
+    with pytest.raises(CheckpointError, match="net: exists already; remove it or choose another"):
+        save(written, NAFNET, params_of(NAFNET))
+    assert (written / "model.json").read_text() == before
+
+
+def test_missing_parents_are_made(tmp_path):
+    save(tmp_path / "some/where/net", NAFNET, params_of(NAFNET))
+    assert load(tmp_path / "some/where/net")[0] == NAFNET

@@ -1,0 +1,484 @@
+"""The command line: what it writes, what it says, and one sentence for whatever is wrong.
+
+Most commands run in this process, in a folder as a user may have it (`world`).
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image, ImageCms
+from safetensors.numpy import save_file
+
+import tlc_jax as tlc
+from tlc_jax import cli
+from tlc_jax.checkpoints import abstract_params
+from tlc_jax.image import read_picture
+
+BIN = Path(sys.executable).parent
+
+# One block, so that it compiles fast; its windows are 24 pixels.
+NET = tlc.NAFNet(width=4, enc_blk_nums=(), middle_blk_num=1, dec_blk_nums=(), train_size=(16, 16))
+LOCAL = NET.clone(local_mode=True)
+GRAY = NET.clone(inp_channels=1)
+# The smallest whose grids do not divide windows of any size.
+MAXIM = tlc.Maxim(
+    features=4,
+    depth=2,
+    num_stages=1,
+    num_groups=1,
+    num_bottleneck_blocks=1,
+    block_size_hr=(2, 2),
+    block_size_lr=(2, 2),
+)
+
+
+def weights(model, seed=0):
+    """Random, beta and gamma too: as they are initialised, blocks do nothing."""
+    rng = np.random.default_rng(seed)
+    shapes = abstract_params(model)
+    return jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
+
+
+def release(params):
+    """The parameters of NET as its authors would publish them."""
+    tensors = {}
+    for path, x in flatten_dict(params, sep="/").items():
+        for ours, theirs in {"_blks_": "_blks.", "/": ".", "sca.": "sca.1."}.items():
+            path = path.replace(ours, theirs)
+        tensors[re.sub("(kernel|scale)$", "weight", path)] = (
+            np.ascontiguousarray(x.transpose(3, 2, 0, 1)) if x.ndim == 4 else x
+        )
+    return tensors
+
+
+def noise(*shape, dtype=np.uint8, seed=0):
+    top = np.iinfo(dtype).max
+    return np.random.default_rng(seed).integers(0, top, shape, dtype, endpoint=True)
+
+
+PARAMS = weights(NET)
+PIXELS = noise(40, 56, 3)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    tlc.save(folder / "net", NET, PARAMS, weights_licence="MIT")
+    tlc.save(folder / "gray", GRAY, weights(GRAY))
+    tlc.save(folder / "maxim", MAXIM, weights(MAXIM))
+    two_views = NET.clone(inp_channels=6)
+    tlc.save(folder / "two-views", two_views, weights(two_views))
+    tlc.save(folder / "nan", NET, jax.tree.map(lambda x: np.full_like(x, np.nan), PARAMS))
+    shutil.copytree(folder / "net", folder / "damaged")
+    for file in folder.glob("damaged/params/**/d/*"):
+        file.write_bytes(file.read_bytes()[:100])
+    shutil.copytree(folder / "net", folder / "edited")
+    description = (folder / "edited/model.json").read_text()
+    (folder / "edited/model.json").write_text(description.replace('"width": 4', '"width": 8'))
+
+    (folder / "official.pth").write_bytes(b"PK\3\4")
+    save_file(release(PARAMS), folder / "release.safetensors")
+    (folder / "cut.safetensors").write_bytes((folder / "release.safetensors").read_bytes()[:1000])
+
+    for name in ("pictures", "empty", "texts"):
+        (folder / name).mkdir()
+    tlc.write_image(folder / "a.png", PIXELS)
+    tlc.write_image(folder / "small.png", noise(20, 24, 3))
+    tlc.write_image(folder / "pictures/a.png", noise(40, 56, 3, seed=1))
+    tlc.write_image(folder / "pictures/b.png", noise(20, 24, 3, seed=2))
+    for note in ("texts/a.txt", "pictures/a.json"):
+        (folder / note).write_text("{}")
+    (folder / "text.png").write_text("a")
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:3000])
+    return folder
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(world, monkeypatch, capsys, tmp_path):
+    """Runs a command in `world`."""
+    monkeypatch.chdir(world)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(argument) for argument in arguments])
+        return Result(end.value.code, *capsys.readouterr())
+
+    before = jax.config.jax_compilation_cache_dir
+    yield run
+    # The command sets it for its process; the other tests are to compile what they test.
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+def restored(run, *arguments):
+    """What a command that has to succeed says."""
+    code, out, err = run("restore", *arguments)
+    assert (code, err) == (0, "")
+    return out
+
+
+def files(folder):
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+
+
+# What restore writes
+
+
+def test_one_picture_to_a_file(run, tmp_path):
+    out = restored(run, "a.png", "-o", tmp_path / "sharp.png", "--checkpoint", "net")
+    written = read_picture(tmp_path / "sharp.png").pixels
+    np.testing.assert_array_equal(written, tlc.restore(LOCAL, PARAMS, PIXELS))
+    network, picture = out.splitlines()
+    assert re.fullmatch(r"NAFNet local in float32 on \w+, licence of the weights: MIT", network)
+    summary = r"a\.png -> \S+sharp\.png: 56x40, compiled in \d+\.\d s, ran in \d+\.\d s"
+    assert re.fullmatch(summary, picture)
+
+
+def test_pictures_and_folders_to_a_folder(run, world, tmp_path):
+    """Sizes differ, and one of them is wider than any network was trained on."""
+    sizes = {"one": (1, 1), "long": (10, 20000)}
+    for name, size in sizes.items():
+        tlc.write_image(tmp_path / f"{name}.PNG", noise(*size, 3))
+    output = tmp_path / "new/folder.d"  # that has a dot does not make it a file
+    output.mkdir(parents=True)
+    inputs = [tmp_path / f"{name}.PNG" for name in sizes]
+    out = restored(run, "pictures", *inputs, "-o", output, "--checkpoint", "net")
+    assert files(output) == {Path(f"{name}.png") for name in ("a", "b", *sizes)}
+    for name, size in sizes.items():
+        assert tlc.read_image(output / f"{name}.png").shape == (*size, 3)
+    for name in ("a", "b"):
+        expected = tlc.restore(LOCAL, PARAMS, read_picture(world / f"pictures/{name}.png").pixels)
+        np.testing.assert_array_equal(read_picture(output / f"{name}.png").pixels, expected)
+    assert all(size in out for size in ("56x40", "24x20", "1x1", "20000x10"))
+
+
+def pillow(mode, **options):
+    """Saves PIXELS in one of Pillow's modes."""
+
+    def save(path):
+        Image.fromarray(PIXELS).convert(mode).save(path, **options)
+
+    return save
+
+
+def turned(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(np.ascontiguousarray(np.rot90(PIXELS))).save(path, exif=exif)
+
+
+def deep(*, channels=3, alpha=False):
+    def write(path):
+        opacity = noise(40, 56, dtype=np.uint16, seed=1) if alpha else None
+        tlc.write_image(path, noise(40, 56, channels, dtype=np.uint16), alpha=opacity)
+
+    return write
+
+
+def transparent(path):
+    tlc.write_image(path, PIXELS, alpha=noise(40, 56, seed=1))
+
+
+# Checkpoint; name and maker of the file; a note; and what is written: channels, bits, whether with
+# alpha and with a profile.
+KINDS = {
+    "16 bits": ("net", "x.png", deep(), None, (3, 16, False, False)),
+    "16 bits, gray": ("gray", "x.png", deep(channels=1), None, (1, 16, False, False)),
+    "16 bits, alpha": ("net", "x.png", deep(alpha=True), None, (3, 16, True, False)),
+    "alpha": ("net", "x.png", transparent, None, (3, 8, True, False)),
+    "profile": ("net", "x.png", pillow("RGB", icc_profile=SRGB), None, (3, 8, False, True)),
+    "turned": ("net", "x.png", turned, "turned upright", (3, 8, False, False)),
+    "JPEG": ("net", "x.jpg", pillow("RGB"), None, (3, 8, False, False)),
+    "palette": ("net", "x.png", pillow("P"), "palette converted to RGB", (3, 8, False, False)),
+    "CMYK": ("net", "x.tif", pillow("CMYK"), "CMYK converted to RGB", (3, 8, False, False)),
+    "gray as RGB": ("net", "x.png", pillow("L"), "gray repeated to RGB", (3, 8, False, False)),
+    "RGB as gray": ("gray", "x.png", pillow("RGB"), "RGB converted to gray", (1, 8, False, False)),
+}
+
+
+@pytest.mark.parametrize(("checkpoint", "name", "write", "note", "kind"), KINDS.values(), ids=KINDS)
+def test_kinds_of_pictures(run, tmp_path, checkpoint, name, write, note, kind):
+    write(tmp_path / name)
+    channels, bits, *with_alpha_and_profile = kind
+    out = restored(run, tmp_path / name, "-o", tmp_path / "out", "--checkpoint", checkpoint)
+    given = read_picture(tmp_path / name, channels=channels)
+    written = read_picture(tmp_path / "out/x.png")
+    assert written.pixels.shape == (40, 56, channels)
+    assert written.pixels.dtype == f"uint{bits}"
+    extras = [written.alpha is not None, written.icc_profile is not None]
+    assert extras == with_alpha_and_profile
+    assert written.icc_profile == given.icc_profile
+    np.testing.assert_array_equal(written.alpha, given.alpha)
+    model = (LOCAL if checkpoint == "net" else GRAY).clone(local_mode=True)
+    expected = tlc.restore(model, PARAMS if checkpoint == "net" else weights(GRAY), given.pixels)
+    np.testing.assert_array_equal(written.pixels, expected)
+    assert "turned" not in "".join(written.notes)  # it is upright: nobody is to turn it again
+    _, _, *notes = out.splitlines()
+    assert len(notes) == (note is not None) and (note or "") in "".join(notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "fields"),
+    [
+        ("--mode global", "global in float32", {"local_mode": False}),
+        ("--window 12", "local in float32", {"window": (12, 12)}),
+        ("--set train_size=[8,16]", "local in float32", {"train_size": (8, 16)}),
+        ("--dtype bfloat16", "local in bfloat16", {"dtype": jnp.bfloat16}),
+    ],
+)
+def test_options(run, tmp_path, options, said, fields):
+    out = restored(run, "a.png", "-o", tmp_path / "a.png", "--checkpoint", "net", *options.split())
+    written = read_picture(tmp_path / "a.png").pixels
+    expected = tlc.restore(LOCAL.clone(**fields), PARAMS, PIXELS)
+    np.testing.assert_array_equal(written, expected)
+    assert (written != tlc.restore(LOCAL, PARAMS, PIXELS)).any()
+    assert out.startswith(f"NAFNet {said} on ")
+
+
+def test_a_window_that_covers_the_picture_is_global(run, tmp_path):
+    for name, options in (("a", "--window 56"), ("b", "--mode global")):
+        restored(run, "a.png", "-o", tmp_path / name, "--checkpoint", "net", *options.split())
+    images = [read_picture(tmp_path / name / "a.png").pixels for name in ("a", "b")]
+    np.testing.assert_array_equal(*images)
+
+
+@pytest.mark.parametrize("reference", ["pictures/a.png", "pictures"])
+def test_reference(run, tmp_path, reference):
+    truth = tlc.read_image("pictures/a.png")
+    options = ["--checkpoint", "net", "--reference", reference]
+    out = restored(run, "a.png", "-o", tmp_path / "a.png", *options)
+    floats = PIXELS.astype(np.float32) / np.float32(255)
+    images = floats, tlc.restore(LOCAL, PARAMS, floats)
+    psnrs = [float(tlc.psnr(x, truth)) for x in (*images, tlc.read_image(tmp_path / "a.png"))]
+    ssims = [float(tlc.ssim(x, truth)) for x in images]
+    assert out.splitlines()[-1].strip() == (
+        "PSNR {:.3f} -> {:.3f} dB ({:.3f} as written), SSIM {:.4f} -> {:.4f}".format(*psnrs, *ssims)
+    )
+
+
+def test_reference_smaller_than_the_window_of_ssim(run, tmp_path):
+    tlc.write_image(tmp_path / "one.png", noise(1, 1, 3))
+    options = ["--checkpoint", "net", "--reference", tmp_path / "one.png"]
+    out = restored(run, tmp_path / "one.png", "-o", tmp_path / "out", *options)
+    assert "PSNR inf ->" in out and "SSIM" not in out
+
+
+def test_existing_outputs_are_kept(run, tmp_path):
+    (tmp_path / "a.png").write_text("mine")
+    arguments = ["pictures", "-o", tmp_path, "--checkpoint", "net"]
+    out = restored(run, *arguments)
+    assert (tmp_path / "a.png").read_text() == "mine" and (tmp_path / "b.png").is_file()
+    assert "exist" in out and str(tmp_path / "a.png") in out and "--overwrite" in out
+    restored(run, *arguments, "--overwrite")
+    assert tlc.read_image(tmp_path / "a.png").shape == (40, 56, 3)
+
+
+def test_names_are_not_markup(run, tmp_path):
+    """Brackets in names mean something to the library that prints them."""
+    folder = tmp_path / "[bold]x["
+    folder.mkdir()
+    shutil.copy("a.png", folder / "]:smile:.png")
+    out = restored(run, folder, "-o", tmp_path / "[out]", "--checkpoint", "net")
+    assert f"{folder}/]:smile:.png -> {tmp_path}/[out]/]:smile:.png" in out
+
+
+def test_one_bad_picture_among_others(run, tmp_path):
+    inputs = ["a.png", "cut.png", "pictures/b.png"]
+    code, out, err = run("restore", *inputs, "-o", tmp_path / "out", "--checkpoint", "net")
+    assert code == 2 and "cut.png" in err and len(err.splitlines()) == 1
+    assert files(tmp_path / "out") == {Path("a.png"), Path("b.png")}
+    assert "a.png" in out and "b.png" in out and "cut.png" not in out
+
+
+def test_out_of_memory(run, tmp_path, monkeypatch):
+    """One picture may be too large; the others need not be."""
+
+    def restore(model, params, image):
+        if image.shape[0] == 40:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
+        return tlc.restore(model, params, image)
+
+    monkeypatch.setattr(cli, "restore_array", restore)
+    code, _, err = run("restore", "pictures", "-o", tmp_path / "out", "--checkpoint", "net")
+    assert code == 2 and len(err.splitlines()) == 1
+    assert "pictures/a.png" in err and "memory" in err and "bfloat16" in err
+    assert files(tmp_path / "out") == {Path("b.png")}
+
+
+# Info and convert
+
+
+def test_info(run):
+    code, out, err = run("info", "net")
+    assert (code, err) == (0, "")
+    said = dict(line.split(maxsplit=1) for line in out.splitlines())
+    count = sum(x.size for x in jax.tree.leaves(PARAMS))
+    assert said["network"] == "nafnet" and said["weights_licence"] == "MIT"
+    assert said["parameters"] == str(count) and said["train_size"] == "[16, 16]"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "model", "options", "fields"),
+    [
+        ("net", NET, "", {}),
+        ("net", NET, "--window 100", {"window": (100, 100)}),
+        ("net", NET, "--set train_size=[8,16]", {"train_size": (8, 16)}),
+        ("maxim", MAXIM, "--set local_grid=false", {"local_grid": False}),
+    ],
+)
+def test_info_of_windows(run, checkpoint, model, options, fields):
+    code, out, _ = run("info", checkpoint, "--size", "720x1280", *options.split())
+    sites = tlc.sites(model.clone(local_mode=True, **fields), (720, 1280))
+    assert code == 0 and sites
+    rows = [tuple(sorted(line.split())) for line in out.splitlines()]
+    for name, kind, size, window in sites:  # names whole: they are there to be looked up
+        row = (name, kind, "{}x{}".format(*size), "{}x{}".format(*window))
+        assert tuple(sorted(row)) in rows
+
+
+def test_convert(run, tmp_path):
+    arguments = ["release.safetensors", tmp_path / "new", "--set", "train_size=[16,16]"]
+    code, out, err = run("convert", *arguments)
+    assert (code, err) == (0, "")
+    assert "release.safetensors" in out and "nafnet" in out and "MIT" in out
+    description = json.loads((tmp_path / "new/model.json").read_text())
+    assert description["config"]["train_size"] == [16, 16] and description["assumed"] == []
+    restored(run, "a.png", "-o", tmp_path / "out", "--checkpoint", tmp_path / "new")
+    written = read_picture(tmp_path / "out/a.png").pixels
+    np.testing.assert_array_equal(written, tlc.restore(LOCAL, PARAMS, PIXELS))
+
+
+# Whatever is wrong
+
+# Each command, and words of its one sentence: what is meant, and what to do about it.
+BAD = {
+    "restore nowhere.png -o out --checkpoint net": ["nowhere.png", "no such file"],
+    "restore cut.png -o out --checkpoint net": ["cut.png", "truncated"],
+    "restore text.png -o out --checkpoint net": ["text.png", "give a PNG"],
+    "restore empty -o out --checkpoint net": ["empty", "no pictures", ".png"],
+    "restore texts -o out --checkpoint net": ["texts", "no pictures", ".png"],
+    "restore a.png pictures/a.png -o out --checkpoint net": ["pictures/a.png", "rename"],
+    "restore a.png -o a.png --checkpoint net": ["a.png", "another output"],
+    "restore a.png -o a.png --overwrite --checkpoint net": ["a.png", "another output"],
+    "restore a.png -o a.png/out --checkpoint net": ["a.png/out", "Not a directory"],
+    "restore a.png -o a.png/out.png --checkpoint net": ["a.png/out.png", "create it first"],
+    "restore a.png -o out.jpg --checkpoint net": ["out.jpg", ".png"],
+    "restore pictures -o out.png --checkpoint net": ["out.png", "name a folder"],
+    "restore a.png -o out --checkpoint net --reference small.png": ["small.png", "24x20", "56x40"],
+    "restore a.png -o out --checkpoint net --reference cut.png": ["cut.png", "truncated"],
+    "restore a.png -o out --checkpoint net --reference nowhere.png": ["nowhere.png"],
+    "restore a.png -o out --checkpoint net --reference empty": ["a.png", "empty"],
+    "restore a.png -o out --checkpoint net --reference texts": ["a.png", "texts"],
+    "restore a.png -o out --checkpoint nowhere": ["nowhere", "tlc-jax convert"],
+    "restore a.png -o out --checkpoint empty": ["empty", "model.json", "tlc-jax convert"],
+    "restore a.png -o out --checkpoint damaged": ["damaged/params", "convert the weights again"],
+    "restore a.png -o out --checkpoint edited": ["edited", "convert the weights again"],
+    "restore a.png -o out --checkpoint official.pth": ["official.pth", "file", "tlc-jax convert"],
+    "restore a.png -o out --checkpoint two-views": ["two-views", "6 channels"],
+    "restore a.png -o out --checkpoint nan": ["a.png", "NaN", "weights"],
+    "restore a.png -o out --checkpoint net --set wdth=8": ["wdth", "train_size"],
+    "restore a.png -o out --checkpoint net --set width=8": ["width=8", "weights do not fit"],
+    "restore a.png -o out --checkpoint net --set train_size": ["train_size=[256,256]"],
+    "restore a.png -o out --checkpoint net --set train_size=7": ["train_size=7"],
+    "restore a.png -o out --checkpoint net --set train_size=[7]": ["train_size=[7]"],
+    "restore a.png -o out --checkpoint net --set train_size=[0,8]": ["train_size=[0,8]"],
+    # Options of their own; that they were set silently without effect was worse than no effect.
+    "restore a.png -o out --checkpoint net --set window=[8,8]": ["--set window", "--window"],
+    "restore a.png -o out --checkpoint net --set local_mode=false": ["local_mode", "--mode"],
+    "restore a.png -o out --checkpoint maxim --set train_size=[7,8]": ["train_size=(8, 8)"],
+    "info nowhere": ["nowhere", "tlc-jax convert"],
+    "info net --size 720": ["--size 720", "720x1280"],
+    "info net --size 0x5": ["--size 0x5", "720x1280"],
+    "info net --size 20x20 --set wdth=8": ["wdth", "train_size"],
+    "convert nowhere.pth new": ["nowhere.pth", "no such file"],
+    "convert text.png new": ["text.png", ".safetensors"],
+    "convert cut.safetensors new": ["cut.safetensors", "download it again"],
+    "convert release.safetensors net": ["net", "exists already"],
+    "convert release.safetensors a.png/out": ["a.png/out", "another destination"],
+    "convert release.safetensors new --set wdth=8": ["release.safetensors", "wdth", "train_size"],
+    "convert release.safetensors new --set train_size=7": ["train_size"],
+}
+
+
+@pytest.mark.parametrize("command", BAD)
+def test_bad_input(run, world, command):
+    before = files(world)
+    code, out, err = run(*command.split())
+    assert code == 2
+    assert len(err.splitlines()) == 1 and err.startswith("tlc-jax: "), err
+    assert all(word in err for word in BAD[command]), err
+    assert "Traceback" not in out
+    assert files(world) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        ("restore a.png -o out --checkpoint net --window 0", "--window"),
+        ("restore a.png -o out --checkpoint net --window big", "--window"),
+        ("restore a.png -o out --checkpoint net --mode both", "'local', 'global'"),
+        ("restore a.png -o out --checkpoint net --dtype float8", "'float32', 'bfloat16'"),
+        ("restore a.png --checkpoint net", "--output"),
+        ("restore a.png -o out", "--checkpoint"),
+        ("restore -o out --checkpoint net", "inputs"),
+        ("repair a.png", "repair"),
+    ],
+)
+def test_bad_usage(run, world, command, word):
+    before = files(world)
+    code, _, err = run(*command.split())
+    assert code == 2 and word in err and "Traceback" not in err
+    assert files(world) == before
+
+
+# As processes
+
+
+def process(world, cache, *command):
+    # Of compilations, the cache keeps only those that take a second.
+    environment = os.environ | {
+        "XDG_CACHE_HOME": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    options = {"cwd": world, "env": environment, "capture_output": True, "text": True}
+    return subprocess.run([str(word) for word in command], **options)
+
+
+def test_the_command(world, tmp_path):
+    arguments = ["restore", "small.png", "cut.png", "-o", tmp_path / "out", "--checkpoint", "net"]
+    ended = process(world, tmp_path / "cache", BIN / "tlc-jax", *arguments)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("tlc-jax: ") and len(ended.stderr.splitlines()) == 1
+    assert files(tmp_path / "out") == {Path("small.png")}
+    assert files(tmp_path / "cache/tlc-jax")  # what is compiled is there for the next call
+
+
+def test_the_converter_as_a_module(world, tmp_path):
+    module = [sys.executable, "-m", "checkpoints_convert"]
+    command = [*module, "release.safetensors", tmp_path / "new"]
+    ended = process(world, tmp_path, *command)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert isinstance(tlc.load(tmp_path / "new")[0], tlc.NAFNet)
+    ended = process(world, tmp_path, *command)
+    assert ended.returncode == 2 and ended.stderr.startswith("tlc-jax: ")
+    assert len(ended.stderr.splitlines()) == 1 and "exists already" in ended.stderr

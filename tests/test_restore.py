@@ -1,0 +1,205 @@
+"""Arrays in, arrays out: kinds of numbers, compilations, and the windows that are in force."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import tlc_jax as tlc
+from tlc_jax.checkpoints import abstract_params
+from tlc_jax.image import from_float
+from tlc_jax.restore import warm_up
+
+# One block, so that it compiles fast; its windows are 24 pixels.
+NET = tlc.NAFNet(
+    width=4, enc_blk_nums=(), middle_blk_num=1, dec_blk_nums=(), train_size=(16, 16)
+).clone(local_mode=True)
+
+compilations: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, duration, **_: compilations.append(event) if "backend_compile" in event else None
+)
+
+
+def weights(model, seed=0):
+    """Random, beta and gamma too: as they are initialised, blocks do nothing."""
+    rng = np.random.default_rng(seed)
+    shapes = abstract_params(model)
+    return jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
+
+
+PARAMS = weights(NET)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).random(shape, np.float32)
+
+
+# Kinds of numbers
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, jnp.bfloat16])
+def test_floats_stay_what_they_are(dtype):
+    image = noise(30, 34, 3).astype(dtype)
+    before = image.copy()
+    restored = tlc.restore(NET, PARAMS, image)
+    assert isinstance(restored, np.ndarray) and restored.dtype == dtype
+    np.testing.assert_array_equal(image, before)
+    # Computed in float32, and neither clipped nor rounded on the way out but by the type itself.
+    expected = jax.jit(NET.apply)({"params": PARAMS}, image[None].astype(np.float32))[0]
+    assert expected.min() < 0 and expected.max() > 1
+    tolerance = max(1e-5, 2 * float(jnp.finfo(dtype).eps))
+    np.testing.assert_allclose(
+        restored.astype(np.float32), expected, rtol=tolerance, atol=tolerance
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_whole_numbers_are_rounded_and_clipped(dtype):
+    image = from_float(noise(30, 34, 3), dtype)
+    restored = tlc.restore(NET, PARAMS, image)
+    floats = tlc.restore(NET, PARAMS, image.astype(np.float32) / np.float32(np.iinfo(dtype).max))
+    assert restored.dtype == dtype and floats.min() < 0 and floats.max() > 1
+    np.testing.assert_array_equal(restored, from_float(floats, dtype))
+
+
+def test_whole_numbers_cannot_say_nan():
+    broken = jax.tree.map(lambda x: np.full_like(x, np.nan), PARAMS)
+    assert np.isnan(tlc.restore(NET, broken, noise(30, 34, 3))).all()
+    with pytest.raises(ValueError, match="NaN"):
+        tlc.restore(NET, broken, np.zeros((30, 34, 3), np.uint8))
+
+
+@pytest.mark.parametrize("function", [tlc.restore, warm_up])
+@pytest.mark.parametrize(
+    "shape",
+    [(), (30, 34), (30, 34, 1), (30, 34, 4), (0, 34, 3), (30, 0, 3), (1, 30, 34, 3)],
+    ids=str,
+)
+def test_arrays_that_are_no_picture(function, shape):
+    with pytest.raises(ValueError) as error:
+        function(NET, PARAMS, np.zeros(shape, np.float32))
+    assert str(error.value) == (
+        f"NAFNet takes one picture (H, W, 3), got an array of shape {shape}."
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.int64, bool])
+def test_other_numbers(dtype):
+    with pytest.raises(TypeError, match=r"uint8, uint16 or floats, got (int64|bool)\."):
+        tlc.restore(NET, PARAMS, np.zeros((30, 34, 3), dtype))
+
+
+# Compilations
+
+
+def test_compiled_once_for_each_network_and_size():
+    def compiled(model, image, params=PARAMS):
+        compilations.clear()
+        tlc.restore(model, params, image)
+        return len(compilations)
+
+    image = noise(31, 37, 3)
+    assert compiled(NET, image) == 1
+    assert compiled(NET, noise(31, 37, 3, seed=1)) == 0
+    assert compiled(NET, from_float(image, np.uint8)) == 0
+    assert compiled(NET, image, weights(NET, seed=1)) == 0
+    # Networks are values: an equal one, made anew as by every load, is the same one.
+    assert compiled(tlc.NAFNet(**{name: getattr(NET, name) for name in FIELDS}), image) == 0
+    assert compiled(NET.clone(local_mode=False), image) == 1
+    assert compiled(NET, image.swapaxes(0, 1)) == 1
+
+
+FIELDS = ("width", "enc_blk_nums", "middle_blk_num", "dec_blk_nums", "train_size", "local_mode")
+
+
+def test_warm_up_leaves_nothing_to_compile():
+    image = noise(29, 41, 3)
+    compilations.clear()
+    warm_up(NET, PARAMS, image)
+    assert len(compilations) == 1
+    tlc.restore(NET, PARAMS, image)
+    assert len(compilations) == 1
+
+
+# Sites
+
+NAFNET = tlc.NAFNet(enc_blk_nums=(1, 1, 1, 2))
+RESTORMER = tlc.Restormer(num_blocks=(1, 1, 1, 1), num_refinement_blocks=1)
+MAXIM = tlc.Maxim(features=4, num_stages=1, num_groups=1, num_bottleneck_blocks=1)
+# By network: blocks at each resolution, and at each resolution size of the map, window by kind.
+# MAXIM pads 720 to 768, and its grids keep windows of the training size.
+WINDOWS_720P = {
+    NAFNET: (
+        [2, 2, 2, 3, 1],
+        [
+            ((720, 1280), {"mean": (384, 384)}),
+            ((360, 640), {"mean": (192, 192)}),
+            ((180, 320), {"mean": (96, 96)}),
+            ((90, 160), {"mean": (48, 48)}),
+            ((45, 80), {"mean": (24, 24)}),
+        ],
+    ),
+    RESTORMER: (
+        [3, 2, 2, 1],
+        [
+            ((720, 1280), {"attention": (384, 384)}),
+            ((360, 640), {"attention": (192, 192)}),
+            ((180, 320), {"attention": (96, 96)}),
+            ((90, 160), {"attention": (48, 48)}),
+        ],
+    ),
+    MAXIM: (
+        [6, 6, 6, 2],
+        [
+            ((768, 1280), {"mean": (384, 384), "grid": (256, 256)}),
+            ((384, 640), {"mean": (192, 192), "grid": (128, 128)}),
+            ((192, 320), {"mean": (96, 96), "grid": (64, 64)}),
+            ((96, 160), {"mean": (48, 48), "grid": (32, 32)}),
+        ],
+    ),
+}
+networks = pytest.mark.parametrize("model", WINDOWS_720P, ids=lambda model: type(model).__name__)
+
+
+@networks
+def test_sites(model):
+    counts, resolutions = WINDOWS_720P[model]
+    local = tlc.sites(model.clone(local_mode=True), (720, 1280))
+    assert {(site.size, site.kind, site.window) for site in local} == {
+        (size, kind, window) for size, kinds in resolutions for kind, window in kinds.items()
+    }
+    assert [sum(site.size == size for site in local) for size, _ in resolutions] == counts
+
+    assert len({site.name for site in local}) == len(local)
+    # A pooling has no parameters: the layer that holds it is the one to look for.
+    paths = flatten_dict(abstract_params(model), sep="/")
+    for site in local:
+        layer = site.name.removesuffix("/pool")
+        assert any(path.startswith(f"{layer}/") for path in paths), site.name
+
+    everywhere = tlc.sites(model, (720, 1280))
+    assert [site[:3] for site in everywhere] == [site[:3] for site in local]
+    assert all(site.window == site.size for site in everywhere)
+
+
+@networks
+def test_windows_are_no_larger_than_the_map(model):
+    for site in tlc.sites(model.clone(local_mode=True), (33, 640)):
+        assert site.window[0] == site.size[0] and site.window[1] < site.size[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "window"),
+    [
+        ({"train_size": (128, 256)}, (192, 384)),  # 1.5 times
+        ({"window": (100, 200)}, (100, 200)),
+        ({"train_size": (128, 128), "window": (100, 2000)}, (100, 1280)),
+        ({"window": (1, 1)}, (1, 1)),
+    ],
+    ids=str,
+)
+def test_windows_as_the_fields_say(fields, window):
+    model = NET.clone(**({"train_size": (256, 256)} | fields))
+    assert [site.window for site in tlc.sites(model, (720, 1280))] == [window]
