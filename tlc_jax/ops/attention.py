@@ -39,7 +39,7 @@ def transposed_attention(
     heads = temperature.size
     size = clip_window(window, (h, w))
     # A tile's products are made, summed into windows and come back as weights, c x c each time.
-    t_h, t_w = tile_size((h, w), size, cost=4 * c // heads)
+    t_h, t_w = tile_size((h, w), size, cost=c // heads)
     rows, columns = axis_tiles(h, size[0], t_h), axis_tiles(w, size[1], t_w)
     r, s = rows.cover.shape[1], columns.cover.shape[1]
 
@@ -55,7 +55,8 @@ def transposed_attention(
 
     def norms(x: jax.Array) -> jax.Array:
         squares = jnp.square(x.astype(jnp.float32)).sum(axis=-2)
-        return jnp.maximum(jnp.sqrt(in_windows(squares)), SMALLEST_NORM)
+        # The floor inside the root keeps the gradient of a black picture finite.
+        return jnp.sqrt(jnp.maximum(in_windows(squares), SMALLEST_NORM**2))
 
     inside = rows.inside.reshape(r, 1, t_h, 1) & columns.inside.reshape(1, s, 1, t_w)
     mask = jnp.asarray(inside.reshape(1, r, s, 1, t_h * t_w, 1), v.dtype)
@@ -65,7 +66,7 @@ def transposed_attention(
     # Stored once: XLA would make them anew, and in worse order, for each product that reads them.
     q, k, v = jax.lax.optimization_barrier((q, k, v))
     gram = jnp.einsum("...pc,...pd->...cd", q, k, preferred_element_type=jnp.float32)
-    cosine = in_windows(gram) / (norms(q)[..., :, None] * norms(k)[..., None, :])
+    cosine = in_windows(gram) / norms(q)[..., :, None] / norms(k)[..., None, :]
     weights = jax.nn.softmax(cosine * temperature.reshape(1, 1, 1, heads, 1, 1), axis=-1)
 
     share = (x.cover / x.cover.sum(axis=0) for x in (rows, columns))

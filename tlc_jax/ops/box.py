@@ -110,8 +110,9 @@ def window_sum(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arr
 
 def window_mean(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Array:
     """Mean of each window that lies inside the map; arguments and shapes as for `window_sum`."""
+    total = window_sum(x, window, method=method)
     _, h, w, _ = x.shape
-    return window_sum(x, window, method=method) / np.float32(math.prod(clip_window(window, (h, w))))
+    return total / np.float32(math.prod(clip_window(window, (h, w))))
 
 
 def spread(y: jax.Array, size: tuple[int, int]) -> jax.Array:

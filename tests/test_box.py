@@ -1,0 +1,268 @@
+"""Sliding sums, means and moments: every method against the definition in float64."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import sliding_window_view
+
+from tlc_jax.ops import local_mean, local_moments, local_sum, spread, window_mean, window_sum
+
+METHODS = ("auto", "reduce_window", "cumsum", "blocks")
+ULP = 2.0**-23  # of a float32 between 1 and 2
+
+# (H, W), window. Some are above the sizes at which "auto" and "blocks" change their ways.
+CASES = [
+    ((7, 9), (3, 3)),
+    ((9, 7), (2, 4)),
+    ((9, 11), (1, 1)),
+    ((55, 69), (48, 49)),
+    ((75, 61), (60, 51)),
+    ((30, 83), (50, 17)),  # covers the rows
+    ((83, 30), (17, 50)),  # covers the columns
+    ((23, 31), (23, 30)),
+    ((5, 6), (9, 11)),  # covers both
+    ((5, 6), None),
+    ((1, 40), (8, 16)),
+    ((1, 1), (8, 16)),
+]
+
+
+def image(size, *, mean=0.0, sd=1.0, batch=2, channels=3, dtype=np.float32):
+    rng = np.random.default_rng(sum(size))
+    return jnp.asarray(rng.normal(mean, sd, (batch, *size, channels)), dtype)
+
+
+def clipped(size, window):
+    return tuple(map(min, window or size, size))
+
+
+def views(x, window):
+    """All windows inside the map: (N, H', W', C, k_h, k_w) of x's type."""
+    x = np.asarray(x)
+    return sliding_window_view(x, clipped(x.shape[1:3], window), axis=(1, 2))
+
+
+def around(y, size, window):
+    """From the windows inside the map to one for each position, by the rule of TLC's padding."""
+    rows, columns = (
+        np.clip(np.arange(n) - (k - 1) // 2, 0, n - k)
+        for n, k in zip(size, clipped(size, window), strict=True)
+    )
+    return y[:, rows[:, None], columns]
+
+
+def integral_image_sum(x, window):
+    """The usual float32 form, four corners of a table of sums: the accuracy that ours must have."""
+    k_h, k_w = clipped(x.shape[1:3], window)
+    table = np.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0))).cumsum(axis=1).cumsum(axis=2)
+    bands = table[:, k_h:] - table[:, :-k_h]
+    return bands[:, :, k_w:] - bands[:, :, :-k_w]
+
+
+def assert_as_exact_as(ours, exact, usual):
+    """Ours may err three times as much as the usual form; `exact` is of float64."""
+    scale = np.abs(exact).max() or 1.0
+    errors = [
+        np.abs(a - b).max() / scale for a, b in [(ours, exact), (usual, exact), (ours, usual)]
+    ]
+    report = "ours {:.1e} and the usual form {:.1e} from float64, {:.1e} apart".format(*errors)
+    # The usual form happens to be exact on a few pixels: then the last digits still may differ.
+    assert errors[0] <= max(3 * errors[1], 4 * ULP), report
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("size", "window"), CASES, ids=str)
+def test_against_float64(size, window, method):
+    x = image(size, mean=0.5)
+    options = {"window": window, "method": method}
+
+    @jax.jit
+    def all_of_them(x):
+        return (
+            window_sum(x, **options),
+            window_mean(x, **options),
+            local_sum(x, **options),
+            local_mean(x, **options),
+            *local_moments(x, **options),
+        )
+
+    inside = views(np.float64(x), window)
+    usual = integral_image_sum(np.asarray(x), window)
+    pixels = inside.shape[-1] * inside.shape[-2]
+    total, mean = inside.sum(axis=(-1, -2)), inside.mean(axis=(-1, -2))
+    variance = inside.var(axis=(-1, -2))
+    usual_square = integral_image_sum(np.asarray(x * x), window) / np.float32(pixels)
+    usual_mean = usual / np.float32(pixels)
+    usual_variance = usual_square - usual_mean * usual_mean
+    widen = functools.partial(around, size=size, window=window)
+    expected = [
+        (total, usual),
+        (mean, usual_mean),
+        (widen(total), widen(usual)),
+        (widen(mean), widen(usual_mean)),
+        (widen(mean), widen(usual_mean)),
+        (widen(variance), widen(usual_variance)),
+    ]
+    for ours, (exact, usual) in zip(all_of_them(x), expected, strict=True):
+        assert ours.dtype == jnp.float32
+        assert ours.shape == exact.shape
+        assert_as_exact_as(np.asarray(ours), exact, usual)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("length", "k"), [(7, 3), (8, 4), (9, 2), (75, 50), (75, 51)])
+def test_border_rule(length, k, method):
+    """Row i's window starts at clip(i - (k - 1) // 2, 0, H - k)."""
+    # Squares tell which rows were added, and their sums are exact in float32.
+    line = np.arange(length) ** 2
+    starts = [min(max(i - (k - 1) // 2, 0), length - k) for i in range(length)]
+    expected = [line[start : start + k].sum() for start in starts]
+    for shape in ((1, length, 1, 1), (1, 1, length, 1)):
+        x = jnp.asarray(line.reshape(shape), jnp.float32)
+        assert local_sum(x, (k, k), method=method).ravel().tolist() == expected
+
+
+def test_spread_puts_the_larger_part_below():
+    y = jnp.arange(2.0).reshape(1, 2, 1, 1)
+    assert spread(y, (7, 1)).ravel().tolist() == [0, 0, 0, 1, 1, 1, 1]
+    # One value for the whole axis is left to broadcasting: it costs nothing.
+    assert spread(y[:, :1], (7, 5)).shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("size", "window"), [((55, 69), (48, 49)), ((75, 61), (60, 51))])
+def test_constants_stay(size, window, method):
+    """A flat picture must not show a pattern."""
+    x = jnp.broadcast_to(jnp.asarray([0.0, 1.0, -3.0, 0.75]), (1, *size, 4))
+    mean, variance = jax.jit(lambda x: local_moments(x, window, method=method))(x)
+    np.testing.assert_allclose(local_mean(x, window, method=method), x, rtol=ULP)
+    np.testing.assert_allclose(mean, x, rtol=ULP)
+    # The map's own mean may be an ulp off, depending on how it is compiled.
+    assert variance.max() <= (4 * 3 * ULP) ** 2
+
+
+@pytest.mark.parametrize("method", ["auto", "reduce_window", "blocks"])
+def test_error_does_not_grow_along_the_axis(method):
+    """Why there is not only "cumsum": along a bright axis it loses ever more digits."""
+    x = image((1, 40_000), mean=100.0, batch=1, channels=1)
+    exact = views(np.float64(x), (1, 64)).mean(axis=(-1, -2))
+    ours, cumsum = (np.abs(window_mean(x, (1, 64), method=m) - exact) for m in (method, "cumsum"))
+    bound = 64 * 100 * ULP  # 64 additions, each to half an ulp of the sum so far
+    assert ours.max() <= bound
+    assert cumsum.max() > 10 * ours.max()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_summed_in_float32(dtype, method):
+    """4560 pixels of about 100: a bfloat16 sum stands still on its way, a float16 one overflows."""
+    x = image((80, 90), mean=100.0, sd=10.0, dtype=dtype)
+    window = (57, 80)
+    exact = around(views(np.float64(x), window).mean(axis=(-1, -2)), (80, 90), window)
+    with np.errstate(over="ignore"):
+        naive = float(np.add.accumulate(np.asarray(x[0, :57, :80, 0]).ravel())[-1])
+    assert not 0.5 < naive / np.float64(x[0, :57, :80, 0]).sum() < 2
+
+    ours = local_mean(x, window, method=method)
+    assert ours.dtype == dtype
+    # Half an ulp for the rounding of the result, and a little for the float32 sum before it.
+    half = float(jnp.finfo(dtype).eps) / 2
+    np.testing.assert_allclose(np.float64(ours), exact, rtol=1.01 * half)
+
+    mean, variance = local_moments(x, window, method=method)
+    assert mean.dtype == variance.dtype == dtype
+    exact = around(views(np.float64(x), window).var(axis=(-1, -2)), (80, 90), window)
+    np.testing.assert_allclose(np.float64(variance), exact, rtol=1.01 * half)
+    assert window_mean(x, window, method=method).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("window", [(24, 24), (50, 53)])
+def test_variance_of_bright_flat_maps(window, method):
+    """Mean 30, standard deviation 0.1: E[x^2] - E[x]^2 in float32 is off by far more than 1%."""
+    x = image((55, 60), mean=30.0, sd=0.1)
+    exact = around(views(np.float64(x), window).var(axis=(-1, -2)), (55, 60), window)
+
+    def worst(variance):
+        return np.abs(np.asarray(variance) / exact - 1).max()
+
+    square, mean = (local_mean(y, window, method=method) for y in (x * x, x))
+    assert worst(square - mean * mean) > 0.01
+    mean, variance = local_moments(x, window, method=method)
+    assert worst(variance) < 1e-5
+    np.testing.assert_allclose(
+        mean, around(views(np.float64(x), window).mean(axis=(-1, -2)), (55, 60), window), rtol=4e-7
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("size", "window"), [((13, 17), (4, 5)), ((59, 70), (50, 11)), ((6, 5), None)]
+)
+def test_gradients(size, window, method):
+    """Each window hands its cotangent to its own pixels: for variances, times 2 (x - mean) / n."""
+    x = image(size, mean=1.0)
+    k_h, k_w = clipped(size, window)
+    inside = views(np.float64(x), window)
+    cotangents = np.random.default_rng(1).normal(size=inside.shape[:4])
+    deviation = inside - inside.mean(axis=(-1, -2), keepdims=True)
+    of_mean, of_variance = np.zeros((2, *x.shape))
+    for i in range(inside.shape[1]):
+        for j in range(inside.shape[2]):
+            pixels = np.s_[:, i : i + k_h, j : j + k_w]
+            share = cotangents[:, i, j, :, None, None] / (k_h * k_w)
+            of_mean[pixels] += share.transpose(0, 2, 3, 1)
+            of_variance[pixels] += (2 * share * deviation[:, i, j]).transpose(0, 2, 3, 1)
+
+    # Back from positions to windows: the rule of the border, transposed.
+    n = np.arange(np.prod(inside.shape[1:3])).reshape(1, *inside.shape[1:3], 1)
+    holders = np.bincount(around(n, size, window).ravel()).reshape(1, *inside.shape[1:3], 1)
+    spread_out = jnp.asarray(around(cotangents / holders, size, window), jnp.float32)
+
+    def functions(x):
+        return local_mean(x, window, method=method), *local_moments(x, window, method=method)
+
+    back = jax.jit(lambda x, cotangents: jax.vjp(functions, x)[1](cotangents)[0])
+    for which, exact in enumerate((of_mean, of_mean, of_variance)):
+        unit = tuple(jnp.float32(i == which) * spread_out for i in range(3))
+        ours = back(x, unit)
+        np.testing.assert_allclose(ours, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
+    # Where the variance is clamped at zero:
+    assert jnp.isfinite(back(jnp.full(x.shape, 0.3), (spread_out,) * 3)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_vmap_is_a_batch(method):
+    x = image((30, 70), batch=3)[:, None]
+    mean = functools.partial(local_mean, window=(9, 51), method=method)
+    np.testing.assert_array_equal(jax.vmap(mean)(x)[:, 0], mean(x[:, 0]))
+
+
+def test_one_trace_for_each_size_and_window():
+    @functools.partial(jax.jit, static_argnames="window")
+    @chex.assert_max_traces(n=3)
+    def mean(x, window):
+        return local_mean(x, window)
+
+    for _ in range(2):
+        for size, window in [((8, 9), (3, 3)), ((8, 9), (4, 3)), ((9, 8), (3, 3))]:
+            mean(image(size), window)
+
+
+@pytest.mark.parametrize(
+    "function", [window_sum, window_mean, local_sum, local_mean, local_moments]
+)
+def test_mistakes_are_named(function):
+    x = image((8, 9))
+    with pytest.raises(ValueError, match=r"'box'.*reduce_window, cumsum, blocks"):
+        function(x, (3, 3), method="box")
+    with pytest.raises(ValueError, match=r"\(N, H, W, C\), got shape \(8, 9, 3\)"):
+        function(x[0], (3, 3))
+    with pytest.raises(ValueError, match="at least 1 x 1 pixels, got 0 x 3"):
+        function(x, (0, 3))
+    with pytest.raises(TypeError):
+        function(x, (3, 3), "cumsum")  # the method goes by name

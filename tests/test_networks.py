@@ -1,0 +1,228 @@
+"""The networks: the releases' numbers, and what users do with a Flax module."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from checkpoints_convert import convert_state_dict
+from tlc_jax.checkpoints import abstract_params, count_params
+from tlc_jax.models import Baseline, NAFNet, Restormer
+from tlc_jax.models.nafnet import BaselineBlock, NAFBlock
+
+FLOAT32_ERROR = json.loads((Path(__file__).parent / "golden/float32_error.json").read_text())
+EPS = 2.0**-23  # of float32
+MODES = {"global": False, "local": True}
+
+# All kinds of layer, few of each: what takes time is compiling. Windows are 24 pixels.
+TINY = {
+    "nafnet": NAFNet(4, (1, 1), 1, (1, 1), train_size=(16, 16)),
+    "baseline": Baseline(4, (1, 1), 1, (1, 1), dw_expand=2, train_size=(16, 16)),
+    "restormer": Restormer(
+        dim=4, num_blocks=(1, 0, 0, 1), num_refinement_blocks=0, heads=(1, 2, 4, 8),
+        train_size=(16, 16),
+    ),
+}  # fmt: skip
+MULTIPLE = {"nafnet": 4, "baseline": 4, "restormer": 8}
+SIZE = (33, 53)
+
+traces = []
+# Half the time to compile, for tests that are not about the numbers of the program users run.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.partial(quick_jit, static_argnames="model")
+def forward(model, params, image):
+    traces.append((model, image.shape))
+    return model.apply({"params": params}, image)
+
+
+def photo(*size, batch=2, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).uniform(size=(batch, *size, 3)), jnp.float32)
+
+
+@functools.cache
+def random_params(name):
+    """No leaf is zero, as some are when training starts: each has to matter."""
+    rng = np.random.default_rng(0)
+
+    def leaf(path, shape):
+        spread = 0.3 if len(shape.shape) == 1 else 1 / np.sqrt(np.prod(shape.shape[:-1]))
+        around = 1.0 if path[-1].key in ("scale", "temperature") else 0.0
+        return jnp.asarray(rng.normal(around, spread, shape.shape), jnp.float32)
+
+    return jax.tree.map_with_path(leaf, abstract_params(TINY[name]))
+
+
+@pytest.fixture(params=TINY)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(params=MODES)
+def network(request, name):
+    """A tiny network in either mode, and its parameters: the same in both."""
+    return TINY[name].clone(local_mode=MODES[request.param]), random_params(name)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", FLOAT32_ERROR)
+def test_numbers_of_the_release(golden, name, mode):
+    """We may err three times as much as the release in float32 does, from its float64."""
+    meta, image, expected, tensors = golden(name)
+    model, params = convert_state_dict(tensors, train_size=tuple(meta["train_size"]))
+    network = model.clone(local_mode=MODES[mode])
+    ours = np.asarray(jax.jit(network.apply)({"params": params}, image))
+    exact = expected[mode]
+    error = np.abs(ours - exact).max() / max(1, exact.std())
+    release = FLOAT32_ERROR[name][mode]
+    assert ours.dtype == np.float32 and ours.shape == exact.shape
+    assert error <= max(1e-5, 3 * release), f"ours {error:.1e}, the release {release:.1e}"
+
+
+def test_goldens_tell_the_modes_apart(golden):
+    """Else parity would not prove that there is a local mode."""
+    for name in FLOAT32_ERROR:
+        expected = golden(name).expected
+        assert np.abs(expected["global"] - expected["local"]).max() > 1e-2
+
+
+def test_modes_share_parameters(name):
+    """Every name and shape of a checkpoint is the same, so that `clone` is all there is to do."""
+    model = TINY[name]
+    local = model.clone(local_mode=True)
+    assert abstract_params(model) == abstract_params(local)
+    assert not model.local_mode
+    # They are settings of a jitted function: equal ones share what is compiled.
+    assert hash(local) == hash(model.clone(local_mode=True)) and local == model.clone(
+        local_mode=True
+    )
+    assert local != model
+
+
+def test_window_that_covers_the_map_is_global(name):
+    model, params = TINY[name], random_params(name)
+    local, image = model.clone(local_mode=True), photo(*SIZE)
+    whole = forward(model, params, image)
+    covering = forward(local.clone(window=(64, 64)), params, image)
+    assert np.array_equal(covering, whole)
+    assert np.abs(forward(local, params, image) - whole).max() > 1e-3  # and a smaller one is not
+
+
+def test_pictures_of_a_batch_do_not_mix(network):
+    model, params = network
+    image = photo(*SIZE)
+    together = forward(model, params, image)
+    mapped = quick_jit(jax.vmap(lambda one: model.apply({"params": params}, one)))(image[:, None])
+    tolerance = {"rtol": 0, "atol": 32 * EPS * np.abs(together).max()}
+    np.testing.assert_allclose(mapped[:, 0], together, **tolerance)
+    for i in range(2):
+        single = forward(model, params, image[i : i + 1])
+        np.testing.assert_allclose(single, together[i : i + 1], **tolerance)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 300)])
+def test_any_size(network, name, size):
+    """As if the picture came with zeros below and to the right: they enter the statistics."""
+    model, params = network
+    image = photo(*size, batch=1)
+    h, w = size
+    below, right = (-n % MULTIPLE[name] for n in size)
+    padded = jnp.pad(image, ((0, 0), (0, below), (0, right), (0, 0)))
+    ours = forward(model, params, image)
+    assert ours.shape == image.shape
+    expected = forward(model, params, padded)[:, :h, :w]
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=32 * EPS * np.abs(expected).max())
+
+
+def test_one_trace_for_each_size_and_mode(name):
+    """Neither other pixels, other parameters nor another clone compile anew."""
+    params = random_params(name)
+    for seed in range(2):
+        for local_mode in MODES.values():
+            for size in (SIZE, (5, 300)):
+                model = TINY[name].clone(local_mode=local_mode)
+                image = photo(*size, batch=2 if size == SIZE else 1, seed=seed)
+                forward(model, jax.tree.map(lambda x, seed=seed: x + seed, params), image)
+                assert traces.count((model, image.shape)) == 1
+
+
+def test_gradients_reach_every_parameter(network):
+    model, params = network
+    image = photo(16, 32)  # one axis is covered by its window, the other is not
+
+    def loss(params):
+        return jnp.square(model.apply({"params": params}, image) - 0.5).mean()
+
+    for path, gradient in jax.tree.leaves_with_path(quick_jit(jax.grad(loss))(params)):
+        assert jnp.isfinite(gradient).all(), path
+        assert gradient.any(), path
+
+
+@pytest.mark.parametrize("block", [NAFBlock(), BaselineBlock(1, 2)], ids=["nafnet", "baseline"])
+def test_blocks_start_as_the_identity(block):
+    """beta and gamma start at zero, so that deep stacks can be trained."""
+    x = photo(6, 5)
+    y, _ = quick_jit(block.init_with_output)(jax.random.key(0), x)
+    assert np.array_equal(y, x)
+
+
+def test_bfloat16(network):
+    model, params = network
+    image = photo(*SIZE)
+    exact = forward(model, params, image)
+    half = forward(model.clone(dtype=jnp.bfloat16), params, image)
+    assert half.dtype == jnp.float32
+    # A layer rounds a few times (norm, product, bias, gate), by 2**-9 at most; independent errors
+    # grow with the root of their number, here taken as 9 a layer. The picture itself is added in
+    # float32, so the error is one of the residual.
+    layers = sum(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
+    residual, error = (np.sqrt(np.square(x).mean()) for x in (exact - image, half - exact))
+    assert 0 < error <= 3 * np.sqrt(layers) * 2.0**-9 * residual
+
+
+@pytest.mark.parametrize("computed", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("given", [jnp.float32, jnp.bfloat16])
+def test_result_is_of_the_type_of_the_picture(network, given, computed):
+    model, params = network
+    image = jax.ShapeDtypeStruct((1, *SIZE, 3), given)
+    out = jax.eval_shape(model.clone(dtype=computed).apply, {"params": params}, image)
+    assert (out.shape, out.dtype) == (image.shape, given)
+
+
+def test_as_an_nnx_module():
+    """Whoever writes NNX can take these networks through Flax's bridge."""
+    model, image = NAFNet(2, (1,), 0, (1,), train_size=(4, 4), local_mode=True), photo(8, 12)
+    module = nnx.bridge.ToNNX(model, rngs=nnx.Rngs(0)).lazy_init(image)
+    params = nnx.to_pure_dict(nnx.state(module, nnx.Param))
+    expected = forward(model, params, image)
+    np.testing.assert_allclose(module(image), expected, atol=8 * EPS * np.abs(expected).max())
+
+
+GOPRO = {"enc_blk_nums": (1, 1, 1, 28), "middle_blk_num": 1, "dec_blk_nums": (1, 1, 1, 1)}
+SIDD = {"enc_blk_nums": (2, 2, 4, 8), "middle_blk_num": 12, "dec_blk_nums": (2, 2, 2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [
+        (NAFNet(32, **GOPRO), 17_111_907),
+        (NAFNet(64, **GOPRO), 67_888_835),
+        (NAFNet(32, **SIDD), 29_159_715),
+        (NAFNet(64, **SIDD), 115_982_915),
+        (Baseline(32, **GOPRO), 17_023_875),
+        (Baseline(64, dw_expand=2, **GOPRO), 112_036_291),
+        (Restormer(), 26_126_644),
+        (Restormer(norm_bias=False), 26_111_668),
+        (Restormer(1, 1, norm_bias=False), 26_109_076),
+        (Restormer(6, 3, dual_pixel_task=True), 26_132_548),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_published_parameter_counts(model, count):
+    assert count_params(abstract_params(model)) == count

@@ -1,0 +1,161 @@
+"""Rearrangements, convolutions and norms: what loads without an error and gives wrong pictures."""
+
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tlc_jax.layers import Conv1x1, DepthwiseConv3x3, Downsample2x2, LayerNorm, simple_gate
+from tlc_jax.models import NAFNet
+from tlc_jax.ops import depthwise_conv, pad_to_multiple, pixel_shuffle, pixel_unshuffle, pointwise
+
+EPS = 2.0**-23  # of float32
+
+
+def normal(*shape, mean=0.0, sd=1.0):
+    rng = np.random.default_rng(sum(shape))
+    return rng.normal(mean, sd, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("r", [1, 2, 3])
+def test_pixel_shuffle_order(r):
+    """Channel (c * r + i) * r + j goes to row i and column j of the block of channel c."""
+    x = normal(2, 3, 5, 4 * r * r)
+    expected = np.zeros((2, 3 * r, 5 * r, 4), np.float32)
+    for row, column, c, i, j in itertools.product(*map(range, (3, 5, 4, r, r))):
+        expected[:, row * r + i, column * r + j, c] = x[:, row, column, (c * r + i) * r + j]
+    assert np.array_equal(pixel_shuffle(jnp.asarray(x), r), expected)
+    assert np.array_equal(pixel_unshuffle(jnp.asarray(expected), r), x)
+
+
+def test_pixel_shuffle_is_that_of_torch():
+    torch = pytest.importorskip("torch")
+    for function, layer, channels in [
+        (pixel_shuffle, torch.nn.PixelShuffle(2), 12),
+        (pixel_unshuffle, torch.nn.PixelUnshuffle(2), 3),
+    ]:
+        x = normal(2, 6, 10, channels)
+        expected = layer(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+        assert np.array_equal(function(jnp.asarray(x), 2), expected)
+
+
+def test_padding_is_below_and_to_the_right():
+    x = normal(2, 5, 8, 3)
+    padded = pad_to_multiple(jnp.asarray(x), 4)
+    assert padded.shape == (2, 8, 8, 3)
+    assert np.array_equal(padded[:, :5], x)
+    assert not padded[:, 5:].any()
+    assert pad_to_multiple(jnp.asarray(x), 1).shape == x.shape
+
+
+def correlation(x, kernel, *, stride=1, groups=1):
+    """The definition: (N, H, W, I) by (k, k, I / groups, O), with zeros around if k is odd."""
+    x, kernel = np.float64(x), np.float64(kernel)
+    k, _, per_group, outputs = kernel.shape
+    margin = k // 2 * (k % 2)
+    x = np.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    h, w = ((n - k) // stride + 1 for n in x.shape[1:3])
+    out = np.zeros((x.shape[0], h, w, outputs))
+    for o in range(outputs):
+        first = o // (outputs // groups) * per_group
+        for i, j, c in itertools.product(range(k), range(k), range(per_group)):
+            rows, columns = (
+                slice(a, a + (n - 1) * stride + 1, stride) for a, n in ((i, h), (j, w))
+            )
+            out[..., o] += x[:, rows, columns, first + c] * kernel[i, j, c, o]
+    return out
+
+
+# Unequal channel numbers and sizes, so that a wrong transpose shows.
+CONVOLUTIONS = {
+    "depthwise": (DepthwiseConv3x3(), (2, 5, 9, 6), (3, 3, 1, 6), {"groups": 6}),
+    "pointwise": (Conv1x1(6), (2, 5, 9, 4), (1, 1, 4, 6), {}),
+    "square": (Conv1x1(5), (2, 4, 9, 5), (1, 1, 5, 5), {}),
+    "downsample": (Downsample2x2(6), (2, 4, 10, 5), (2, 2, 5, 6), {"stride": 2}),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolution_layers(name):
+    layer, shape, kernel_shape, kind = CONVOLUTIONS[name]
+    x, kernel, bias = normal(*shape), normal(*kernel_shape), normal(kernel_shape[-1])
+    variables = {"params": {"kernel": kernel, "bias": bias}}
+    shapes = jax.tree.map(jnp.shape, layer.init(jax.random.key(0), x))
+    assert shapes == jax.tree.map(jnp.shape, variables)
+
+    ours = jax.jit(layer.apply)(variables, x)
+    exact = correlation(x, kernel, **kind)
+    terms = correlation(abs(x), abs(kernel), **kind).max()
+    np.testing.assert_allclose(ours, exact + bias, rtol=0, atol=4 * EPS * terms)
+
+    half = layer.clone(dtype=jnp.bfloat16).apply(variables, x)
+    assert half.dtype == jnp.bfloat16  # what there is to gain is memory
+    # Half an ulp, 2**-9, for each factor, each of at most 10 sums, the result and its bias.
+    np.testing.assert_allclose(np.float64(half), exact + bias, rtol=0, atol=14 * 2.0**-9 * terms)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_depthwise_conv_of_any_odd_size(k):
+    x, kernel = normal(2, 6, 4, 3), normal(k, k, 1, 3)
+    exact = correlation(x, kernel, groups=3)
+    np.testing.assert_allclose(
+        depthwise_conv(jnp.asarray(x), jnp.asarray(kernel)), exact, atol=1e-5
+    )
+
+
+def test_pointwise_takes_any_number_of_axes():
+    x, kernel = normal(7, 4), normal(1, 1, 4, 6)
+    np.testing.assert_allclose(pointwise(x, kernel), x @ kernel[0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("mean", [0.0, 300.0])
+@pytest.mark.parametrize("center", [True, False], ids=["WithBias", "BiasFree"])
+def test_layer_norm(center, mean):
+    """Two passes: at mean 300 and deviation 0.1 the one-pass variance is lost altogether."""
+    x, scale, bias = normal(2, 3, 5, 24, mean=mean, sd=0.1), normal(24), normal(24)
+    params = {"scale": scale} | ({"bias": bias} if center else {})
+    for epsilon in (1e-5, 1e-2):
+        layer = LayerNorm(epsilon, center=center)
+        shapes = jax.tree.map(jnp.shape, layer.init(jax.random.key(0), x))["params"]
+        assert shapes == jax.tree.map(jnp.shape, params)
+
+        wide = np.float64(x)
+        scaled = scale / np.sqrt(wide.var(axis=-1, keepdims=True) + epsilon)
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        exact = centred * scaled + bias if center else wide * scaled
+        ours = layer.apply({"params": params}, x)
+        # The mean itself is known to an ulp of x, 3e-5, against the deviation of 0.1.
+        tolerance = (4 * EPS * max(1, mean) / 0.1 + 4 * EPS) * np.abs(exact).max()
+        np.testing.assert_allclose(ours, exact, rtol=0, atol=tolerance)
+    one_pass = np.square(x).mean(axis=-1) - np.square(x.mean(axis=-1))
+    assert mean == 0 or np.abs(one_pass / wide.var(axis=-1) - 1).max() > 0.3
+
+
+def test_layer_norm_of_half_precision_counts_in_float32():
+    x = jnp.asarray(normal(2, 3, 5, 24, mean=8.0), jnp.bfloat16)
+    params = LayerNorm(1e-6).init(jax.random.key(0), x)
+    wide = np.float64(x)
+    exact = (wide - wide.mean(-1, keepdims=True)) / wide.std(-1, keepdims=True)
+    ours = LayerNorm(1e-6).apply(params, x)
+    assert ours.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.float64(ours), exact, rtol=2.0**-8, atol=1e-5)
+    assert LayerNorm(1e-6, dtype=jnp.float32).apply(params, x).dtype == jnp.float32
+
+
+def test_simple_gate_multiplies_the_halves():
+    gated = simple_gate(jnp.asarray([[2.0, 3.0, 5.0, 7.0]]))
+    assert gated.tolist() == [[10.0, 21.0]]
+
+
+def test_no_grouped_convolution_is_compiled():
+    """Through `feature_group_count` a depthwise convolution is 40 times slower on XLA:CPU."""
+    model = NAFNet(4, (1,), 1, (1,), local_mode=True)
+    image = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    program = jax.jit(model.apply).lower(variables, image).as_text()
+    groups = re.findall(r"(?:feature|batch)_group_count\s*=\s*(\d+)", program)
+    assert groups  # `intro` and `ending` at least
+    assert set(groups) == {"1"}
