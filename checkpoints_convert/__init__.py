@@ -97,6 +97,9 @@ def convert_state_dict(
             f"{cls.__name__} has no field {', '.join(unknown)}; "
             f"it has {', '.join(config_fields(cls))}."
         )
+    for field, value in overrides.items():
+        if type(value) is not type(default := getattr(cls, field)):
+            raise ConversionError(f"{field}={value} is not of the kind of {field}={default}.")
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
         model = cls(**(release.infer_config(shapes) | overrides))

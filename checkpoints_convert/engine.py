@@ -56,8 +56,9 @@ class Rule(NamedTuple):
 
 def count(names: Shapes, pattern: str) -> int:
     """How long a list of modules is; `pattern` is the start of their names, its group the index."""
+    # Counted, as a name with a huge index must not ask for that many modules.
     found = (re.match(pattern, name) for name in names)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    return len({match[1] for match in found if match})
 
 
 def fill(

@@ -22,6 +22,7 @@ def infer_maxim(shapes: Shapes) -> dict[str, Any]:
     return {
         "inp_channels": inp_channels,
         "features": features,
+        "depth": count(shapes, r"stage_0_encoder_block_(\d+)/"),
         "num_stages": count(shapes, r"stage_(\d+)_"),
         "num_groups": count(shapes, r"stage_0_encoder_block_0/SplitHeadMultiAxisGmlpLayer_(\d+)"),
         "num_bottleneck_blocks": count(shapes, r"stage_0_global_block_(\d+)"),

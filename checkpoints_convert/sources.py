@@ -103,12 +103,17 @@ def _bare(path: Path, content: Any) -> dict[str, np.ndarray]:
     tensors = {name: x for name, x in content.items() if isinstance(name, str) and _is_tensor(x)}
     if any(name.startswith(FLAX_TARGET) for name in tensors):
         tensors = {name: x for name, x in tensors.items() if name.startswith(FLAX_TARGET)}
-    tensors = {
+    bare = {
         name.removeprefix(FLAX_TARGET).removeprefix("module."): x for name, x in tensors.items()
     }
-    if not tensors:
+    if len(bare) < len(tensors):
+        raise ConversionError(
+            f"{path}: names tensors both with and without 'module.'; take the file as its authors "
+            "publish it."
+        )
+    if not bare:
         raise ConversionError(f"{path}: holds no tensors; name a published checkpoint.")
-    return tensors
+    return bare
 
 
 def _is_tensor(x: Any) -> bool:

@@ -137,6 +137,12 @@ def test_no_folder(tmp_path):
             load(tmp_path / name)
 
 
+def test_parameters_of_another_network(tmp_path):
+    with pytest.raises(CheckpointError, match="not the parameters of this NAFNet"):
+        save(tmp_path / "net", NAFNET.clone(width=12), params_of(NAFNET))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_without_model_json(tmp_path):
     with pytest.raises(CheckpointError, match=r"it holds no model\.json; make one with"):
         load(tmp_path)

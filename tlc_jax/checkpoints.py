@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,19 +64,24 @@ def save(path: str | os.PathLike, model: nn.Module, params: Params, **metadata: 
       **metadata: further entries of model.json (source, licence of the weights, task, ...).
 
     Raises:
-      CheckpointError: the path exists or cannot be written.
+      CheckpointError: the path exists or cannot be written, or the parameters are not those of
+        the network.
     """
     import orbax.checkpoint as ocp  # half a second that only loading and saving should pay
 
     path = Path(path).absolute()
     params = jax.tree.map(np.asarray, params)  # arrays of JAX load only where they were saved
+    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, abstract_params(model)):
+        raise CheckpointError(
+            f"{path}: these are not the parameters of this {type(model).__name__}."
+        )
     names = {cls: name for name, cls in MODELS.items()}
     description = {
+        **metadata,
         "format": FORMAT,
         "network": names[type(model)],
         "config": config_of(model),
         "parameters": count_params(params),
-        **metadata,
     }
     with _whole_folder(path) as folder:
         with ocp.StandardCheckpointer() as checkpointer:
@@ -143,7 +148,10 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, Params]:
         for name, value in description["config"].items()
     }
     try:
-        model = MODELS[description["network"]](**config)
+        network = MODELS[description["network"]]
+        if unknown := config.keys() - config_fields(network):
+            raise ValueError(f"it has no {', '.join(sorted(unknown))}")
+        model = network(**config)
         target = abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
     except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise CheckpointError(
@@ -151,7 +159,11 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, Params]:
             f"({_first_line(error)}); convert the weights again."
         ) from None
     # Seen before orbax opens the files: once that fails, its threads print tracebacks of their own.
-    if _digest(path / "params") != description.get("params_sha256"):
+    try:
+        whole = _digest(path / "params") == description.get("params_sha256")
+    except OSError:
+        whole = False
+    if not whole:
         raise CheckpointError(
             f"{path / 'params'}: damaged or incomplete; copy it again or convert the weights again."
         )
@@ -191,14 +203,14 @@ def _whole_folder(path: Path) -> Iterator[Path]:
         raise CheckpointError(f"{path}: exists already; remove it or choose another destination.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        scratch = path.with_name(f".{uuid.uuid4().hex}.tmp")
+        scratch.mkdir()
     except OSError as error:
         raise CheckpointError(
             f"{path}: cannot be written ({_first_line(error)}); choose another destination."
         ) from None
     try:
         yield scratch
-        scratch.chmod(0o755)
         scratch.rename(path)
     except (OSError, ValueError) as error:  # the latter is tensorstore's
         raise CheckpointError(

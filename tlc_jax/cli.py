@@ -86,6 +86,9 @@ def restore_command(
 ) -> None:
     """Restore pictures; they are written as PNG, with 8 or 16 bits as they came."""
     jobs = _jobs(inputs, output, overwrite)
+    if not jobs:
+        return
+    _check_writable(jobs[0][1].parent)
     model, params = checkpoints.load(checkpoint)
     model = _with_settings(model, settings)
     if model.inp_channels not in (1, 3):
@@ -112,8 +115,8 @@ def restore_command(
         except (ImageError, UserError) as error:
             failed = True
             _complain(error)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             failed = True
             _complain(f"{source}: not enough memory; try --dtype bfloat16 or cut the picture.")
@@ -141,6 +144,7 @@ def _restore_file(
             "again, and compute in float32."
         )
     written = from_float(restored, picture.pixels.dtype)
+    target.parent.mkdir(parents=True, exist_ok=True)
     write_image(target, written, alpha=picture.alpha, icc_profile=picture.icc_profile)
 
     height, width, _ = pixels.shape
@@ -156,7 +160,7 @@ def _restore_file(
         lines.append(f"  PSNR {before:.3f} -> {after:.3f} dB ({as_written:.3f} as written)")
         if min(height, width) >= metrics.TAPS:
             before, after = (float(metrics.ssim(image, truth)) for image in (pixels, restored))
-            lines[-1] += f", SSIM {before:.4f} -> {after:.4f}"
+            lines[-1] += f", SSIM per channel {before:.4f} -> {after:.4f}"
     return "\n".join(lines)
 
 
@@ -214,8 +218,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of the user end it with one sentence and exit code 2."""
     from checkpoints_convert import ConversionError
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tlc-jax"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "tlc-jax"))
     try:
         app(arguments)
     except (UserError, ImageError, checkpoints.CheckpointError, ConversionError) as error:
@@ -246,10 +251,6 @@ def _jobs(inputs: list[Path], output: Path, overwrite: bool) -> list[tuple[Path,
         jobs = [(sources[0], output)]
     else:
         jobs = [(source, output / f"{source.stem}.png") for source in sources]
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{output}: cannot be made ({error.strerror}).") from None
     by_target: dict[Path, Path] = {}
     for source, target in jobs:
         if target in by_target:
@@ -268,6 +269,13 @@ def _jobs(inputs: list[Path], output: Path, overwrite: bool) -> list[tuple[Path,
             f"{len(kept)} outputs exist already, {kept[0]} first; --overwrite redoes them"
         )
     return [(source, target) for source, target in jobs if not target.exists()]
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse before the work what would fail after it; the folder is made when it is needed."""
+    present = next(path for path in (folder, *folder.parents) if path.exists())
+    if not present.is_dir() or not os.access(present, os.W_OK):
+        raise UserError(f"{present}: not a folder that can be written to; choose another output.")
 
 
 def _reference(reference: Path, source: Path, picture: Picture) -> Any:
@@ -316,11 +324,12 @@ def _with_settings(model: nn.Module, settings: Sequence[str] | None) -> nn.Modul
             f"--set {', '.join(sorted(unknown))}: the fields of {type(model).__name__} are "
             f"{', '.join(sorted(fields))}; --mode, --window and --dtype are options of their own."
         )
+    _check_types(model, wanted)
     try:
         changed = model.clone(**wanted)
         local = changed.clone(local_mode=True)  # which looks at train_size, too
         same = checkpoints.abstract_params(local) == checkpoints.abstract_params(model)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise UserError(f"--set {' --set '.join(settings or ())}: {error}") from None
     if not same:
         raise UserError(
@@ -328,3 +337,14 @@ def _with_settings(model: nn.Module, settings: Sequence[str] | None) -> nn.Modul
             "weights do not fit; only fields without parameters can be set."
         )
     return changed
+
+
+def _check_types(model: nn.Module, wanted: dict[str, Any]) -> None:
+    """Refuse values of another type than the field's: a text "False" would count as true."""
+    for name, value in wanted.items():
+        present = getattr(model, name)
+        if type(value) is not type(present):
+            raise UserError(
+                f"--set {name}={value}: write a value like the present one, "
+                f"{name}={json.dumps(present)}."
+            )

@@ -26,13 +26,15 @@ def restore(model: nn.Module, params: Params, image: np.ndarray) -> np.ndarray:
     Args:
       model: a network; `model.clone(local_mode=True)` for TLC.
       params: its parameter tree.
-      image: (H, W, C) RGB or gray, float in [0, 1], uint8 or uint16.
+      image: (H, W, C) with the network's channels, float in [0, 1], uint8 or uint16.
 
     Returns:
-      (H, W, C) of the same kind, integers rounded and clipped; floats are not clipped.
+      (H, W, C) of the same type, 3 channels of a dual-pixel network; whole numbers are rounded and
+      clipped, floats are not.
 
     Raises:
       ValueError: an array that is no picture, or not of the network's channels.
+      TypeError: other types of numbers.
     """
     image = np.asarray(image)
     restored = np.asarray(_forward(model, params, _checked(model, image)))
@@ -54,13 +56,13 @@ def _checked(model: nn.Module, image: np.ndarray) -> np.ndarray:
             f"{type(model).__name__} takes one picture (H, W, {channels}), got an array of shape "
             f"{image.shape}."
         )
-    return to_float(image).astype(np.float32)
+    return to_float(image)
 
 
 class Site(NamedTuple):
     """One place where a network aggregates over positions."""
 
-    name: str  # path in the parameter tree
+    name: str  # path of the module
     kind: str  # what is aggregated: "mean", "attention", "grid"
     size: tuple[int, int]  # of its feature map
     window: tuple[int, int]  # in force there, in feature pixels, no larger than the map

@@ -11,6 +11,8 @@ So each pixel is met once, as in the global attention, however much the windows 
 are of many sizes; cut into equal tiles they make one batch of products.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ from tlc_jax.ops.windows import Window, axis_tiles, clip_window, tile_size
 SMALLEST_NORM = 1e-12
 
 
+@functools.partial(jax.jit, static_argnames="window")
 def transposed_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, temperature: jax.Array, window: Window = None
 ) -> jax.Array:
@@ -34,9 +37,17 @@ def transposed_attention(
 
     Returns:
       (N, H, W, C) of v's type.
+
+    Raises:
+      ValueError: arrays of unlike shapes, or channels that do not divide into the heads.
     """
-    n, h, w, c = v.shape
     heads = temperature.size
+    if not q.shape == k.shape == v.shape or v.ndim != 4 or v.shape[-1] % heads:
+        raise ValueError(
+            f"q, k and v are (N, H, W, C) with C a multiple of {heads} heads, got {q.shape}, "
+            f"{k.shape} and {v.shape}."
+        )
+    n, h, w, c = v.shape
     size = clip_window(window, (h, w))
     # A tile's products are made, summed into windows and come back as weights, c x c each time.
     t_h, t_w = tile_size((h, w), size, cost=c // heads)
@@ -46,6 +57,10 @@ def transposed_attention(
     def tiles(x: jax.Array) -> jax.Array:
         """(N, rows, columns, heads, pixels of a tile, c)."""
         x = _take(_take(x, rows.source, axis=1), columns.source, axis=2)
+        # What fills up the tiles counts for nothing; masks of one axis stay small in the program.
+        if not (rows.inside.all() and columns.inside.all()):
+            x = x * jnp.asarray(rows.inside, x.dtype)[None, :, None, None]
+            x = x * jnp.asarray(columns.inside, x.dtype)[None, None, :, None]
         x = x.reshape(n, r, t_h, s, t_w, heads, -1).transpose(0, 1, 3, 5, 2, 4, 6)
         return x.reshape(n, r, s, heads, t_h * t_w, -1)
 
@@ -58,14 +73,12 @@ def transposed_attention(
         # The floor inside the root keeps the gradient of a black picture finite.
         return jnp.sqrt(jnp.maximum(in_windows(squares), SMALLEST_NORM**2))
 
-    inside = rows.inside.reshape(r, 1, t_h, 1) & columns.inside.reshape(1, s, 1, t_w)
-    mask = jnp.asarray(inside.reshape(1, r, s, 1, t_h * t_w, 1), v.dtype)
     q, k, v = tiles(q), tiles(k), tiles(v)
-    if not inside.all():
-        q, k = q * mask, k * mask
     # Stored once: XLA would make them anew, and in worse order, for each product that reads them.
     q, k, v = jax.lax.optimization_barrier((q, k, v))
-    gram = jnp.einsum("...pc,...pd->...cd", q, k, preferred_element_type=jnp.float32)
+    gram = jnp.einsum(
+        "...pc,...pd->...cd", q, k, precision="highest", preferred_element_type=jnp.float32
+    )
     cosine = in_windows(gram) / norms(q)[..., :, None] / norms(k)[..., None, :]
     weights = jax.nn.softmax(cosine * temperature.reshape(1, 1, 1, heads, 1, 1), axis=-1)
 

@@ -6,6 +6,7 @@ back to H x W, and `local_*` do both. Whatever acts on single positions commutes
 it before, on the smaller map. Everything is accumulated in float32.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -73,6 +74,9 @@ METHODS: dict[str, Callable[[jax.Array, int], jax.Array]] = {
 }
 
 
+_jit = functools.partial(jax.jit, static_argnames=("window", "method"))
+
+
 def window_sum(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Array:
     """Sum of each window that lies inside the map.
 
@@ -86,9 +90,12 @@ def window_sum(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arr
 
     Raises:
       ValueError: a window below 1 pixel, an unknown method or an array that is not NHWC.
+      TypeError: whole numbers.
     """
     if x.ndim != 4:
         raise ValueError(f"expected an array (N, H, W, C), got shape {x.shape}.")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"expected floats, got {x.dtype}.")
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}.")
     n, h, w, c = x.shape
@@ -130,6 +137,7 @@ def spread(y: jax.Array, size: tuple[int, int]) -> jax.Array:
     return y
 
 
+@_jit
 def local_sum(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Array:
     """Sum of the window around each position; arguments as for `window_sum`.
 
@@ -139,6 +147,7 @@ def local_sum(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arra
     return _full(window_sum(x, window, method=method), x)
 
 
+@_jit
 def local_mean(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Array:
     """Mean of the window around each position: TLC's local average pooling.
 
@@ -155,6 +164,7 @@ def local_mean(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arr
 
     Raises:
       ValueError: a window below 1 pixel, an unknown method or an array that is not NHWC.
+      TypeError: whole numbers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -165,6 +175,7 @@ def local_mean(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arr
     return _full(window_mean(x, window, method=method), x)
 
 
+@_jit
 def local_moments(
     x: jax.Array, window: Window, *, method: str = "auto"
 ) -> tuple[jax.Array, jax.Array]:

@@ -4,6 +4,7 @@ Chu et al., "Improving Image Restoration by Revisiting Global Information Aggreg
 arXiv 2112.04491). A window is a pair (height, width); `None` stands for the whole map.
 """
 
+import functools
 import itertools
 import math
 from typing import NamedTuple
@@ -36,12 +37,16 @@ def site_window(
     Returns:
       (height, width) in feature pixels, at least 1.
 
+    Raises:
+      ValueError: a size that is not two whole numbers of pixels.
+
     Example:
       >>> site_window((256, 256), stride=8)
       (48, 48)
     """
-    if not isinstance(train_size, tuple) or len(train_size) != 2 or min(train_size) < 1:
-        raise ValueError(f"train_size is (height, width) in pixels, got {train_size}.")
+    _check_pair("train_size", train_size)
+    if window is not None:
+        _check_pair("window", window)
     height, width = window or (train_size[0] * 3 // 2, train_size[1] * 3 // 2)
     vertical, horizontal = stride if isinstance(stride, tuple) else (stride, stride)
 
@@ -61,9 +66,14 @@ def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
     """
     if window is None:
         return size
-    if min(window) < 1:
-        raise ValueError(f"a window is at least 1 x 1 pixels, got {window[0]} x {window[1]}.")
+    _check_pair("window", window)
     return min(window[0], size[0]), min(window[1], size[1])
+
+
+def _check_pair(name: str, pair: tuple[int, int]) -> None:
+    whole = isinstance(pair, tuple) and all(isinstance(n, int) and n > 0 for n in pair)
+    if not whole or len(pair) != 2:
+        raise ValueError(f"{name} is (height, width) in whole pixels, got {pair}.")
 
 
 def axis_starts(length: int, window: int) -> tuple[int, ...]:
@@ -126,6 +136,7 @@ def axis_tiles(length: int, window: int, tile: int) -> AxisTiles:
     )
 
 
+@functools.cache
 def tile_size(size: tuple[int, int], window: tuple[int, int], cost: int) -> tuple[int, int]:
     """The tiles that cost least for a map of `size`: few of them, and little to fill up.
 
@@ -136,8 +147,10 @@ def tile_size(size: tuple[int, int], window: tuple[int, int], cost: int) -> tupl
 
     Example:
       >>> tile_size((720, 1280), (384, 384), cost=200)
-      (48, 43)
+      (56, 43)
     """
+    if window == size:
+        return size
 
     def counts(length: int, window: int) -> np.ndarray:
         cells = np.array([end - begin for begin, end in axis_cells(length, window)])
@@ -149,12 +162,15 @@ def tile_size(size: tuple[int, int], window: tuple[int, int], cost: int) -> tupl
     return int(best[0]) + 1, int(best[1]) + 1
 
 
-def extract_windows(x: jax.Array, window: tuple[int, int]) -> jax.Array:
+def extract_windows(x: jax.Array, window: Window) -> jax.Array:
     """The overlapping windows of `axis_starts`: (N, H, W, C) -> (windows * N, h, w, C)."""
-    _, height, width, _ = x.shape
+    n, height, width, c = x.shape
     h, w = clip_window(window, (height, width))
     rows, columns = axis_starts(height, h), axis_starts(width, w)
-    return jnp.concatenate([x[:, i : i + h, j : j + w] for i in rows for j in columns])
+    x = jnp.take(x, np.add.outer(rows, np.arange(h)).ravel(), axis=1, mode="clip")
+    x = jnp.take(x, np.add.outer(columns, np.arange(w)).ravel(), axis=2, mode="clip")
+    x = x.reshape(n, len(rows), h, len(columns), w, c)
+    return x.transpose(1, 3, 0, 2, 4, 5).reshape(-1, h, w, c)
 
 
 def average_windows(windows: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -165,15 +181,26 @@ def average_windows(windows: jax.Array, size: tuple[int, int]) -> jax.Array:
       size: (H, W) of the whole map.
 
     Returns:
-      (N, H, W, C).
+      (N, H, W, C) of the same type, averaged in float32.
     """
     _, h, w, c = windows.shape
-    rows, columns = axis_starts(size[0], h), axis_starts(size[1], w)
-    windows = windows.reshape(len(rows), len(columns), -1, h, w, c)
-    total = jnp.zeros((windows.shape[2], *size, c), windows.dtype)
-    count = np.zeros((*size, 1), np.float32)
-    for i, top in enumerate(rows):
-        for j, left in enumerate(columns):
-            total = total.at[:, top : top + h, left : left + w].add(windows[i, j])
-            count[top : top + h, left : left + w] += 1
-    return total * jnp.asarray(1 / count, total.dtype)[None]
+    rows, columns = len(axis_starts(size[0], h)), len(axis_starts(size[1], w))
+    x = windows.reshape(rows, columns, -1, h, w, c).transpose(2, 0, 3, 1, 4, 5)
+    x = x.reshape(-1, rows * h, columns * w, c)
+    x = _average_axis(_average_axis(x, size[0], h, axis=1), size[1], w, axis=2)
+    return x.astype(windows.dtype)
+
+
+def _average_axis(x: jax.Array, length: int, window: int, axis: int) -> jax.Array:
+    """Windows side by side along an axis to the axis itself, float32."""
+    starts, position = np.array(axis_starts(length, window)), np.arange(length)
+    holds = (starts[:, None] <= position) & (position < starts[:, None] + window)
+    count, first = holds.sum(axis=0), holds.argmax(axis=0)
+    others = [other for other in range(x.ndim) if other != axis]
+    total = jnp.zeros((), jnp.float32)
+    for i in range(count.max()):  # two at most, as the windows are the fewest that cover the axis
+        which = np.minimum(first + i, first + count - 1)
+        part = jnp.take(x, which * window + position - starts[which], axis=axis, mode="clip")
+        share = np.where(i < count, 1 / count, 0).astype(np.float32)
+        total = total + part.astype(jnp.float32) * np.expand_dims(share, others)
+    return total
