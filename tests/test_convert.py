@@ -166,7 +166,7 @@ def test_overrides_replace_what_shapes_tell(nafnet):
         "unknown": ({"train_sise": (8, 8)}, "NAFNet has no field train_sise; it has .*train_size"),
         "how it is run": ({"local_mode": True}, "NAFNet has no field local_mode"),
         "at odds with the tensors": ({"width": 16}, r"intro\.bias: gives shape \(8,\).*\(16,\)"),
-        "no size": ({"width": 0}, "configuration cannot be told"),
+        "no size": ({"width": 0}, "configuration cannot be told|do not fit"),
     }.values(),
 )
 def test_overrides_that_cannot_be(nafnet, override, words):
