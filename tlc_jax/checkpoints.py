@@ -127,6 +127,31 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
     return description
 
 
+def load_abstract(path: str | os.PathLike) -> tuple[nn.Module, Params]:
+    """The network of a checkpoint folder, and its parameters as shapes: as `load`, unread.
+
+    Raises:
+      CheckpointError: as `describe`, or the configuration is not of the network that it names.
+    """
+    description = describe(path)
+    config = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in description["config"].items()
+    }
+    try:
+        network = MODELS[description["network"]]
+        if unknown := config.keys() - config_fields(network):
+            raise ValueError(f"it has no {', '.join(sorted(unknown))}")
+        model = network(**config)
+        params = abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
+    except Exception as error:  # whatever a network raises for sizes that it cannot have
+        raise CheckpointError(
+            f"{Path(path) / 'model.json'}: not a configuration of {description['network']} "
+            f"({_first_line(error)}); convert the weights again."
+        ) from None
+    return model, params
+
+
 def load(path: str | os.PathLike) -> tuple[nn.Module, Params]:
     """Read a checkpoint folder.
 
@@ -142,25 +167,10 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, Params]:
     import orbax.checkpoint as ocp
 
     path = Path(path).absolute()
-    description = describe(path)
-    config = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in description["config"].items()
-    }
-    try:
-        network = MODELS[description["network"]]
-        if unknown := config.keys() - config_fields(network):
-            raise ValueError(f"it has no {', '.join(sorted(unknown))}")
-        model = network(**config)
-        target = abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
-    except Exception as error:  # whatever a network raises for sizes that it cannot have
-        raise CheckpointError(
-            f"{path / 'model.json'}: not a configuration of {description['network']} "
-            f"({_first_line(error)}); convert the weights again."
-        ) from None
+    model, target = load_abstract(path)
     # Seen before orbax opens the files: once that fails, its threads print tracebacks of their own.
     try:
-        whole = _digest(path / "params") == description.get("params_sha256")
+        whole = _digest(path / "params") == describe(path).get("params_sha256")
     except OSError:
         whole = False
     if not whole:

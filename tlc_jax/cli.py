@@ -185,7 +185,8 @@ def info(
         console.print(f"{name:22}{value}")
     if size is None:
         return
-    model = _with_settings(checkpoints.load(checkpoint)[0], settings)
+    model, _ = checkpoints.load_abstract(checkpoint)
+    model = _with_settings(model, settings)
     model = model.clone(local_mode=True, window=None if window is None else (window, window))
     # No table of rich's: it would cut the names to the width of the terminal.
     line = "{:12}{:12}{:12}{}".format
