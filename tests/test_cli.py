@@ -320,7 +320,7 @@ def test_out_of_memory(run, tmp_path, monkeypatch):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
         return tlc.restore(model, params, image)
 
-    monkeypatch.setattr(cli, "restore_array", restore)
+    monkeypatch.setattr(cli.restoring, "restore_array", restore)
     code, _, err = run("restore", "pictures", "-o", tmp_path / "out", "--checkpoint", "net")
     assert code == 2 and len(err.splitlines()) == 1
     assert "pictures/a.png" in err and "memory" in err and "bfloat16" in err

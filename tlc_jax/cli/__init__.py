@@ -1,0 +1,38 @@
+"""The command line, one file for each group of commands."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import jax
+import typer
+
+from tlc_jax.checkpoints import CheckpointError
+from tlc_jax.cli.common import UserError, complain
+from tlc_jax.cli.restoring import restore
+from tlc_jax.cli.weights import convert, info
+from tlc_jax.image import ImageError
+
+app = typer.Typer(
+    help="Restore photographs with JAX networks, with local statistics (TLC) or global ones.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (restore, info, convert):
+    app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors of the user end it with one sentence and exit code 2."""
+    from checkpoints_convert import ConversionError
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "tlc-jax"))
+    try:
+        app(arguments)
+    except (UserError, ImageError, CheckpointError, ConversionError) as error:
+        complain(error)
+        sys.exit(2)

@@ -1,0 +1,152 @@
+"""What the commands share: how they speak, and how they take a network from a checkpoint."""
+
+import contextlib
+import dataclasses
+import enum
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import typer
+from rich.console import Console
+
+from tlc_jax import checkpoints
+from tlc_jax.models import Params
+
+# Linen's own fields, and those that are options here.
+NOT_TO_SET = {"parent", "name", "local_mode", "window", "dtype"}
+
+# Names of files may look like its markup.
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+class UserError(ValueError):
+    """What was asked for cannot be done; the message is the sentence to print."""
+
+
+class Mode(enum.StrEnum):
+    """Where the network's statistics come from."""
+
+    LOCAL = "local"
+    GLOBAL = "global"
+
+
+class Dtype(enum.StrEnum):
+    """The type to compute in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+Checkpoint = Annotated[Path, typer.Option(help="A folder that 'tlc-jax convert' wrote.")]
+WindowSide = Annotated[
+    int | None, typer.Option(min=1, help="Side of the window [1.5 x the training crops].")
+]
+ComputeIn = Annotated[Dtype, typer.Option("--dtype", help="The type to compute in.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="A field of the network; can be repeated."),
+]
+
+
+def load_network(
+    checkpoint: Path, mode: str, window: int | None, dtype: Dtype, settings: Sequence[str] | None
+) -> tuple[nn.Module, Params]:
+    """The network of a checkpoint, set as the options say, and its parameters; tells of them."""
+    model, params = checkpoints.load(checkpoint)
+    model = with_settings(model, settings).clone(
+        local_mode=mode == Mode.LOCAL,
+        window=None if window is None else (window, window),
+        dtype=jnp.bfloat16 if dtype is Dtype.BFLOAT16 else None,
+    )
+    licence = checkpoints.describe(checkpoint).get("weights_licence", "not recorded")
+    console.print(
+        f"{type(model).__name__} {mode} in {dtype} on {jax.default_backend()}, "
+        f"licence of the weights: {licence}"
+    )
+    return model, params
+
+
+@contextlib.contextmanager
+def enough_memory(source: Path) -> Iterator[None]:
+    """Turns the errors of a machine that runs out of memory into a sentence about `source`."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"{source}: not enough memory; try --dtype bfloat16 or cut the picture."
+        ) from None
+
+
+def complain(error: Exception | str) -> None:
+    """One sentence on standard error."""
+    print(f"tlc-jax: {error}", file=sys.stderr)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse before the work what would fail after it; the folder is made when it is needed."""
+    present = next(path for path in (folder, *folder.parents) if path.exists())
+    if not present.is_dir() or not os.access(present, os.W_OK):
+        raise UserError(f"{present}: not a folder that can be written to; choose another output.")
+
+
+def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
+    """FIELD=VALUE pairs; values are JSON, lists become tuples and anything else is text."""
+    parsed: dict[str, Any] = {}
+    for setting in settings or ():
+        name, separator, text = setting.partition("=")
+        if not separator:
+            raise UserError(
+                f"--set {setting}: write FIELD=VALUE, as in --set 'train_size=[256,256]'."
+            )
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        parsed[name] = tuple(value) if isinstance(value, list) else value
+    return parsed
+
+
+def with_settings(model: nn.Module, settings: Sequence[str] | None) -> nn.Module:
+    """The network with fields changed that do not change its parameters."""
+    wanted = parse_settings(settings)
+    if not wanted:
+        return model
+    fields = {field.name for field in dataclasses.fields(model)} - NOT_TO_SET
+    if unknown := wanted.keys() - fields:
+        raise UserError(
+            f"--set {', '.join(sorted(unknown))}: the fields of {type(model).__name__} are "
+            f"{', '.join(sorted(fields))}; --mode, --window and --dtype are options of their own."
+        )
+    _check_types(model, wanted)
+    try:
+        changed = model.clone(**wanted)
+        local = changed.clone(local_mode=True)  # which looks at train_size, too
+        same = checkpoints.abstract_params(local) == checkpoints.abstract_params(model)
+    except Exception as error:  # whatever a network raises for sizes that it cannot have
+        raise UserError(f"--set {' --set '.join(settings or ())}: {error}") from None
+    if not same:
+        raise UserError(
+            f"--set {' --set '.join(settings or ())}: this makes another network, which the "
+            "weights do not fit; only fields without parameters can be set."
+        )
+    return changed
+
+
+def _check_types(model: nn.Module, wanted: dict[str, Any]) -> None:
+    """Refuse values of another type than the field's: a text "False" would count as true."""
+    for name, value in wanted.items():
+        present = getattr(model, name)
+        if type(value) is not type(present):
+            raise UserError(
+                f"--set {name}={value}: write a value like the present one, "
+                f"{name}={json.dumps(present)}."
+            )

@@ -1,0 +1,65 @@
+"""`tlc-jax info` and `tlc-jax convert`: checkpoints, and the published weights behind them."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tlc_jax import checkpoints
+from tlc_jax.cli.common import (
+    Settings,
+    UserError,
+    WindowSide,
+    console,
+    parse_settings,
+    with_settings,
+)
+from tlc_jax.restore import sites
+
+
+def info(
+    checkpoint: Annotated[Path, typer.Argument(help="A folder that 'tlc-jax convert' wrote.")],
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="List the windows for pictures of this size.")
+    ] = None,
+    window: WindowSide = None,
+    settings: Settings = None,
+) -> None:
+    """Describe a checkpoint, and the window in force at every site of TLC."""
+    height_width = re.fullmatch(r"(\d+)x(\d+)", size or "1x1")
+    if height_width is None or "0" in height_width.groups():
+        raise UserError(f"--size {size}: give height x width in pixels, as in --size 720x1280.")
+    description = checkpoints.describe(checkpoint)
+    config = description.pop("config")
+    for name, value in (description | config).items():
+        console.print(f"{name:22}{value}")
+    if size is None:
+        return
+    model, _ = checkpoints.load_abstract(checkpoint)
+    model = with_settings(model, settings)
+    model = model.clone(local_mode=True, window=None if window is None else (window, window))
+    # No table of rich's: it would cut the names to the width of the terminal.
+    line = "{:12}{:12}{:12}{}".format
+    console.print(line("statistics", "map", "window", "site"))
+    height, width = map(int, height_width.groups())
+    for name, kind, (h, w), (k_h, k_w) in sites(model, (height, width)):
+        console.print(line(kind, f"{h}x{w}", f"{k_h}x{k_w}", name))
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A published .pth, .pt, .safetensors or .npz.")],
+    destination: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    settings: Settings = None,
+) -> None:
+    """Convert published weights into a checkpoint folder."""
+    from checkpoints_convert import convert_file  # the converter builds on this package
+
+    convert_file(source, destination, **parse_settings(settings))
+    description = checkpoints.describe(destination)
+    console.print(
+        f"{source} -> {destination}: {description['network']}, "
+        f"{description['parameters']:,} parameters, licence of the weights: "
+        f"{description['weights_licence']}; assumed, as shapes cannot tell: "
+        f"{', '.join(description['assumed']) or 'nothing'}"
+    )
