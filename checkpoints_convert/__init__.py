@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from checkpoints_convert import maxim, nafnet, restormer
+from checkpoints_convert import hinet, maxim, mprnet, nafnet, nafssr, restormer, rnn_mbp
 from checkpoints_convert.engine import ConversionError, Rule, Shapes, fill
 from checkpoints_convert.sources import read_tensors
 from tlc_jax.checkpoints import abstract_params, config_fields, save
@@ -56,17 +56,35 @@ RELEASES = {
         "Apache-2.0",
         unused=maxim.UNUSED,
     ),
+    "hinet": Release(r"down_path_1\.0\.identity\.weight", hinet.infer_hinet, hinet.RULES, "MIT"),
+    "mprnet": Release(
+        r"stage3_orsnet\.conv_enc1\.weight",
+        mprnet.infer_mprnet,
+        mprnet.RULES,
+        "non-commercial academic use (the authors' licence)",
+    ),
+    "nafssr": Release(r"body\.\d+\.module\.fusion\.beta", nafssr.infer_nafssr, nafssr.RULES, "MIT"),
+    "rnn_mbp": Release(
+        r"forward_encoder\.skip_enc1\.weight",
+        rnn_mbp.infer_rnn_mbp,
+        rnn_mbp.RULES,
+        "none stated by the authors",
+        assumed=("train_size", "past_frames", "future_frames"),
+        unused=rnn_mbp.UNUSED,
+    ),
 }
 
 # What the published file names tell of their task.
 TASKS = (
     (r"dual_pixel_defocus", "dual-pixel defocus deblurring"),
     (r"defocus", "defocus deblurring"),
-    (r"gopro|reds|motion_deblurring", "motion deblurring"),
-    (r"sidd|real_denoising", "denoising of photographs"),
+    (r"gopro|reds|(motion|model)_deblurring", "motion deblurring"),
+    (r"sidd|(real|model)_denoising", "denoising of photographs"),
     (r"gaussian_gray_denoising", "denoising of Gaussian noise, gray"),
     (r"gaussian_color_denoising", "denoising of Gaussian noise, colour"),
-    (r"derain", "deraining"),
+    (r"derain|rain13k", "deraining"),
+    (r"nafssr.*2x", "stereo super-resolution, 2x"),
+    (r"nafssr.*4x", "stereo super-resolution, 4x"),
 )
 
 

@@ -32,9 +32,16 @@ def _from_oihw(x: np.ndarray) -> np.ndarray:
     return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x
 
 
+def _from_iohw(x: np.ndarray) -> np.ndarray:
+    # Flax's transposed convolution counts the taps of its kernel from the other end.
+    return x.transpose(2, 3, 0, 1)[::-1, ::-1] if x.ndim == 4 else x
+
+
 # Kinds of module: each tensor of the release -> the parameter it becomes and how.
 CONV = {"weight": ("kernel", _from_oihw), "bias": ("bias", _as_it_is)}
 NORM = {"weight": ("scale", _as_it_is), "bias": ("bias", _as_it_is)}
+UPCONV = {"weight": ("kernel", _from_iohw), "bias": ("bias", _as_it_is)}  # transposed
+SLOPE = {"weight": ("slope", _as_it_is)}  # of a PReLU
 FLAX = {name: (name, _as_it_is) for name in ("kernel", "scale", "bias")}
 
 
@@ -52,6 +59,7 @@ class Rule(NamedTuple):
     source: str
     path: str
     kind: Mapping[str, tuple[str, Transform]]
+    shared: bool = False  # many modules of the release hold this one parameter, all the same
 
 
 def count(names: Shapes, pattern: str) -> int:
@@ -80,13 +88,16 @@ def fill(
     filled: dict[str, np.ndarray] = {}
     problems: list[str] = []
     for name, tensor in tensors.items():
-        path, transform = _place(name, rules)
+        path, transform, shared = _place(name, rules)
         if path not in wanted:
             if not re.fullmatch(unused, name):
                 problems.append(f"{name} {tensor.shape}: the network has no such tensor")
             continue
         value = transform(np.asarray(tensor, np.float32))
-        if path in filled:
+        if path in filled and shared:
+            if not np.array_equal(value, filled[path]):
+                problems.append(f"{name}: unlike the others that share the parameter {path}")
+        elif path in filled:
             problems.append(f"{name}: another tensor is the same parameter, {path}")
         elif value.shape != wanted[path]:
             problems.append(f"{name}: gives shape {value.shape}, {path} has {wanted[path]}")
@@ -99,8 +110,11 @@ def fill(
     return unflatten_dict(filled, sep="/")
 
 
-def _place(name: str, rules: Sequence[Rule]) -> tuple[str, Transform]:
-    """Where a tensor goes in our tree and how; the empty path for a name that no rule knows."""
+def _place(name: str, rules: Sequence[Rule]) -> tuple[str, Transform, bool]:
+    """Where a tensor goes in our tree, how, and whether others go there, too.
+
+    The path is empty for a name that no rule knows.
+    """
     parts = re.fullmatch(r"(.*)[./](\w+)", name)
     module_name, tensor = parts.groups() if parts else ("", "")
     for rule in rules:
@@ -108,5 +122,5 @@ def _place(name: str, rules: Sequence[Rule]) -> tuple[str, Transform]:
         if module and tensor in rule.kind:
             parameter, transform = rule.kind[tensor]
             path = rule.path.format(*(group.replace(".", "_") for group in module.groups()))
-            return f"{path}/{parameter}", transform
-    return "", _as_it_is
+            return f"{path}/{parameter}".lstrip("/"), transform, rule.shared
+    return "", _as_it_is, False

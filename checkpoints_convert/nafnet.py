@@ -12,7 +12,8 @@ RULES = (
     Rule(BLOCK + r"\.(norm[12])", "{}/{}", NORM),
     Rule(BLOCK + r"\.(conv[1-5])", "{}/{}", CONV),
     Rule(BLOCK + r"\.(sca)\.1", "{}/{}", CONV),
-    Rule(BLOCK + r"\.(se\.[13])", "{}/{}", CONV),
+    Rule(BLOCK + r"\.(se)\.1", "{}/{}/Conv_0", CONV),
+    Rule(BLOCK + r"\.(se)\.3", "{}/{}/Conv_1", CONV),
 )
 
 

@@ -6,9 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from tlc_jax.checkpoints import abstract_params
+from tlc_jax.models import Params
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -20,8 +25,8 @@ GOLDEN = Path(__file__).parent / "golden"
 
 class Golden(NamedTuple):
     meta: dict[str, Any]
-    image: np.ndarray  # (N, H, W, C)
-    expected: dict[str, np.ndarray]  # by mode, "global" and "local": (N, H, W, C) of float64
+    image: np.ndarray  # (N, H, W, C), or a clip (N, T, H, W, C)
+    expected: dict[str, np.ndarray]  # by mode, "global" and "local": float64, channels last
     tensors: dict[str, np.ndarray]  # by the release's names
 
 
@@ -33,14 +38,17 @@ def golden() -> Callable[[str], Golden]:
         with np.load(GOLDEN / f"{name}.npz") as file:
             arrays = dict(file)
         nhwc = {
-            key: array.transpose(0, 2, 3, 1)
+            key: np.moveaxis(array, -3, -1)
             for key, array in arrays.items()
             if key == "input" or key.startswith("output_")
         }
+        meta = json.loads(str(arrays["meta"]))
+        # The release of RNN-MBP takes and gives pictures about zero, ours in [0, 1].
+        centre = 0.5 if meta["model"] == "rnn_mbp" else 0.0
         return Golden(
-            json.loads(str(arrays["meta"])),
-            nhwc["input"],
-            {mode: nhwc[f"output_{mode}"].astype(np.float64) for mode in ("global", "local")},
+            meta,
+            nhwc["input"] + np.float32(centre),
+            {m: nhwc[f"output_{m}"].astype(np.float64) + centre for m in ("global", "local")},
             {
                 key.removeprefix("param:"): x
                 for key, x in arrays.items()
@@ -49,3 +57,21 @@ def golden() -> Callable[[str], Golden]:
         )
 
     return functools.cache(read)
+
+
+@pytest.fixture(scope="session")
+def random_params() -> Callable[[nn.Module], Params]:
+    """Parameters for a network. No leaf is zero, as some are when training starts: each matters."""
+
+    @functools.cache
+    def make(model: nn.Module) -> Params:
+        rng = np.random.default_rng(0)
+
+        def leaf(path: tuple, shape: jax.ShapeDtypeStruct) -> jax.Array:
+            spread = 0.3 if len(shape.shape) == 1 else 1 / np.sqrt(np.prod(shape.shape[:-1]))
+            around = 1.0 if path[-1].key in ("scale", "temperature") else 0.0
+            return jnp.asarray(rng.normal(around, spread, shape.shape), jnp.float32)
+
+        return jax.tree.map_with_path(leaf, abstract_params(model))
+
+    return make

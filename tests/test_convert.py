@@ -24,9 +24,10 @@ from tlc_jax.models import MODELS
 GOLDEN = (
     *("nafnet_a", "nafnet_b", "baseline_a", "baseline_b", "maxim_a", "maxim_b"),
     *("restormer_withbias", "restormer_biasfree", "restormer_gray", "restormer_dualpixel"),
+    *("hinet_a", "hinet_right", "mprnet_a", "mprnet_denoise_like", "nafssr_a", "rnnmbp_a"),
 )
-# Names and shapes of the tensors in every published file of NAFNet, Baseline and Restormer and the
-# options that its authors list for it; files that are equal in all of this share an entry.
+# Names and shapes of the tensors in every published file of PyTorch and the options that its
+# authors list for it; files that are equal in all of this share an entry.
 DATA = Path(__file__).parent / "data/published.json.xz"
 PUBLISHED = json.loads(lzma.decompress(DATA.read_bytes()))
 
@@ -65,18 +66,31 @@ def nafnet(golden) -> Tensors:
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_network_is_told_from_names_and_shapes(golden, name):
-    model, params = convert_state_dict(golden(name).tensors)
-    assert model == network(golden(name).meta["model"], golden(name).meta["config"])
+    config = golden(name).meta["config"]
+    told = {key: config[key] for key in config if key.endswith("_frames")}
+    model, params = convert_state_dict(golden(name).tensors, **told)
+    assert model == network(golden(name).meta["model"], config)
     assert_fills(model, params)
+
+
+LARGE = 30_000_000  # parameters; of what is larger one number is seen as a whole tensor
 
 
 @pytest.mark.parametrize("published", PUBLISHED, ids=lambda published: published["files"][0])
 def test_every_published_file_fits(published):
-    zero = np.float32(0)  # one number seen as a whole tensor: the largest network has 194 million
-    tensors = {key: np.broadcast_to(zero, shape) for key, shape in published["tensors"].items()}
+    rng = np.random.default_rng(0)
+
+    def tensor(shape: list[int]) -> np.ndarray:
+        if published["parameters"] > LARGE:
+            return np.broadcast_to(np.float32(1), shape)
+        # The slopes of PReLU, the only single numbers, are shared and so equal.
+        return np.full(1, 0.25) if shape == [1] else rng.random(shape, np.float32)
+
+    tensors = {key: tensor(shape) for key, shape in published["tensors"].items()}
     model, params = convert_state_dict(tensors)
     assert model == network(published["network"], published["config"])
-    assert count_params(params) == published["parameters"]
+    unused = sum(x.size for key, x in tensors.items() if key.startswith("fusion."))
+    assert count_params(params) == published["parameters"] - unused
 
 
 WRAPPERS = {
@@ -210,6 +224,10 @@ def test_convert_file_writes_a_checkpoint_that_says_where_it_comes_from(nafnet, 
         ("baseline_a", "MIT", ["train_size"]),
         ("restormer_gray", "non-commercial", ["train_size", "ffn_expansion_factor"]),
         ("maxim_b", "Apache-2.0", ["train_size"]),
+        ("hinet_right", "MIT", ["train_size"]),
+        ("mprnet_a", "non-commercial", ["train_size"]),
+        ("nafssr_a", "MIT", ["train_size"]),
+        ("rnnmbp_a", "none stated", ["train_size", "past_frames", "future_frames"]),
     ],
 )
 def test_licence_and_what_was_assumed(golden, name, licence, assumed, tmp_path):
@@ -231,6 +249,11 @@ def test_licence_and_what_was_assumed(golden, name, licence, assumed, tmp_path):
         ("gaussian_gray_denoising_blind", "denoising of Gaussian noise, gray"),
         ("gaussian_color_denoising_sigma15", "denoising of Gaussian noise, colour"),
         ("deraining", "deraining"),
+        ("model_deblurring", "motion deblurring"),
+        ("model_denoising", "denoising of photographs"),
+        ("HINet-Rain13k", "deraining"),
+        ("NAFSSR-L_4x", "stereo super-resolution, 4x"),
+        ("RNN-MBP-GoPro", "motion deblurring"),
     ],
 )
 def test_the_task_is_told_from_the_file_name(nafnet, file, task, tmp_path, monkeypatch):

@@ -12,10 +12,10 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "tlc_jax").rglob("*.py"))
 
 LEVELS = {
-    0: ("ops", "image", "metrics"),
+    0: ("ops", "image", "metrics", "video"),
     1: ("layers",),
     2: ("models",),
-    3: ("checkpoints", "restore", "data"),
+    3: ("catalogue", "checkpoints", "restore", "data"),
     4: ("train", "evaluate"),
     5: ("app",),
     6: ("cli", "__main__"),

@@ -12,16 +12,27 @@ Images are NHWC, RGB, in [0, 1].
 from tlc_jax.checkpoints import CheckpointError, load, save
 from tlc_jax.image import ImageError, read_image, write_image
 from tlc_jax.metrics import psnr, ssim
-from tlc_jax.models import MODELS, Baseline, Maxim, NAFNet, Restormer
-from tlc_jax.ops import local_mean, local_moments, local_sum, transposed_attention
-from tlc_jax.restore import Site, restore, sites
+from tlc_jax.models import MODELS, NAFSSR, RNNMBP, Baseline, HINet, Maxim, MPRNet, NAFNet, Restormer
+from tlc_jax.ops import (
+    local_mean,
+    local_moments,
+    local_sum,
+    parallax_attention,
+    spatial_attention,
+    transposed_attention,
+)
+from tlc_jax.restore import Site, restore, restore_clip, restore_tiles, sites
 
 __version__ = "0.1.0"
 __all__ = [
     "MODELS",
+    "NAFSSR",
+    "RNNMBP",
     "Baseline",
     "CheckpointError",
+    "HINet",
     "ImageError",
+    "MPRNet",
     "Maxim",
     "NAFNet",
     "Restormer",
@@ -30,11 +41,15 @@ __all__ = [
     "local_mean",
     "local_moments",
     "local_sum",
+    "parallax_attention",
     "psnr",
     "read_image",
     "restore",
+    "restore_clip",
+    "restore_tiles",
     "save",
     "sites",
+    "spatial_attention",
     "ssim",
     "transposed_attention",
     "write_image",

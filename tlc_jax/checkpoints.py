@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlc_jax.models import MODELS, Params
+from tlc_jax.models import MODELS, Params, example_input
 
 FORMAT = 1
 # How a network is run, not what it is.
@@ -45,8 +45,7 @@ def config_fields(network: type[nn.Module]) -> list[str]:
 
 def abstract_params(model: nn.Module) -> Params:
     """The parameter tree as shapes and types, without allocating it."""
-    image = jax.ShapeDtypeStruct((1, 8, 8, model.inp_channels), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    return jax.eval_shape(model.init, jax.random.key(0), example_input(model, (8, 8)))["params"]
 
 
 def count_params(params: Params) -> int:

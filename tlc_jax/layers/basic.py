@@ -1,4 +1,4 @@
-"""Linen layers that the networks share.
+"""The layers that the networks are made of.
 
 Those that TLC makes local have a field `window`, (height, width) in pixels of their own feature
 map; `None` is the whole map, as in training; `site` says what they aggregate. The parameters are
@@ -15,7 +15,7 @@ from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype
 
 from tlc_jax import ops
-from tlc_jax.ops import Window
+from tlc_jax.ops import Window, spread
 
 kernel_init = nn.initializers.lecun_normal()
 
@@ -101,6 +101,50 @@ class LocalPool(nn.Module):
         return ops.window_mean(x, self.window)
 
 
+class SqueezeExcite(nn.Module):
+    """Channel attention: two 1x1 on the averages weigh the channels, (N, H, W, C) -> the same.
+
+    Hu et al., "Squeeze-and-Excitation Networks" (CVPR 2018, arXiv 1709.01507).
+    """
+
+    hidden: int
+    use_bias: bool = True
+    window: Window = None
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _, h, w, c = x.shape
+        weights = LocalPool(self.window, name="pool")(x)
+        weights = Conv1x1(self.hidden, self.use_bias, self.dtype, name="Conv_0")(weights)
+        weights = Conv1x1(c, self.use_bias, self.dtype, name="Conv_1")(jax.nn.relu(weights))
+        return x * spread(jax.nn.sigmoid(weights), (h, w))
+
+
+class SupervisedAttention(nn.Module):
+    """The features weighed by the picture that they restore, and that picture.
+
+    Zamir et al., "MPRNet" (CVPR 2021, arXiv 2102.02808), section 3.2.
+    """
+
+    kernel_size: int = 3
+    use_bias: bool = True
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def conv(features: int, name: str) -> nn.Conv:
+            size = (self.kernel_size, self.kernel_size)
+            return nn.Conv(
+                features, size, padding="SAME", use_bias=self.use_bias, dtype=self.dtype, name=name
+            )
+
+        residual = conv(image.shape[-1], "Conv_1")(x)
+        restored = image + residual.astype(image.dtype)
+        attention = jax.nn.sigmoid(conv(x.shape[-1], "Conv_2")(restored))
+        return x + conv(x.shape[-1], "Conv_0")(x) * attention, restored
+
+
 def channel_param(
     module: nn.Module,
     name: str,
@@ -116,3 +160,13 @@ def simple_gate(x: jax.Array) -> jax.Array:
     """The product of the two halves of the channels, (..., 2 C) -> (..., C)."""
     first, second = jnp.split(x, 2, axis=-1)
     return first * second
+
+
+def conv3x3(features: int, dtype: Dtype | None, name: str, *, use_bias: bool = True) -> nn.Conv:
+    """3x3 convolution, zero padding, (N, H, W, C) -> (N, H, W, features)."""
+    return nn.Conv(features, (3, 3), padding=1, use_bias=use_bias, dtype=dtype, name=name)
+
+
+def upsample2x2(features: int, dtype: Dtype | None, name: str) -> nn.ConvTranspose:
+    """2x2 transposed convolution, (N, H, W, C) -> (N, 2 H, 2 W, features)."""
+    return nn.ConvTranspose(features, (2, 2), strides=(2, 2), dtype=dtype, name=name)

@@ -2,11 +2,52 @@
 
 from typing import Any
 
-from tlc_jax.models.maxim import Maxim
-from tlc_jax.models.nafnet import Baseline, NAFNet
-from tlc_jax.models.restormer import Restormer
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 
-__all__ = ["MODELS", "Baseline", "Maxim", "NAFNet", "Params", "Restormer"]
+from tlc_jax.models.hinet import HINet
+from tlc_jax.models.maxim import Maxim
+from tlc_jax.models.mprnet import MPRNet
+from tlc_jax.models.nafnet import Baseline, NAFNet
+from tlc_jax.models.nafssr import NAFSSR
+from tlc_jax.models.restormer import Restormer
+from tlc_jax.models.rnn_mbp import RNNMBP
+
+__all__ = [
+    "MODELS",
+    "NAFSSR",
+    "RNNMBP",
+    "Baseline",
+    "HINet",
+    "MPRNet",
+    "Maxim",
+    "NAFNet",
+    "Params",
+    "Restormer",
+    "example_input",
+    "takes_clips",
+]
 
 Params = Any  # a tree of arrays, or of their shapes
-MODELS = {"nafnet": NAFNet, "baseline": Baseline, "restormer": Restormer, "maxim": Maxim}
+MODELS = {
+    "nafnet": NAFNet,
+    "baseline": Baseline,
+    "restormer": Restormer,
+    "maxim": Maxim,
+    "hinet": HINet,
+    "mprnet": MPRNet,
+    "nafssr": NAFSSR,
+    "rnn_mbp": RNNMBP,
+}
+
+
+def takes_clips(model: nn.Module | type[nn.Module]) -> bool:
+    """Whether a network restores video, (N, T, H, W, C), and not single pictures."""
+    return hasattr(model, "past_frames")
+
+
+def example_input(model: Any, size: tuple[int, int]) -> jax.ShapeDtypeStruct:
+    """The shape and type of one picture of `size` = (H, W), or of the shortest clip of such."""
+    frames = (model.past_frames + model.future_frames + 1,) if takes_clips(model) else ()
+    return jax.ShapeDtypeStruct((1, *frames, *size, model.inp_channels), jnp.float32)

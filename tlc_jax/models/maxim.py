@@ -15,7 +15,14 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype
 
-from tlc_jax.layers import Conv1x1, LayerNorm, LocalPool
+from tlc_jax.layers import (
+    Conv1x1,
+    LayerNorm,
+    SqueezeExcite,
+    SupervisedAttention,
+    conv3x3,
+    upsample2x2,
+)
 from tlc_jax.ops import (
     Window,
     average_windows,
@@ -24,7 +31,6 @@ from tlc_jax.ops import (
     reflection,
     resize_bilinear,
     site_window,
-    spread,
 )
 
 
@@ -35,14 +41,6 @@ class Level(NamedTuple):
     pool_window: Window = None
     grid_window: Window = None
     dtype: Dtype | None = None
-
-
-def _conv3x3(features: int, dtype: Dtype | None, name: str) -> nn.Conv:
-    return nn.Conv(features, (3, 3), padding=1, dtype=dtype, name=name)
-
-
-def _upsample(features: int, dtype: Dtype | None, name: str) -> nn.ConvTranspose:
-    return nn.ConvTranspose(features, (2, 2), strides=(2, 2), dtype=dtype, name=name)
 
 
 class GridMixing(nn.Module):
@@ -156,19 +154,12 @@ class SplitHeadMultiAxisGmlpLayer(nn.Module):
         return shortcut + nn.Dense(c, dtype=dtype, name="out_project")(x)
 
 
-class CALayer(nn.Module):
-    """Channel attention, the squeeze and excitation of MAXIM."""
-
-    level: Level
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        _, h, w, c = x.shape
-        dtype = self.level.dtype
-        attention = LocalPool(self.level.pool_window, name="pool")(x)
-        attention = jax.nn.relu(Conv1x1(c // 4, dtype=dtype, name="Conv_0")(attention))
-        attention = jax.nn.sigmoid(Conv1x1(c, dtype=dtype, name="Conv_1")(attention))
-        return x * spread(attention, (h, w))
+def _channel_attention(x: jax.Array, level: Level) -> jax.Array:
+    hidden = x.shape[-1] // 4
+    layer = SqueezeExcite(
+        hidden, window=level.pool_window, dtype=level.dtype, name="channel_attention"
+    )
+    return layer(x)
 
 
 class RCAB(nn.Module):
@@ -181,9 +172,9 @@ class RCAB(nn.Module):
         c, dtype = x.shape[-1], self.level.dtype
         shortcut = x
         x = LayerNorm(1e-6, dtype=dtype, name="LayerNorm")(x)
-        x = jax.nn.leaky_relu(_conv3x3(c, dtype, "conv1")(x), 0.2)
-        x = _conv3x3(c, dtype, "conv2")(x)
-        return shortcut + CALayer(self.level, name="channel_attention")(x)
+        x = jax.nn.leaky_relu(conv3x3(c, dtype, "conv1")(x), 0.2)
+        x = conv3x3(c, dtype, "conv2")(x)
+        return shortcut + _channel_attention(x, self.level)
 
 
 class RDCAB(nn.Module):
@@ -196,7 +187,7 @@ class RDCAB(nn.Module):
         shortcut = x
         x = LayerNorm(1e-6, dtype=self.level.dtype, name="LayerNorm")(x)
         x = ChannelMixing(self.level.dtype, name="channel_mixing")(x)
-        return shortcut + CALayer(self.level, name="channel_attention")(x)
+        return shortcut + _channel_attention(x, self.level)
 
 
 class ChannelMixing(nn.Module):
@@ -247,7 +238,7 @@ class CrossGatingBlock(nn.Module):
             return x, gating(x)
 
         if self.upsample_y:
-            y = _upsample(features, dtype, "ConvTranspose_0")(y)
+            y = upsample2x2(features, dtype, "ConvTranspose_0")(y)
         shortcut_x = Conv1x1(features, dtype=dtype, name="Conv_0")(x)
         shortcut_y = Conv1x1(features, dtype=dtype, name="Conv_1")(y)
         x, gate_x = embed_and_gate(shortcut_x, "x")
@@ -295,7 +286,7 @@ class UNetDecoderBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
-        x = _upsample(self.features, self.level.dtype, "ConvTranspose_0")(x)
+        x = upsample2x2(self.features, self.level.dtype, "ConvTranspose_0")(x)
         x = jnp.concatenate([x, skip], axis=-1)
         x, _ = UNetEncoderBlock(
             self.features, self.num_groups, self.level, downsample=False, name="UNetEncoderBlock_0"
@@ -333,20 +324,6 @@ class UpSampleRatio(nn.Module):
         if self.levels > 0:
             return resize_bilinear(conv(x), self.levels)
         return conv(resize_bilinear(x, self.levels))
-
-
-class SAM(nn.Module):
-    """Supervised attention: the map, weighed by the picture that it restores (section 3.4)."""
-
-    dtype: Dtype | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, image: jax.Array) -> jax.Array:
-        features = _conv3x3(x.shape[-1], self.dtype, "Conv_0")(x)
-        residual = _conv3x3(image.shape[-1], self.dtype, "Conv_1")(x)
-        restored = image + residual.astype(image.dtype)
-        attention = jax.nn.sigmoid(_conv3x3(x.shape[-1], self.dtype, "Conv_2")(restored))
-        return x + features * attention
 
 
 class Maxim(nn.Module):
@@ -389,17 +366,16 @@ class Maxim(nn.Module):
 
         encoded, decoded = _stage(self, 0, levels, images)
         for stage in range(1, self.num_stages):
-            sams = [
-                SAM(self.dtype, name=f"stage_{stage - 1}_supervised_attention_module_{i}")(
-                    x, picture
-                )
-                for i, (x, picture) in enumerate(zip(decoded, images, strict=True))
-            ]
+            sams = []
+            for i, (x, picture) in enumerate(zip(decoded, images, strict=True)):
+                name = f"stage_{stage - 1}_supervised_attention_module_{i}"
+                features, _ = SupervisedAttention(dtype=self.dtype, name=name)(x, picture)
+                sams.append(features)
             previous = [x + y for x, y in zip(encoded, decoded, strict=True)]
             encoded, decoded = _stage(self, stage, levels, images, sams, previous)
         # The release also has the last stage restore smaller pictures, for the loss.
         name = f"stage_{self.num_stages - 1}_output_conv_0"
-        residual = _conv3x3(c, self.dtype, name)(decoded[0])
+        residual = conv3x3(c, self.dtype, name)(decoded[0])
         restored = padded + residual.astype(image.dtype)
         return restored[:, top : top + h, left : left + w]
 
@@ -427,7 +403,7 @@ def _stage(
         resized = [UpSampleRatio(features[i], j - i, net.dtype)(x) for j, x in maps.items()]
         return jnp.concatenate(resized, axis=-1)
 
-    inputs = [_conv3x3(features[i], net.dtype, f"{prefix}input_conv_{i}")(images[i]) for i in down]
+    inputs = [conv3x3(features[i], net.dtype, f"{prefix}input_conv_{i}")(images[i]) for i in down]
     if sams:
         for i in down:
             fuse = CrossGatingBlock(features[i], levels[i], name=f"{prefix}input_fuse_sam_{i}")

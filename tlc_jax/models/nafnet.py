@@ -15,40 +15,12 @@ from tlc_jax.layers import (
     DepthwiseConv3x3,
     Downsample2x2,
     LayerNorm,
-    LocalPool,
+    NAFBlock,
+    SqueezeExcite,
     channel_param,
-    simple_gate,
+    conv3x3,
 )
-from tlc_jax.ops import Window, pad_to_multiple, pixel_shuffle, site_window, spread
-
-
-class NAFBlock(nn.Module):
-    """Depthwise convolution with simplified channel attention, then a gated pair of 1x1."""
-
-    window: Window = None
-    dtype: Dtype | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        _, h, w, c = x.shape
-
-        shortcut = x
-        x = LayerNorm(1e-6, dtype=self.dtype, name="norm1")(x)
-        x = Conv1x1(2 * c, dtype=self.dtype, name="conv1")(x)
-        x = DepthwiseConv3x3(dtype=self.dtype, name="conv2")(x)
-        x = simple_gate(x)
-        attention = LocalPool(self.window, name="pool")(x)
-        attention = Conv1x1(c, dtype=self.dtype, name="sca")(attention)
-        x = x * spread(attention, (h, w))
-        x = Conv1x1(c, dtype=self.dtype, name="conv3")(x)
-        x = shortcut + x * channel_param(self, "beta", x)
-
-        shortcut = x
-        x = LayerNorm(1e-6, dtype=self.dtype, name="norm2")(x)
-        x = Conv1x1(2 * c, dtype=self.dtype, name="conv4")(x)
-        x = simple_gate(x)
-        x = Conv1x1(c, dtype=self.dtype, name="conv5")(x)
-        return shortcut + x * channel_param(self, "gamma", x)
+from tlc_jax.ops import Window, pad_to_multiple, pixel_shuffle, site_window
 
 
 class BaselineBlock(nn.Module):
@@ -61,7 +33,7 @@ class BaselineBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        _, h, w, c = x.shape
+        c = x.shape[-1]
         dw = c * self.dw_expand
 
         shortcut = x
@@ -69,10 +41,7 @@ class BaselineBlock(nn.Module):
         x = Conv1x1(dw, dtype=self.dtype, name="conv1")(x)
         x = DepthwiseConv3x3(dtype=self.dtype, name="conv2")(x)
         x = jax.nn.gelu(x, approximate=False)
-        attention = LocalPool(self.window, name="pool")(x)
-        attention = jax.nn.relu(Conv1x1(dw // 2, dtype=self.dtype, name="se_1")(attention))
-        attention = jax.nn.sigmoid(Conv1x1(dw, dtype=self.dtype, name="se_3")(attention))
-        x = x * spread(attention, (h, w))
+        x = SqueezeExcite(dw // 2, window=self.window, dtype=self.dtype, name="se")(x)
         x = Conv1x1(c, dtype=self.dtype, name="conv3")(x)
         x = shortcut + x * channel_param(self, "beta", x)
 
@@ -148,7 +117,7 @@ def _unet(
         return x
 
     padded = pad_to_multiple(image, 2**depth)
-    x = nn.Conv(net.width, (3, 3), padding=1, dtype=net.dtype, name="intro")(padded)
+    x = conv3x3(net.width, net.dtype, "intro")(padded)
     skips = []
     for level, count in enumerate(net.enc_blk_nums):
         x = stack(x, count, level, f"encoders_{level}")
@@ -159,5 +128,5 @@ def _unet(
         x = Conv1x1(2 * x.shape[-1], use_bias=False, dtype=net.dtype, name=f"ups_{i}")(x)
         x = pixel_shuffle(x, 2) + skips.pop()
         x = stack(x, count, depth - 1 - i, f"decoders_{i}")
-    residual = nn.Conv(c, (3, 3), padding=1, dtype=net.dtype, name="ending")(x)
+    residual = conv3x3(c, net.dtype, "ending")(x)
     return (padded + residual.astype(image.dtype))[:, :h, :w]

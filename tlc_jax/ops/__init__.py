@@ -7,11 +7,14 @@ from tlc_jax.ops.box import (
     local_sum,
     spread,
     window_mean,
+    window_moments,
     window_sum,
 )
 from tlc_jax.ops.conv import depthwise_conv, pointwise
+from tlc_jax.ops.parallax import parallax_attention
 from tlc_jax.ops.resize import resize_bilinear
 from tlc_jax.ops.shape import pad_to_multiple, pixel_shuffle, pixel_unshuffle, reflection
+from tlc_jax.ops.spatial import spatial_attention
 from tlc_jax.ops.windows import (
     Window,
     average_windows,
@@ -37,15 +40,18 @@ __all__ = [
     "local_moments",
     "local_sum",
     "pad_to_multiple",
+    "parallax_attention",
     "pixel_shuffle",
     "pixel_unshuffle",
     "pointwise",
     "reflection",
     "resize_bilinear",
     "site_window",
+    "spatial_attention",
     "spread",
     "tile_size",
     "transposed_attention",
     "window_mean",
+    "window_moments",
     "window_sum",
 ]

@@ -122,6 +122,25 @@ def window_mean(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Ar
     return total / np.float32(math.prod(clip_window(window, (h, w))))
 
 
+def window_moments(
+    x: jax.Array, window: Window, *, method: str = "auto"
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance of each window that lies inside the map; see `window_sum`.
+
+    The channel's mean over the map is taken off before squaring: it does not change the variance,
+    and without it E[x^2] - E[x]^2 loses a third of a variance of 0.01 at mean 30.
+
+    Returns:
+      Two arrays (N, H - k_h + 1, W - k_w + 1, C) float32.
+    """
+    wide = x.astype(jnp.float32)
+    offset = wide.mean(axis=(1, 2), keepdims=True)
+    centred = wide - offset
+    mean = window_mean(centred, window, method=method)
+    square = window_mean(centred * centred, window, method=method)
+    return mean + offset, jnp.maximum(square - mean * mean, 0.0)
+
+
 def spread(y: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Replicate the edges of (N, H', W', C) to `size` = (H, W), (H - H') // 2 rows of them above.
 
@@ -179,21 +198,13 @@ def local_mean(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arr
 def local_moments(
     x: jax.Array, window: Window, *, method: str = "auto"
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance of the window around each position.
-
-    The channel's mean over the map is taken off before squaring: it does not change the variance,
-    and without it E[x^2] - E[x]^2 loses a third of a variance of 0.01 at mean 30.
+    """Mean and biased variance of the window around each position, exact as in `window_moments`.
 
     Returns:
       Two arrays (N, H, W, C) of x's type; arguments as for `local_mean`.
     """
-    wide = x.astype(jnp.float32)
-    offset = wide.mean(axis=(1, 2), keepdims=True)
-    centred = wide - offset
-    mean = window_mean(centred, window, method=method)
-    square = window_mean(centred * centred, window, method=method)
-    variance = jnp.maximum(square - mean * mean, 0.0)
-    return _full(mean + offset, x), _full(variance, x)
+    mean, variance = window_moments(x, window, method=method)
+    return _full(mean, x), _full(variance, x)
 
 
 def _full(y: jax.Array, like: jax.Array) -> jax.Array:

@@ -1,0 +1,31 @@
+"""HINet as its authors publish it (MIT): tensors under `params`."""
+
+from typing import Any
+
+from checkpoints_convert.engine import CONV, NORM, UPCONV, Rule, Shapes, count
+
+BLOCK = r"(down_path_\d\.\d+|up_path_\d\.\d+\.conv_block)"
+RULES = (
+    Rule(r"(conv_01|conv_02|cat12|last|skip_conv_\d\.\d+)", "{}", CONV),
+    Rule(r"sam12\.conv1", "sam12/Conv_0", CONV),
+    Rule(r"sam12\.conv2", "sam12/Conv_1", CONV),
+    Rule(r"sam12\.conv3", "sam12/Conv_2", CONV),
+    Rule(BLOCK + r"\.(identity|conv_1|conv_2|csff_enc|csff_dec)", "{}/{}", CONV),
+    Rule(BLOCK + r"\.(norm)", "{}/{}", NORM),
+    Rule(r"(down_path_\d\.\d+\.downsample)", "{}", CONV),
+    Rule(r"(up_path_\d\.\d+\.up)", "{}", UPCONV),
+)
+
+
+def infer_hinet(shapes: Shapes) -> dict[str, Any]:
+    """The configuration of an HINet from its tensors' names and shapes."""
+    wf, inp_channels = shapes["conv_01.weight"][:2]
+    depth = count(shapes, r"down_path_1\.(\d+)\.")
+    normed = [level for level in range(depth) if f"down_path_1.{level}.norm.weight" in shapes]
+    return {
+        "wf": wf,
+        "depth": depth,
+        "hin_position_left": min(normed, default=depth),
+        "hin_position_right": max(normed, default=depth),
+        "inp_channels": inp_channels,
+    }

@@ -1,0 +1,58 @@
+"""The table of published checkpoints agrees with the files, the networks and the converter."""
+
+import json
+import lzma
+import re
+from pathlib import Path
+
+import pytest
+
+from checkpoints_convert import RELEASES, TASKS
+from tlc_jax.catalogue import PUBLISHED
+from tlc_jax.checkpoints import abstract_params, count_params
+from tlc_jax.models import MODELS
+
+DATA = Path(__file__).parent / "data/published.json.xz"
+# By name, without the ending: the published PyTorch files.
+FILES = {
+    name: entry
+    for entry in json.loads(lzma.decompress(DATA.read_bytes()))
+    for name in entry["files"]
+}
+CATALOGUE = {entry.file.removesuffix(".pth"): entry for entry in PUBLISHED}
+
+
+def test_every_published_file_is_listed_once():
+    assert len(CATALOGUE) == len(PUBLISHED)
+    listed = {name for name, entry in CATALOGUE.items() if entry.network != "maxim"}
+    assert listed == FILES.keys() and len(listed) == 39
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_network_and_parameters_are_those_of_the_file(name):
+    entry, file = CATALOGUE[name], FILES[name]
+    assert (entry.network, entry.parameters) == (file["network"], file["parameters"])
+
+
+def test_parameters_of_maxim_are_those_of_the_network():
+    parameters = {entry.parameters for entry in PUBLISHED if entry.network == "maxim"}
+    assert parameters == {None, count_params(abstract_params(MODELS["maxim"]()))}
+
+
+@pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry.file)
+def test_entry(entry):
+    assert entry.network in MODELS
+    assert entry.licence == RELEASES[entry.network].licence
+    assert re.fullmatch(r"https://[\w./-]+", entry.source)
+    # Converting the file says the same of its task, or nothing.
+    told = next(
+        (task for mark, task in TASKS if re.search(mark, Path(entry.file).name, re.I)), None
+    )
+    assert told in (None, entry.task)
+
+
+def test_figures_are_plausible():
+    """No digit was lost, and TLC is never published as a loss."""
+    for entry in PUBLISHED:
+        figures = [x for x in (entry.psnr_global, entry.psnr_local) if x is not None]
+        assert all(20 < x < 45 for x in figures) and figures == sorted(figures)

@@ -1,0 +1,168 @@
+"""The channel attention blocks of MPRNet, which RNN-MBP builds on, and the networks made of them.
+
+Zamir et al., "Multi-Stage Progressive Image Restoration" (CVPR 2021, arXiv 2102.02808), section 3.
+All blocks of a part share one PReLU slope; call the parts with it where they share it, too.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from tlc_jax.layers.basic import Conv1x1, SqueezeExcite, conv3x3
+from tlc_jax.ops import Window, resize_bilinear
+
+# The maps of a U-Net's levels, of full, half and quarter size.
+Pyramid = tuple[jax.Array, ...]
+
+
+def prelu_slope(module: nn.Module) -> jax.Array:
+    """The slope of a PReLU below zero, a scalar."""
+    return module.param("slope", nn.initializers.constant(0.25), (1,))[0]
+
+
+class CAB(nn.Module):
+    """Channel attention block: two convolutions, squeeze and excitation, residual."""
+
+    reduction: int
+    window: Window = None
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, slope: jax.Array) -> jax.Array:
+        c = x.shape[-1]
+        shortcut = x
+        x = conv3x3(c, self.dtype, "body_0", use_bias=False)(x)
+        x = jnp.where(x >= 0, x, x * slope.astype(x.dtype))
+        x = conv3x3(c, self.dtype, "body_2", use_bias=False)(x)
+        return shortcut + SqueezeExcite(
+            c // self.reduction, False, self.window, self.dtype, name="CA"
+        )(x)
+
+
+class ShallowFeatures(nn.Module):
+    """A convolution and a block, from a picture to `features` channels."""
+
+    features: int
+    reduction: int
+    window: Window = None
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, image: jax.Array, slope: jax.Array | None = None) -> jax.Array:
+        slope = prelu_slope(self) if slope is None else slope
+        x = conv3x3(self.features, self.dtype, "conv", use_bias=False)(image)
+        return CAB(self.reduction, self.window, self.dtype, name="block")(x, slope)
+
+
+class Encoder(nn.Module):
+    """Two blocks a level; between levels the 2x2 mean and a 1x1 convolution.
+
+    Call with the pyramids of another encoder and its decoder to add them, level by level, each
+    through a 1x1 convolution (cross-stage feature fusion, section 3.3).
+    """
+
+    widths: tuple[int, ...]
+    reduction: int
+    windows: tuple[Window, ...]
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        others: tuple[Pyramid, Pyramid] | None = None,
+        slope: jax.Array | None = None,
+    ) -> Pyramid:
+        slope = prelu_slope(self) if slope is None else slope
+
+        def conv(width: int, name: str) -> Conv1x1:
+            return Conv1x1(width, use_bias=False, dtype=self.dtype, name=name)
+
+        pyramid: list[jax.Array] = []
+        for i, (width, window) in enumerate(zip(self.widths, self.windows, strict=True)):
+            if pyramid:
+                x = conv(width, f"down{i}{i + 1}")(_halve(x))
+            x = _blocks(x, slope, 2, self, window, f"encoder_level{i + 1}")
+            if others is not None:
+                enc, dec = others
+                x = x + conv(width, f"fuse_enc{i + 1}")(enc[i])
+                x = x + conv(width, f"fuse_dec{i + 1}")(dec[i])
+            pyramid.append(x)
+        return tuple(pyramid)
+
+
+class Decoder(nn.Module):
+    """Two blocks a level; the encoder's maps join, each through a block of its own."""
+
+    reduction: int
+    windows: tuple[Window, ...]
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, encoded: Pyramid, slope: jax.Array | None = None) -> Pyramid:
+        slope = prelu_slope(self) if slope is None else slope
+        *skips, x = encoded
+        x = _blocks(x, slope, 2, self, self.windows[-1], f"decoder_level{len(encoded)}")
+        pyramid = [x]
+        for i in reversed(range(len(skips))):
+            window, width = self.windows[i], skips[i].shape[-1]
+            # The convolution acts on single pixels, so it costs less before the interpolation.
+            x = Conv1x1(width, use_bias=False, dtype=self.dtype, name=f"up{i + 2}{i + 1}")(x)
+            skip = CAB(self.reduction, window, self.dtype, name=f"skip_attn{i + 1}")
+            x = resize_bilinear(x, 1) + skip(skips[i], slope)
+            x = _blocks(x, slope, 2, self, window, f"decoder_level{i + 1}")
+            pyramid.insert(0, x)
+        return tuple(pyramid)
+
+
+class ORSNet(nn.Module):
+    """Original resolution subnetwork: blocks at full size, to which a U-Net's maps are added."""
+
+    num_cab: int
+    reduction: int
+    window: Window = None
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, encoded: Pyramid, decoded: Pyramid, slope: jax.Array | None = None
+    ) -> jax.Array:
+        slope = prelu_slope(self) if slope is None else slope
+        width = x.shape[-1]
+        widths = [y.shape[-1] for y in encoded]
+
+        def conv(y: jax.Array, width: int, name: str) -> jax.Array:
+            return Conv1x1(width, use_bias=False, dtype=self.dtype, name=name)(y)
+
+        for i in range(len(encoded)):
+            shortcut = x
+            orb = f"orb{i + 1}_body"
+            x = _blocks(x, slope, self.num_cab, self, self.window, orb)
+            x = shortcut + conv3x3(width, self.dtype, f"{orb}_{self.num_cab}", use_bias=False)(x)
+            # In the paper a convolution follows each of the i interpolations. Convolutions of
+            # single pixels and interpolations commute: so all of the former, then the latter.
+            total = jnp.zeros((), x.dtype)
+            for y, name in ((encoded[i], "enc"), (decoded[i], "dec")):
+                for step in range(i):
+                    y = conv(y, widths[i - 1 - step], f"up_{name}{i}_{step}")
+                total = total + conv(y, width, f"conv_{name}{i + 1}")
+            for _ in range(i):
+                total = resize_bilinear(total, 1)
+            x = x + total
+        return x
+
+
+def _blocks(
+    x: jax.Array, slope: jax.Array, count: int, net: Encoder | Decoder | ORSNet, window: Window,
+    name: str,
+) -> jax.Array:  # fmt: skip
+    for i in range(count):
+        x = CAB(net.reduction, window, net.dtype, name=f"{name}_{i}")(x, slope)
+    return x
+
+
+def _halve(x: jax.Array) -> jax.Array:
+    """The mean of each 2x2 pixels."""
+    n, h, w, c = x.shape
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))

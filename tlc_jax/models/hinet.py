@@ -1,0 +1,144 @@
+"""HINet: two U-Nets whose convolutions normalise half of their channels.
+
+Chen et al., "HINet: Half Instance Normalization Network for Image Restoration" (CVPR Workshops
+2021, arXiv 2105.06086). Instance norm takes mean and variance over the whole picture; TLC takes
+them over a window.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from tlc_jax.layers import Conv1x1, SupervisedAttention, channel_param, conv3x3, upsample2x2
+from tlc_jax.ops import Window, pad_to_multiple, site_window, spread, window_moments
+
+EPSILON = 1e-5
+LEAK = 0.2  # slope of the activations below zero
+
+
+class InstanceNorm(nn.Module):
+    """Each channel by its own mean and variance over the map or the window: a site of TLC."""
+
+    site: ClassVar[str] = "moments"
+    window: Window = None
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _, h, w, _ = x.shape
+        mean, variance = window_moments(x, self.window)
+        scale = jax.lax.rsqrt(variance + EPSILON)
+        y = (x.astype(jnp.float32) - spread(mean, (h, w))) * spread(scale, (h, w))
+        y = y * channel_param(self, "scale", y, nn.initializers.ones)
+        return (y + channel_param(self, "bias", y)).astype(self.dtype or x.dtype)
+
+
+class Block(nn.Module):
+    """Two convolutions with a half instance norm between them (section 3.2).
+
+    The second U-Net adds the maps of the first one's encoder and decoder (csff, as in MPRNet).
+    """
+
+    features: int
+    half_norm: bool
+    window: Window = None
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, others: tuple[jax.Array, jax.Array] | None = None
+    ) -> jax.Array:
+        shortcut = Conv1x1(self.features, dtype=self.dtype, name="identity")(x)
+        x = conv3x3(self.features, self.dtype, "conv_1")(x)
+        if self.half_norm:
+            first, second = jnp.split(x, 2, axis=-1)
+            first = InstanceNorm(self.window, self.dtype, name="norm")(first)
+            x = jnp.concatenate([first, second], axis=-1)
+        x = jax.nn.leaky_relu(x, LEAK)
+        x = jax.nn.leaky_relu(conv3x3(self.features, self.dtype, "conv_2")(x), LEAK)
+        x = x + shortcut
+        if others is not None:
+            encoded, decoded = others
+            x = x + conv3x3(self.features, self.dtype, "csff_enc")(encoded)
+            x = x + conv3x3(self.features, self.dtype, "csff_dec")(decoded)
+        return x
+
+
+class HINet(nn.Module):
+    """HINet. Call with (N, H, W, C) RGB in [0, 1], any size; returns the same shape and type.
+
+    Published with wf 64 and norms at levels 3 to 4 for GoPro and REDS, 0 to 4 for SIDD and Rain13k;
+    and for SIDD with wf 32.
+    """
+
+    wf: int = 64
+    depth: int = 5  # levels
+    hin_position_left: int = 0  # first level with norms
+    hin_position_right: int = 4  # and the last
+    inp_channels: int = 3
+    local_mode: bool = False
+    train_size: tuple[int, int] = (256, 256)  # pixels, of the training crops
+    window: Window = None  # input pixels; None is 1.5 x train_size
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        _, h, w, c = image.shape
+        padded = pad_to_multiple(image, _multiple(self))
+
+        x = conv3x3(self.wf, self.dtype, "conv_01")(padded)
+        encoded, decoded = _unet(self, x, 1)
+        attend = SupervisedAttention(dtype=self.dtype, name="sam12")
+        attended, _ = attend(decoded[0], padded)
+
+        x = conv3x3(self.wf, self.dtype, "conv_02")(padded)
+        x = jnp.concatenate([x, attended], axis=-1)
+        x = Conv1x1(self.wf, dtype=self.dtype, name="cat12")(x)
+        _, decoded = _unet(self, x, 2, (encoded, decoded))
+        residual = conv3x3(c, self.dtype, "last")(decoded[0])
+        return (padded + residual.astype(image.dtype))[:, :h, :w]
+
+
+def _multiple(net: HINet) -> int:
+    return 2 ** max(4, net.depth - 1)  # the release pads to 16 even where less would do
+
+
+def _unet(
+    net: HINet,
+    x: jax.Array,
+    number: int,
+    others: tuple[list[jax.Array], list[jax.Array]] | None = None,
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """One U-Net; returns the maps of its encoder and of its decoder, the largest first."""
+    dtype, deepest = net.dtype, net.depth - 1
+    encoded: list[jax.Array] = []
+    for level in range(net.depth):
+        window = None
+        if net.local_mode:
+            sizes = net.train_size, net.window
+            window = site_window(*sizes, stride=2**level, multiple=_multiple(net))
+        half_norm = net.hin_position_left <= level <= net.hin_position_right
+        name = f"down_path_{number}_{level}"
+        block = Block(2**level * net.wf, half_norm, window, dtype, name=name)
+        fused = others is not None and level < deepest
+        x = block(x, (others[0][level], others[1][level]) if fused else None)
+        if level < deepest:
+            encoded.append(x)
+            x = nn.Conv(
+                x.shape[-1], (4, 4), strides=2, padding=1, use_bias=False, dtype=dtype,
+                name=f"{name}_downsample",
+            )(x)  # fmt: skip
+
+    decoded: list[jax.Array] = []
+    for i, level in enumerate(reversed(range(deepest))):
+        features = 2**level * net.wf
+        name = f"up_path_{number}_{i}"
+        x = upsample2x2(features, dtype, f"{name}_up")(x)
+        skip = conv3x3(features, dtype, f"skip_conv_{number}_{i}")(encoded[level])
+        x = jnp.concatenate([x, skip], axis=-1)
+        x = Block(features, half_norm=False, dtype=dtype, name=f"{name}_conv_block")(x)
+        decoded.insert(0, x)
+    return encoded, decoded

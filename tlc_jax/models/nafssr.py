@@ -1,0 +1,70 @@
+"""NAFSSR: super-resolution of stereo pairs, NAFNet's blocks for two views that look at each other.
+
+Chu et al., "NAFSSR: Stereo Image Super-Resolution Using NAFNet" (CVPR Workshops 2022, arXiv
+2204.08714). It was trained on crops of 30 x 90 pixels, and is published to be run local.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from tlc_jax.layers import Conv1x1, LayerNorm, NAFBlock, channel_param, conv3x3
+from tlc_jax.ops import Window, parallax_attention, pixel_shuffle, resize_bilinear, site_window
+
+
+class SCAM(nn.Module):
+    """Stereo cross attention: each view takes from the other what lies in the same row."""
+
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, left: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
+        c = left.shape[-1]
+
+        def project(x: jax.Array, name: str) -> jax.Array:
+            return Conv1x1(c, dtype=self.dtype, name=name)(x)
+
+        def norm(x: jax.Array, name: str) -> jax.Array:
+            return LayerNorm(1e-6, dtype=self.dtype, name=name)(x)
+
+        from_right, from_left = parallax_attention(
+            project(norm(left, "norm_l"), "l_proj1"),
+            project(norm(right, "norm_r"), "r_proj1"),
+            project(left, "l_proj2"),
+            project(right, "r_proj2"),
+        )
+        left = left + from_right * channel_param(self, "beta", left)
+        return left, right + from_left * channel_param(self, "gamma", right)
+
+
+class NAFSSR(nn.Module):
+    """NAFSSR. Call with (N, H, W, 6), left and right view in RGB side by side in the channels.
+
+    Returns (N, H up_scale, W up_scale, 6) of the same type. Published for factors 2 and 4 with
+    (width, num_blks) of T (48, 16), S (64, 32), B (96, 64) and L (128, 128).
+    """
+
+    up_scale: int = 4  # a power of two
+    width: int = 48
+    num_blks: int = 16
+    inp_channels: int = 6  # of both views
+    local_mode: bool = False
+    train_size: tuple[int, int] = (30, 90)  # pixels, of the training crops
+    window: Window = None  # input pixels; None is 1.5 x train_size
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, pair: jax.Array) -> jax.Array:
+        window = site_window(self.train_size, self.window, stride=1) if self.local_mode else None
+        channels = self.inp_channels // 2
+        # The views share all but the attention: they stand side by side in the batch.
+        views = jnp.concatenate(jnp.split(pair, 2, axis=-1))
+        x = conv3x3(self.width, self.dtype, "intro")(views)
+        for i in range(self.num_blks):
+            x = NAFBlock(window, self.dtype, name=f"body_{i}_blk")(x)
+            left, right = jnp.split(x, 2)
+            x = jnp.concatenate(SCAM(self.dtype, name=f"body_{i}_fusion")(left, right))
+        x = pixel_shuffle(conv3x3(channels * self.up_scale**2, self.dtype, "up")(x), self.up_scale)
+        x = x.astype(pair.dtype) + resize_bilinear(views, self.up_scale.bit_length() - 1)
+        return jnp.concatenate(jnp.split(x, 2), axis=-1)
