@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlc_jax.metrics import psnr, ssim
+from tlc_jax.metrics import Protocol, luma, measure, psnr, ssim
 
 
 def pair(*shape, noise=0.1, seed=0):
@@ -124,3 +124,60 @@ def test_smaller_than_the_window():
 def test_other_types(metric):
     with pytest.raises(TypeError, match="uint8, uint16 or floats, got int32"):
         metric(np.zeros((12, 12, 1), np.int32), np.zeros((12, 12, 1), np.int32))
+
+
+# Protocols
+
+
+def by_protocol(image, reference, protocol):
+    """What is compared, in float64: both images, as the protocol has them."""
+    x, y = image.astype(np.float64).clip(0, 1), reference.astype(np.float64) / 255
+    if protocol != "sidd":
+        x = np.rint(x * 255) / 255
+    if protocol == "y":
+        x, y = (
+            (65.481 * r + 128.553 * g + 24.966 * b + 16)[..., None] / 255
+            for r, g, b in (np.moveaxis(z, -1, 0) for z in (x, y))
+        )
+    return x, y
+
+
+@pytest.mark.parametrize("protocol", Protocol)
+def test_protocols(protocol):
+    """Of a float image that leaves [0, 1] and a truth of 8 bits."""
+    image, reference = (3 * x - 1 for x in pair(14, 19, 3, noise=0.001))
+    assert image.min() < 0 and image.max() > 1
+    reference = np.rint(255 * reference.clip(0, 1)).astype(np.uint8)
+    x, y = by_protocol(image, reference, protocol)
+    found = measure(image, reference, protocol)
+    assert found[0] == pytest.approx(-10 * np.log10(np.mean((x - y) ** 2)), abs=1e-3)
+    assert found[1] == pytest.approx(ssim_by_loops(x, y), abs=1e-5)
+    # Far above what the tolerance forgives, protocols differ, and all differ from `psnr`.
+    others = [measure(image, reference, other)[0].item() for other in Protocol]
+    assert np.diff(sorted([*others, psnr(image, reference).item()])).min() > 0.01
+
+
+def test_rounding_to_the_truth_leaves_nothing():
+    reference = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    image = reference / np.float32(255) + np.float32(0.4 / 255)
+    assert measure(image, reference, Protocol.RGB)[0] > 150  # equal but for the last bit
+    assert measure(image, reference, Protocol.SIDD)[0] == pytest.approx(56.1, abs=0.1)
+
+
+def test_luma_by_hand():
+    """BT.601: white is 235, black 16, and of the colours green is the brightest."""
+    colours = np.array([[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]])
+    y = 255 * luma(colours.astype(np.uint8)[:, None])
+    assert y.shape == (5, 1, 1) and y.dtype == jnp.float32
+    np.testing.assert_allclose(y.ravel(), [16, 235, 81.481, 144.553, 40.966], rtol=1e-6)
+
+
+def test_images_smaller_than_the_window_have_no_ssim():
+    image = np.full((10, 20, 3), 0.6, np.float32)
+    found = measure(image, np.full_like(image, 0.5), Protocol.SIDD)
+    assert found[0] == pytest.approx(20, abs=1e-4) and np.isnan(found[1])
+
+
+def test_gray_images_have_no_luma():
+    with pytest.raises(ValueError, match=r"luma is of RGB images, got \(12, 12, 1\)"):
+        luma(np.zeros((12, 12, 1)))

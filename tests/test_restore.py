@@ -1,5 +1,7 @@
 """Arrays in, arrays out: kinds of numbers, compilations, and the windows that are in force."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from flax.traverse_util import flatten_dict
 import tlc_jax as tlc
 from tlc_jax.checkpoints import abstract_params
 from tlc_jax.image import from_float
-from tlc_jax.restore import warm_up
+from tlc_jax.restore import restore_tiles, warm_up
 
 # One block, so that it compiles fast; its windows are 24 pixels.
 NET = tlc.NAFNet(
@@ -71,7 +73,9 @@ def test_whole_numbers_cannot_say_nan():
         tlc.restore(NET, broken, np.zeros((30, 34, 3), np.uint8))
 
 
-@pytest.mark.parametrize("function", [tlc.restore, warm_up])
+@pytest.mark.parametrize(
+    "function", [tlc.restore, warm_up, functools.partial(restore_tiles, tile=16, overlap=4)]
+)
 @pytest.mark.parametrize(
     "shape",
     [(), (30, 34), (30, 34, 1), (30, 34, 4), (0, 34, 3), (30, 0, 3), (1, 30, 34, 3)],
@@ -121,6 +125,69 @@ def test_warm_up_leaves_nothing_to_compile():
     assert len(compilations) == 1
     tlc.restore(NET, PARAMS, image)
     assert len(compilations) == 1
+
+
+# Tiles
+
+
+def by_tiles(image, tile, overlap):
+    """One tile after the other, found by walking along each axis, averaged in float64."""
+    h, w, _ = image.shape
+    total, count = np.zeros(image.shape), np.zeros((h, w, 1))
+
+    def walk(length):
+        start = 0
+        while start + tile < length:
+            yield start
+            start += tile - overlap
+        yield max(length - tile, 0)
+
+    for i in walk(h):
+        for j in walk(w):
+            part = image[i : i + tile, j : j + tile]
+            total[i : i + tile, j : j + tile] += tlc.restore(NET, PARAMS, part)
+            count[i : i + tile, j : j + tile] += 1
+    assert count.min() == 1 and count.max() > 1
+    return total / count
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(16, 4), (16, 0), (17, 9), (31, 2)])
+def test_tiles(tile, overlap):
+    image = noise(32, 45, 3)
+    restored = restore_tiles(NET, PARAMS, image, tile, overlap)
+    assert restored.dtype == np.float32
+    np.testing.assert_allclose(restored, by_tiles(image, tile, overlap), rtol=1e-5, atol=1e-5)
+    whole = tlc.restore(NET, PARAMS, image)
+    assert abs(restored - whole).max() > 1e-3  # the network sees less at a time
+
+
+def test_tiles_that_change_nothing_leave_the_picture():
+    """A network that is initialised returns its input but for rounding."""
+    image = from_float(noise(32, 45, 3), np.uint8)
+    identity = jax.tree.map(np.zeros_like, PARAMS)
+    np.testing.assert_array_equal(restore_tiles(NET, identity, image, 16, 5), image)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (11, 13), (16, 9)])
+def test_a_picture_no_larger_than_a_tile_is_one(size):
+    image = noise(*size, 3)
+    restored = restore_tiles(NET, PARAMS, image, 16, 4)
+    np.testing.assert_array_equal(restored, tlc.restore(NET, PARAMS, image))
+
+
+def test_tiles_are_compiled_once_for_all_pictures():
+    sizes = (40, 50), (20, 70)
+    compilations.clear()
+    warm_up(NET, PARAMS, noise(*sizes[0], 3)[:18, :18])
+    for size in sizes:
+        restore_tiles(NET, PARAMS, noise(*size, 3), 18, 2)
+    assert len(compilations) == 1
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(16, 16), (16, -1), (0, 0)])
+def test_overlaps_that_leave_nothing_of_a_tile(tile, overlap):
+    with pytest.raises(ValueError, match=f"for tiles of {tile}, got {overlap}"):
+        restore_tiles(NET, PARAMS, noise(30, 34, 3), tile, overlap)
 
 
 # Sites

@@ -1,9 +1,11 @@
 """How close a restored image is to its reference: PSNR and SSIM, for any batch, differentiable.
 
-Neither rounds, crops nor converts colours: do that to both images before, where a published number
-asks for it.
+`psnr` and `ssim` neither round, crop nor convert colours; `measure` does to the images before what
+published numbers ask for.
 """
 
+import enum
+import functools
 from collections.abc import Callable
 
 import jax
@@ -14,6 +16,14 @@ from jax import lax
 TAPS = 11
 SIGMA = 1.5
 C1, C2 = 0.01**2, 0.03**2  # (K L)^2 with dynamic range L = 1
+
+
+class Protocol(enum.StrEnum):
+    """What publications measure of a restored image."""
+
+    RGB = "rgb"  # all channels after rounding to 8 bits: deblurring (GoPro, HIDE, REDS)
+    Y = "y"  # the luma after rounding to 8 bits: deraining, super-resolution
+    SIDD = "sidd"  # all channels, clipped but not rounded: denoising of SIDD
 
 
 @jax.jit
@@ -74,6 +84,60 @@ def ssim(image: jax.Array | np.ndarray, reference: jax.Array | np.ndarray) -> ja
     luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
     structure = (2 * covariance + C2) / (var_x + var_y + C2)
     return (luminance * structure).mean(axis=(-3, -2, -1))
+
+
+def luma(image: jax.Array | np.ndarray) -> jax.Array:
+    """The Y of YCbCr as ITU-R BT.601 has it for video, in [16, 235] / 255; MATLAB's rgb2ycbcr.
+
+    Y = (16 + 65.481 R + 128.553 G + 24.966 B) / 255. MATLAB rounds it where its input is uint8,
+    which this does not.
+
+    Args:
+      image: (..., H, W, 3) RGB, floats in [0, 1], uint8 or uint16.
+
+    Returns:
+      (..., H, W, 1) float32.
+
+    Raises:
+      ValueError: if there are not 3 channels.
+
+    Example:
+      >>> print(luma(np.ones((1, 1, 3))) * 255)
+      [[[235.]]]
+    """
+    rgb = _to_float(jnp.asarray(image))
+    if rgb.shape[-1] != 3:
+        raise ValueError(f"luma is of RGB images, got {rgb.shape}.")
+    weights = jnp.array([[65.481], [128.553], [24.966]], jnp.float32)
+    # Accelerators multiply matrices with fewer digits unless they are told not to.
+    return (16 + jnp.matmul(rgb, weights, precision=lax.Precision.HIGHEST)) / 255
+
+
+@functools.partial(jax.jit, static_argnames="protocol")
+def measure(
+    image: jax.Array | np.ndarray, reference: jax.Array | np.ndarray, protocol: Protocol
+) -> tuple[jax.Array, jax.Array]:
+    """PSNR and SSIM of a restored image by one of the protocols that publications follow.
+
+    Args:
+      image, reference: (..., H, W, C) floats in [0, 1], uint8 or uint16; RGB for `Protocol.Y`.
+        Only the image is clipped, and rounded where the protocol does.
+      protocol: which of them.
+
+    Returns:
+      `psnr` and `ssim`; the latter is NaN for images smaller than its window.
+
+    Raises:
+      ValueError: if the shapes differ, or the luma of other than RGB is asked for.
+    """
+    x, y = _pair(image, reference)
+    x = jnp.clip(x, 0, 1)
+    if protocol != Protocol.SIDD:
+        x = jnp.rint(x * 255) / 255
+    if protocol == Protocol.Y:
+        x, y = luma(x), luma(y)
+    fits = min(x.shape[-3:-1]) >= TAPS
+    return psnr(x, y), ssim(x, y) if fits else jnp.full(x.shape[:-3], jnp.nan)
 
 
 def _pair(*images: jax.Array | np.ndarray) -> tuple[jax.Array, jax.Array]:

@@ -1,6 +1,8 @@
 """A network, its parameters and a photograph in; the restored photograph out."""
 
 import functools
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,13 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlc_jax.image import from_float, to_float
-from tlc_jax.models import Params
+from tlc_jax.models import Params, example_input, takes_clips
 from tlc_jax.ops import clip_window
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _forward(model: nn.Module, params: Params, image: jax.Array) -> jax.Array:
     return model.apply({"params": params}, image[None])[0]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "ahead"))
+def _forward_part(
+    model: nn.Module, params: Params, clip: jax.Array, state: Any, ahead: int
+) -> tuple[jax.Array, Any]:
+    variables = {"params": params}
+    restored, state = model.apply(variables, clip[None], state, ahead, method="resume")
+    return restored[0], state
 
 
 def restore(model: nn.Module, params: Params, image: np.ndarray) -> np.ndarray:
@@ -37,10 +48,112 @@ def restore(model: nn.Module, params: Params, image: np.ndarray) -> np.ndarray:
       TypeError: other types of numbers.
     """
     image = np.asarray(image)
-    restored = np.asarray(_forward(model, params, _checked(model, image)))
-    if np.issubdtype(image.dtype, np.integer):
-        return from_float(restored, image.dtype)
-    return restored.astype(image.dtype)
+    return _like(image, np.asarray(_forward(model, params, _checked(model, image))))
+
+
+def restore_tiles(
+    model: nn.Module, params: Params, image: np.ndarray, tile: int, overlap: int
+) -> np.ndarray:
+    """Restore one picture in overlapping tiles, averaged with equal weights where they overlap.
+
+    What is done for want of memory, or instead of TLC: each tile is a picture of its own to the
+    network. The first compiles what `warm_up` compiles for it; it serves all tiles of all pictures
+    that are no smaller.
+
+    Args:
+      model, params, image: as of `restore`.
+      tile: side in pixels; of a smaller picture, the whole side.
+      overlap: pixels that neighbours share, less than `tile`. The last tile ends with the picture,
+        so it may share more.
+
+    Returns:
+      As `restore`.
+
+    Raises:
+      ValueError: as `restore`, or an overlap that is not in 0 ... tile - 1.
+      TypeError: as `restore`.
+    """
+    if not 0 <= overlap < tile:
+        raise ValueError(
+            f"an overlap is 0 to {tile - 1} pixels for tiles of {tile}, got {overlap}."
+        )
+    image = np.asarray(image)
+    pixels = _checked(model, image)
+    rows, columns = (
+        (*range(0, length - tile, tile - overlap), max(0, length - tile))
+        for length in pixels.shape[:2]
+    )
+    channels = _forward.eval_shape(model, params, pixels[:tile, :tile]).shape[2]
+    total, count = (np.zeros((*pixels.shape[:2], n), np.float32) for n in (channels, 1))
+    for top, left in itertools.product(rows, columns):
+        here = np.s_[top : top + tile, left : left + tile]
+        total[here] += np.asarray(_forward(model, params, pixels[here]))
+        count[here] += 1
+    return _like(image, total / count)
+
+
+def restore_clip(
+    model: nn.Module,
+    params: Params,
+    frames: Iterable[np.ndarray],
+    *,
+    chunk: int = 10,
+    overlap: int = 5,
+) -> Iterator[np.ndarray]:
+    """Restore the frames of a clip of any length, holding `chunk + overlap` of them at a time.
+
+    A network for single pictures restores each frame by itself. RNN-MBP's forward recurrence goes
+    through the whole clip, from chunk to chunk. Its backward one would have to start at the end of
+    the clip; it starts `overlap` frames after the chunk. So the result is that of the whole clip
+    for the last `chunk + overlap` frames, and nearly so before, the nearer the larger `overlap` is.
+    All frames are restored, also the first `past_frames` and the last `future_frames`, which have
+    fewer neighbours than in training.
+
+    Args:
+      model, params: as of `restore`; a network for pictures or for clips.
+      frames: (H, W, C) each, all of one size, float in [0, 1], uint8 or uint16.
+      chunk: how many frames are restored at a time, 1 or more. With the next smaller multiple of 4
+        for each side, RNN-MBP holds about 1.2 kB for each pixel of each frame, in float32.
+      overlap: how many frames more are looked at, 0 or more.
+
+    Returns:
+      An iterator over the restored frames, of the same type.
+
+    Raises:
+      ValueError: as `restore`; a clip shorter than the network was trained for, or whose frames
+        are not all of one size.
+      TypeError: as `restore`.
+    """
+    if not takes_clips(model):
+        yield from (restore(model, params, frame) for frame in frames)
+        return
+    needed = example_input(model, (1, 1)).shape[1]
+    if chunk < 1 or overlap < 0 or chunk + overlap < needed:
+        raise ValueError(
+            f"chunk is at least 1, overlap 0 and both together {needed} frames, got {chunk} and "
+            f"{overlap}."
+        )
+    frames = (np.asarray(frame) for frame in frames)
+    part = list(itertools.islice(frames, chunk + overlap))
+    if len(part) < needed:
+        raise ValueError(
+            f"{type(model).__name__} restores clips of {needed} frames or more, got {len(part)}."
+        )
+    size, state = part[0].shape, None
+    while part:
+        if other := next((frame.shape for frame in part if frame.shape != size), None):
+            raise ValueError(f"the frames of a clip are of one shape, got {size} and {other}.")
+        goes_on = len(part) == chunk + overlap
+        ahead = overlap if goes_on else 0
+        clip = np.stack([_checked(model, frame) for frame in part])
+        if state is None:  # zeros rather than nothing: one program serves all chunks
+            _, shapes = _forward_part.eval_shape(model, params, clip, None, ahead)
+            state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        restored, state = _forward_part(model, params, clip, state, ahead)
+        # Of the whole part, not of each frame: a slice on the device would be a program of its own.
+        for frame, pixels in zip(part, np.asarray(restored), strict=False):
+            yield _like(frame, pixels)
+        part = [*part[chunk:], *itertools.islice(frames, chunk)] if goes_on else []
 
 
 def warm_up(model: nn.Module, params: Params, image: np.ndarray) -> None:
@@ -57,6 +170,13 @@ def _checked(model: nn.Module, image: np.ndarray) -> np.ndarray:
             f"{image.shape}."
         )
     return to_float(image)
+
+
+def _like(image: np.ndarray, restored: np.ndarray) -> np.ndarray:
+    """The restored picture as numbers of the type that the picture has."""
+    if np.issubdtype(image.dtype, np.integer):
+        return from_float(restored, image.dtype)
+    return restored.astype(image.dtype)
 
 
 class Site(NamedTuple):
@@ -84,17 +204,16 @@ def sites(model: nn.Module, size: tuple[int, int]) -> list[Site]:
       >>> site.name, site.size, site.window
       ('encoders_0_0/pool', (720, 1280), (384, 384))
     """
-    found: list[Site] = []
+    found: dict[str, Site] = {}  # a loop over frames is met more than once
 
     def note(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         layer: Any = context.module
         if hasattr(layer, "site") and context.method_name == "__call__":
             size = args[0].shape[1:3]
             name = "/".join(layer.path)
-            found.append(Site(name, layer.site, size, clip_window(layer.window, size)))
+            found[name] = Site(name, layer.site, size, clip_window(layer.window, size))
         return call(*args, **kwargs)
 
-    image = jax.ShapeDtypeStruct((1, *size, model.inp_channels), jnp.float32)
     with nn.intercept_methods(note):
-        jax.eval_shape(model.init, jax.random.key(0), image)
-    return found
+        jax.eval_shape(model.init, jax.random.key(0), example_input(model, size))
+    return list(found.values())

@@ -9,8 +9,10 @@ import typer
 
 from tlc_jax.checkpoints import CheckpointError
 from tlc_jax.cli.common import UserError, complain
+from tlc_jax.cli.evaluating import evaluate
 from tlc_jax.cli.restoring import restore
 from tlc_jax.cli.weights import convert, info
+from tlc_jax.evaluate import EvaluationError
 from tlc_jax.image import ImageError
 
 app = typer.Typer(
@@ -20,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (restore, info, convert):
+for command in (restore, evaluate, info, convert):
     app.command()(command)
 
 
@@ -33,6 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "tlc-jax"))
     try:
         app(arguments)
-    except (UserError, ImageError, CheckpointError, ConversionError) as error:
+    except (UserError, ImageError, CheckpointError, EvaluationError, ConversionError) as error:
         complain(error)
         sys.exit(2)

@@ -1,0 +1,140 @@
+"""`tlc-jax evaluate`: pictures whose truth is known in, PSNR and SSIM of several modes out."""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import typer
+from rich.progress import track
+
+from tlc_jax import checkpoints, data
+from tlc_jax import evaluate as evaluation
+from tlc_jax.cli.common import (
+    Checkpoint,
+    ComputeIn,
+    Dtype,
+    Settings,
+    UserError,
+    WindowSide,
+    check_writable,
+    complain,
+    console,
+    enough_memory,
+    load_network,
+    parse_settings,
+)
+from tlc_jax.image import ImageError
+from tlc_jax.metrics import Protocol
+from tlc_jax.models import takes_clips
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    inputs: Annotated[
+        Path | None, typer.Option("--input", help="A folder, LMDB folder or .mat of pictures.")
+    ] = None,
+    targets: Annotated[
+        Path | None, typer.Option("--target", help="The true ones by the same names, likewise.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--data", help="Instead of both: GoPro, HIDE, REDS or SIDD.")
+    ] = None,
+    mode: Annotated[
+        str, typer.Option(help="Of local, global and tiles:SIZE/OVERLAP, with commas.")
+    ] = "local,global",
+    protocol: Annotated[
+        Protocol, typer.Option(help="RGB of 8 bits, their luma, or RGB not rounded.")
+    ] = Protocol.RGB,
+    report: Annotated[
+        Path | None, typer.Option(help="A .json that is continued; .md and .png come beside it.")
+    ] = None,
+    window: WindowSide = None,
+    dtype: ComputeIn = Dtype.FLOAT32,
+    settings: Settings = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin the report anew.")] = False,
+) -> None:
+    """Measure how well a network restores pictures whose truth is known."""
+    modes = evaluation.parse_modes(mode)
+    pairs, sources = _pairs(inputs, targets, root)
+    if report is not None:
+        if report.suffix != ".json":
+            raise UserError(f"{report}: a report is a .json file; name one.")
+        check_writable(report.parent)
+    done = evaluation.open_report(
+        {
+            "checkpoint": checkpoint.resolve().name,
+            **_described(checkpoint),
+            "modes": modes,
+            "protocol": protocol,
+            "window": window,
+            "dtype": dtype,
+            "set": parse_settings(settings),
+            **sources,
+            "tlc_jax": importlib.metadata.version("tlc-jax"),
+            "jax": jax.__version__,
+            "device": f"{jax.default_backend()} ({jax.devices()[0].device_kind})",
+            "matmul_precision": jax.config.values["jax_default_matmul_precision"],
+        },
+        None if overwrite else report,
+    )
+    model, params = load_network(checkpoint, mode, window, dtype, settings)
+    if model.inp_channels not in (1, 3) or takes_clips(model):
+        raise UserError(f"{checkpoint}: the network does not take single pictures; choose another.")
+    if model.inp_channels == 1 and protocol is Protocol.Y:
+        raise UserError(f"{checkpoint}: a gray network has no luma to take; use --protocol rgb.")
+
+    pairs = pairs[:limit]
+    todo = [pair for pair in pairs if pair.name not in done["images"]]
+    if len(todo) < len(pairs):
+        console.print(f"{report}: {len(pairs) - len(todo)} of {len(pairs)} pictures are done")
+    failed = False
+    for pair in track(
+        todo, "", console=console, transient=True, disable=len(todo) < 2 or not console.is_terminal
+    ):
+        try:
+            with enough_memory(Path(pair.name)):
+                result = evaluation.evaluate(model, params, pair, modes, protocol)
+        except (ImageError, evaluation.EvaluationError, UserError) as error:
+            failed = True
+            complain(error)
+            continue
+        done["images"][pair.name] = result
+        if report is not None:
+            evaluation.write_report(done, report)
+    if done["images"]:
+        console.print(f"{evaluation.table(done)}\n{evaluation.notes(done)}")
+        if report is not None:
+            _illustrate(done, report)
+    if failed:
+        raise typer.Exit(2)
+
+
+def _pairs(
+    inputs: Path | None, targets: Path | None, root: Path | None
+) -> tuple[list[data.Pair], dict[str, str]]:
+    """The pairs, and where they come from as the report's settings have it."""
+    match inputs, targets, root:
+        case Path(), Path(), None:
+            sources = {"input": str(inputs.resolve()), "target": str(targets.resolve())}
+            return data.pairs(inputs, targets), sources
+        case None, None, Path():
+            return data.dataset(root), {"data": str(root.resolve())}
+    raise UserError("name the pictures with --input and --target, or a data set with --data.")
+
+
+def _described(checkpoint: Path) -> dict[str, Any]:
+    description = checkpoints.describe(checkpoint)
+    return {key: description.get(key) for key in ("params_sha256", "network", "config")}
+
+
+def _illustrate(done: dict[str, Any], report: Path) -> None:
+    """The report for people, beside the one for programs."""
+    try:
+        report.with_suffix(".md").write_text(evaluation.markdown(done))
+        evaluation.plot(done, report.with_suffix(".png"))
+    except ImportError:
+        console.print("no plot is made: matplotlib is missing, install the extra [plot]")
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be written ({error.strerror}).") from None

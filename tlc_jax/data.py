@@ -1,0 +1,207 @@
+"""Pairs of pictures, what a network is given and the truth, from wherever data sets keep them.
+
+A source is a folder of pictures, an LMDB folder as BasicSR writes it, or a .mat file of blocks as
+the SIDD benchmark has it. Two sources pair by the names of their pictures. Nothing but the blocks
+of a .mat file is read before it is asked for.
+"""
+
+import functools
+import importlib.util
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tlc_jax.image import ImageError, read_picture
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+WITH_TRAINING = "../GT"  # holds the targets of the training pictures, too
+# Where the inputs lie below the root of a data set, and from their parent, where the targets do.
+LAYOUTS = {
+    "test/*/blur": "sharp",  # GoPro of its authors; the inputs of blur_gamma are other ones
+    "test/test-*": WITH_TRAINING,  # HIDE of its authors: test-close-ups and test-long-shot
+    "test/input": "target",  # GoPro and HIDE of MPRNet
+    "test/input.lmdb": "target.lmdb",  # GoPro of NAFNet
+    "val/val_blur_jpeg": "val_sharp",  # REDS of its authors, 3000 pictures
+    "val/blur_300.lmdb": "sharp_300.lmdb",  # REDS of NAFNet, the 300 that it publishes results for
+    "val/input_crops.lmdb": "gt_crops.lmdb",  # SIDD of NAFNet
+    "ValidationNoisyBlocksSrgb.mat": "ValidationGtBlocksSrgb.mat",  # SIDD of its authors
+    "input": "target",
+}
+
+Reader = Callable[[int], np.ndarray]  # channels, 1 or 3 -> (H, W, C) uint8 or uint16
+
+
+class DataError(ImageError):
+    """Pictures that do not pair, or are not there; the message is a sentence for the user."""
+
+
+class Pair(NamedTuple):
+    """One picture to restore and its truth, not read yet."""
+
+    name: str
+    input: Reader
+    target: Reader
+
+    def read(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
+        """Input and target, (H, W, channels) uint8 or uint16.
+
+        Raises:
+          ImageError: if one cannot be read, or they differ in size.
+        """
+        image, truth = self.input(channels), self.target(channels)
+        (h, w, c), (height, width, _) = image.shape, truth.shape
+        if (h, w) != (height, width):
+            raise DataError(f"{self.name}: is {w}x{h}, but its target is {width}x{height}.")
+        if c != channels:
+            raise DataError(f"{self.name}: has {c} channels, but the network takes {channels}.")
+        return image, truth
+
+
+def pairs(inputs: Path, targets: Path, *, spare_targets: bool = False) -> list[Pair]:
+    """The pictures of two sources, paired by name.
+
+    Args:
+      inputs, targets: each a folder (searched below, too), an LMDB folder or a .mat file. A name
+        is the path in the folder, the key, or the indices of the block, without a suffix.
+      spare_targets: whether targets without an input are left out rather than refused.
+
+    Returns:
+      The pairs in the order of their names.
+
+    Raises:
+      DataError: a source that is not there, is empty or cannot be read, or names without partner.
+    """
+    images, truths = _readers(inputs), _readers(targets)
+    alone = [(inputs, targets, images.keys() - truths.keys())]
+    if not spare_targets:
+        alone.append((targets, inputs, truths.keys() - images.keys()))
+    for here, there, names in alone:
+        if names:
+            raise DataError(
+                f"{here}: pictures without one of the same name in {there}: {len(names)} "
+                f"({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''}); add the "
+                "missing ones or remove these."
+            )
+    return [Pair(name, images[name], truths[name]) for name in sorted(images)]
+
+
+def dataset(root: Path) -> list[Pair]:
+    """The test pictures of a data set that lies below `root` as it is distributed.
+
+    Raises:
+      DataError: none of `LAYOUTS`, or as `pairs`.
+    """
+    for layout, beside in LAYOUTS.items():
+        if sources := sorted(root.glob(layout)):
+            parts = {
+                f"{source.relative_to(root)}/": pairs(
+                    source, source.parent / beside, spare_targets=beside == WITH_TRAINING
+                )
+                for source in sources
+            }
+            prefixed = len(parts) > 1  # the parts may use the same names
+            return [
+                pair._replace(name=part + pair.name) if prefixed else pair
+                for part, found in parts.items()
+                for pair in found
+            ]
+    raise DataError(
+        f"{root}: no data set of a known layout ({', '.join(LAYOUTS)}); name the folders with "
+        "--input and --target."
+    )
+
+
+def _readers(source: Path) -> dict[str, Reader]:
+    if (source / "data.mdb").is_file():
+        readers = _in_lmdb(source)
+    elif source.suffix == ".mat":
+        readers = _in_mat(source)
+    elif source.is_dir():
+        readers = _in_folder(source)
+    else:
+        raise DataError(f"{source}: there is no such folder of pictures.")
+    if not readers:
+        raise DataError(f"{source}: no pictures in this folder ({', '.join(PICTURES)}).")
+    return readers
+
+
+def _in_folder(folder: Path) -> dict[str, Reader]:
+    files: dict[str, Path] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() not in PICTURES:
+            continue
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        if name in files:
+            raise DataError(f"{file}: {files[name].name} has the same name but for the suffix.")
+        files[name] = file
+    return {name: functools.partial(_read_file, file) for name, file in files.items()}
+
+
+def _read_file(file: Path, channels: int) -> np.ndarray:
+    return read_picture(file, channels=channels).pixels
+
+
+def _in_lmdb(folder: Path) -> dict[str, Reader]:
+    """BasicSR, docs/DatasetPreparation.md: encoded files by their names without suffix.
+
+    A line of meta_info.txt is like "0001_s001.png (480,480,3) 1".
+    """
+    if importlib.util.find_spec("lmdb") is None:
+        raise DataError(f"{folder}: needs the package lmdb; install the extra [data].")
+    try:
+        lines = (folder / "meta_info.txt").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise DataError(f"{folder}: no meta_info.txt that can be read; copy it again.") from None
+    found = [re.fullmatch(r"(.+)\.\w+ \([\d, ]+\) \d+", line) for line in lines if line.strip()]
+    if None in found:
+        raise DataError(f"{folder / 'meta_info.txt'}: not the list of names that BasicSR writes.")
+    return {key: functools.partial(_read_lmdb, folder, key) for key in (m[1] for m in found if m)}
+
+
+def _read_lmdb(folder: Path, key: str, channels: int) -> np.ndarray:
+    import lmdb
+
+    try:
+        # Opened anew, which takes no time, so that nobody has to close it; nobody writes, either.
+        with (
+            lmdb.open(str(folder), readonly=True, lock=False) as database,
+            database.begin() as transaction,
+        ):
+            encoded = transaction.get(key.encode())
+    except lmdb.Error as error:
+        raise DataError(f"{folder}: cannot be read ({error}); copy it again.") from None
+    if encoded is None:
+        raise DataError(f"{folder}: holds no {key}, which its meta_info.txt names.")
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(encoded)
+        file.flush()
+        try:
+            return _read_file(Path(file.name), channels)
+        except ImageError as error:
+            raise DataError(str(error).replace(file.name, f"{key} in {folder}")) from None
+
+
+def _in_mat(file: Path) -> dict[str, Reader]:
+    """The one variable (M, N, H, W, C) uint8 of a MATLAB file; other classes are never read."""
+    import scipy.io
+
+    try:
+        kinds = scipy.io.whosmat(file)
+        blocks = [name for name, shape, kind in kinds if (len(shape), kind) == (5, "uint8")]
+        if len(blocks) != 1:
+            raise ValueError("it holds no uint8 blocks of 5 axes")
+        array = scipy.io.loadmat(file, variable_names=blocks)[blocks[0]]
+    except Exception as error:  # SciPy meets damaged files with almost any exception
+        raise DataError(
+            f"{file}: cannot be read ({str(error) or type(error).__name__}); give a file like "
+            "ValidationNoisyBlocksSrgb.mat, or download it again."
+        ) from None
+    return {
+        f"{i:02}_{j:02}": lambda channels, block=array[i, j]: block
+        for i, j in np.ndindex(array.shape[:2])
+    }

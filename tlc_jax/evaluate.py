@@ -1,0 +1,261 @@
+"""How well a network restores pictures whose truth is known, and a report of it.
+
+A report is a dict that is kept as JSON: "settings", whatever decides the numbers; "images", by name
+the size and for "input" and each mode PSNR, SSIM and seconds; "mean", over these images; "notes",
+what the numbers are.
+
+Modes are "local" (TLC), "global", and "tiles:SIZE/OVERLAP", where the global network restores
+overlapping tiles as if each were a picture.
+"""
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from tlc_jax.data import Pair
+from tlc_jax.image import to_float
+from tlc_jax.metrics import Protocol, measure
+from tlc_jax.models import Params
+from tlc_jax.restore import restore, restore_tiles, warm_up
+
+NOTES = {
+    Protocol.RGB: "PSNR over all channels, restored pictures rounded to 8 bits.",
+    Protocol.Y: "PSNR and SSIM of the BT.601 luma, restored pictures rounded to 8 bits.",
+    Protocol.SIDD: "PSNR over all channels, restored pictures clipped to [0, 1] and not rounded.",
+}
+SSIM_NOTE = (
+    "SSIM is the mean over channels, under a Gaussian window of 11 x 11 pixels (Wang et al. 2004); "
+    "that of NAFNet's publications has windows of three dimensions and is higher."
+)
+
+
+class EvaluationError(ValueError):
+    """What cannot be evaluated or reported; the message is a sentence for the user."""
+
+
+def parse_modes(text: str) -> list[str]:
+    """Modes from a list with commas.
+
+    Raises:
+      EvaluationError: an unknown mode, one named twice, or tiles no larger than their overlap.
+
+    Example:
+      >>> parse_modes("local,tiles:256/32")
+      ['local', 'tiles:256/32']
+    """
+    modes = text.split(",")
+    for mode in modes:
+        tiles = _tiles(mode)
+        if mode not in ("local", "global") and (tiles is None or tiles[1] >= tiles[0]):
+            raise EvaluationError(
+                f"mode {mode!r}: the modes are local, global and tiles:SIZE/OVERLAP, with the "
+                "overlap smaller than the size, as in tiles:256/32."
+            )
+    if len({*modes}) < len(modes):
+        raise EvaluationError(f"modes {text}: name each one once.")
+    return modes
+
+
+def _tiles(mode: str) -> tuple[int, int] | None:
+    """Size and overlap, where the mode is one of tiles."""
+    match = re.fullmatch(r"tiles:(\d+)/(\d+)", mode)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def evaluate(
+    model: nn.Module,
+    params: Params,
+    pair: Pair,
+    modes: Sequence[str],
+    protocol: Protocol = Protocol.RGB,
+) -> dict[str, Any]:
+    """Restore one picture in several modes, and measure each.
+
+    Args:
+      model: a network of 1 or 3 channels; the modes decide whether it is local.
+      params: its parameter tree.
+      pair: the picture and its truth.
+      modes: as `parse_modes` returns them.
+      protocol: how PSNR and SSIM are measured.
+
+    Returns:
+      What a report has for this image: "size" [H, W], and for "input" and each mode a dict with
+      "psnr" in dB, "ssim" (`None` for images smaller than its window) and, but for the input,
+      "seconds" without compilation.
+
+    Raises:
+      ImageError: the picture or its truth cannot be read, or they differ in size.
+      EvaluationError: the network makes NaN or infinite numbers of it.
+    """
+    image, truth = pair.read(model.inp_channels)
+    pixels = to_float(image)
+    result: dict[str, Any] = {
+        "size": list(image.shape[:2]),
+        "input": _score(image, truth, protocol),
+    }
+    for mode in modes:
+        network = model.clone(local_mode=mode == "local")
+        tiles = _tiles(mode)
+        tile, _ = tiles or (None, None)
+        warm_up(network, params, pixels[:tile, :tile])
+        start = time.perf_counter()
+        if tiles:
+            restored = restore_tiles(network, params, pixels, *tiles)
+        else:
+            restored = restore(network, params, pixels)
+        seconds = time.perf_counter() - start
+        if not np.isfinite(restored).all():
+            raise EvaluationError(
+                f"{pair.name}: the picture restored in mode {mode} holds NaN or infinite numbers; "
+                "convert the weights again, and compute in float32."
+            )
+        result[mode] = _score(restored, truth, protocol) | {"seconds": seconds}
+    return result
+
+
+def _score(image: np.ndarray, truth: np.ndarray, protocol: Protocol) -> dict[str, float | None]:
+    psnr, ssim = map(float, measure(image, truth, protocol))
+    return {"psnr": psnr, "ssim": None if np.isnan(ssim) else ssim}
+
+
+# Reports
+
+
+def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str, Any]:
+    """The report to go on with: the file's, where there is one, or an empty one.
+
+    Raises:
+      EvaluationError: the file is no report, or one with other settings.
+    """
+    settings = json.loads(json.dumps(settings))  # as the file has them: tuples are lists
+    if path is None or not path.exists():
+        return {"settings": settings, "images": {}}
+    try:
+        report = json.loads(path.read_text())
+        kept, _ = dict(report["settings"]), dict(report["images"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise EvaluationError(
+            f"{path}: not a report that can be continued; name another --report, or --overwrite."
+        ) from None
+    if other := [key for key in {**kept, **settings} if kept.get(key) != settings.get(key)]:
+        raise EvaluationError(
+            f"{path}: made with other settings ("
+            + ", ".join(f"{key} {kept.get(key)}, now {settings.get(key)}" for key in other)
+            + "); name another --report, or --overwrite."
+        )
+    return report
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Write a report as JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(
+            json.dumps(report | {"notes": notes(report), "mean": means(report)}, indent=1) + "\n"
+        )
+        temporary.replace(path)
+    except OSError as error:
+        raise EvaluationError(
+            f"{path}: cannot be written ({error.strerror}); free some space."
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def means(report: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Means over all images for "input" and each mode, and the gains between the means of PSNR."""
+
+    def mean(mode: str, key: str) -> float | None:
+        values = [image[mode].get(key) for image in report["images"].values()]
+        values = [value for value in values if value is not None]
+        return float(np.mean(values)) if values else None
+
+    modes = ["input", *report["settings"]["modes"]]
+    psnr = {mode: mean(mode, "psnr") for mode in modes}
+
+    def gain(mode: str, base: str) -> float | None:
+        ours, theirs = psnr[mode], psnr.get(base)
+        if ours is None or theirs is None or mode in ("input", base):
+            return None
+        return ours - theirs
+
+    return {
+        mode: {
+            "psnr": psnr[mode],
+            "ssim": mean(mode, "ssim"),
+            "over_input": gain(mode, "input"),
+            "over_global": gain(mode, "global"),
+            "seconds": mean(mode, "seconds"),
+        }
+        for mode in modes
+    }
+
+
+COLUMNS = {
+    "psnr": ("PSNR dB", "{:.3f}"),
+    "ssim": ("SSIM", "{:.4f}"),
+    "over_input": ("over input dB", "{:+.3f}"),
+    "over_global": ("over global dB", "{:+.3f}"),
+    "seconds": ("s per image", "{:.3g}"),
+}
+
+
+def table(report: dict[str, Any]) -> str:
+    """The means as a table of Markdown, aligned for the terminal, too."""
+    count = len(report["images"])
+    rows = [[f"mean of {count}", *(title for title, _ in COLUMNS.values())]]
+    for mode, values in means(report).items():
+        cells = (
+            "" if values[key] is None else form.format(values[key])
+            for key, (_, form) in COLUMNS.items()
+        )
+        rows.append([mode, *cells])
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+    rows.insert(1, ["-" * first, *("-" * (width - 1) + ":" for width in others)])
+    return "\n".join(
+        " | ".join([name.ljust(first), *map(str.rjust, cells, others)]).join(("| ", " |"))
+        for name, *cells in rows
+    )
+
+
+def notes(report: dict[str, Any]) -> str:
+    """What the numbers of a report are, in words."""
+    return f"{NOTES[Protocol(report['settings']['protocol'])]}\n{SSIM_NOTE}"
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report for people: the table, what was measured and with which settings."""
+    listed = [f"- {key}: {json.dumps(value)}" for key, value in report["settings"].items()]
+    return "\n".join([table(report), "", notes(report), "", *listed, ""])
+
+
+def plot(report: dict[str, Any], path: Path) -> None:
+    """Each mode's gain in PSNR on every image, in ascending order: over global, or over the input.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    modes = report["settings"]["modes"]
+    base = "global" if "global" in modes and len(modes) > 1 else "input"
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for mode in modes:
+        if mode != base:
+            images = report["images"].values()
+            gains = sorted(image[mode]["psnr"] - image[base]["psnr"] for image in images)
+            axes.plot(range(1, len(gains) + 1), gains, ".-", label=mode)
+    axes.axhline(0, color="gray", linewidth=0.8)
+    axes.set_xlabel("images, for each mode in the order of its gain")
+    axes.set_ylabel(f"gain in PSNR over {base}, dB")
+    axes.legend()
+    figure.savefig(path, dpi=150)
