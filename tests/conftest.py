@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
+from tlc_jax import cli
 from tlc_jax.checkpoints import abstract_params
 from tlc_jax.models import Params
 
@@ -75,3 +77,29 @@ def random_params() -> Callable[[nn.Module], Params]:
         return jax.tree.map_with_path(leaf, abstract_params(model))
 
     return make
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Callable[..., Result]]:
+    """Runs a command of `tlc-jax` in a folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(folder: Path, *arguments: object) -> Result:
+        monkeypatch.chdir(folder)
+        with pytest.raises(SystemExit) as end:
+            cli.main([str(argument) for argument in arguments])
+        return Result(end.value.code, *capsys.readouterr())
+
+    before = jax.config.jax_compilation_cache_dir
+    yield run
+    # The command sets it for its process; the other tests are to compile what they test.
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()

@@ -3,6 +3,7 @@
 Most commands run in this process, in a folder as a user may have it (`world`).
 """
 
+import functools
 import json
 import os
 import re
@@ -10,14 +11,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image, ImageCms
 from safetensors.numpy import save_file
 
@@ -106,28 +105,11 @@ def world(tmp_path_factory):
     return folder
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def run(world, monkeypatch, capsys, tmp_path):
+def run(world, command, monkeypatch):
     """Runs a command in `world`."""
     monkeypatch.chdir(world)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(argument) for argument in arguments])
-        return Result(end.value.code, *capsys.readouterr())
-
-    before = jax.config.jax_compilation_cache_dir
-    yield run
-    # The command sets it for its process; the other tests are to compile what they test.
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
+    return functools.partial(command, world)
 
 
 def restored(run, *arguments):
@@ -320,7 +302,7 @@ def test_out_of_memory(run, tmp_path, monkeypatch):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
         return tlc.restore(model, params, image)
 
-    monkeypatch.setattr(cli.restoring, "restore_array", restore)
+    monkeypatch.setattr(cli.pictures, "restore", restore)
     code, _, err = run("restore", "pictures", "-o", tmp_path / "out", "--checkpoint", "net")
     assert code == 2 and len(err.splitlines()) == 1
     assert "pictures/a.png" in err and "memory" in err and "bfloat16" in err
@@ -396,7 +378,7 @@ BAD = {
     "restore a.png -o out --checkpoint damaged": ["damaged/params", "convert the weights again"],
     "restore a.png -o out --checkpoint edited": ["edited", "convert the weights again"],
     "restore a.png -o out --checkpoint official.pth": ["official.pth", "file", "tlc-jax convert"],
-    "restore a.png -o out --checkpoint two-views": ["two-views", "6 channels"],
+    "restore a.png -o out --checkpoint two-views": ["pairs", "--left", "--right"],
     "restore a.png -o out --checkpoint nan": ["a.png", "NaN", "weights"],
     "restore a.png -o out --checkpoint net --set wdth=8": ["wdth", "train_size"],
     "restore a.png -o out --checkpoint net --set width=8": ["width=8", "weights do not fit"],
@@ -444,7 +426,7 @@ def test_bad_input(run, world, command):
         ("restore a.png -o out --checkpoint net --dtype float8", "'float32', 'bfloat16'"),
         ("restore a.png --checkpoint net", "--output"),
         ("restore a.png -o out", "--checkpoint"),
-        ("restore -o out --checkpoint net", "inputs"),
+        ("restore -o out --checkpoint net", "nothing to restore"),
         ("repair a.png", "repair"),
     ],
 )

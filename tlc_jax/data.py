@@ -11,7 +11,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ LAYOUTS = {
     "input": "target",
 }
 
+T = TypeVar("T")
 Reader = Callable[[int], np.ndarray]  # channels, 1 or 3 -> (H, W, C) uint8 or uint16
 
 
@@ -76,18 +77,34 @@ def pairs(inputs: Path, targets: Path, *, spare_targets: bool = False) -> list[P
     Raises:
       DataError: a source that is not there, is empty or cannot be read, or names without partner.
     """
-    images, truths = _readers(inputs), _readers(targets)
-    alone = [(inputs, targets, images.keys() - truths.keys())]
-    if not spare_targets:
-        alone.append((targets, inputs, truths.keys() - images.keys()))
-    for here, there, names in alone:
+    found = _paired(inputs, _readers(inputs), targets, _readers(targets), spare_targets)
+    return [Pair(*pair) for pair in found]
+
+
+def file_pairs(left: Path, right: Path) -> list[tuple[Path, Path]]:
+    """The files of two folders of pictures, paired by name; otherwise as `pairs`."""
+    found = _paired(left, _files(left), right, _files(right))
+    return [(one, other) for _, one, other in found]
+
+
+def _paired(
+    here: Path, ours: dict[str, T], there: Path, theirs: dict[str, T], spare: bool = False
+) -> list[tuple[str, T, T]]:
+    """What has the same name in two sources; `spare` is whether `theirs` may hold more."""
+    for source, names in ((here, ours), (there, theirs)):
+        if not names:
+            raise DataError(f"{source}: no pictures in this folder ({', '.join(PICTURES)}).")
+    alone = [(here, there, ours.keys() - theirs.keys())]
+    if not spare:
+        alone.append((there, here, theirs.keys() - ours.keys()))
+    for source, other, names in alone:
         if names:
             raise DataError(
-                f"{here}: pictures without one of the same name in {there}: {len(names)} "
+                f"{source}: pictures without one of the same name in {other}: {len(names)} "
                 f"({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''}); add the "
                 "missing ones or remove these."
             )
-    return [Pair(name, images[name], truths[name]) for name in sorted(images)]
+    return [(name, ours[name], theirs[name]) for name in sorted(ours)]
 
 
 def dataset(root: Path) -> list[Pair]:
@@ -118,19 +135,16 @@ def dataset(root: Path) -> list[Pair]:
 
 def _readers(source: Path) -> dict[str, Reader]:
     if (source / "data.mdb").is_file():
-        readers = _in_lmdb(source)
-    elif source.suffix == ".mat":
-        readers = _in_mat(source)
-    elif source.is_dir():
-        readers = _in_folder(source)
-    else:
+        return _in_lmdb(source)
+    if source.suffix == ".mat":
+        return _in_mat(source)
+    if not source.is_dir():
         raise DataError(f"{source}: there is no such folder of pictures.")
-    if not readers:
-        raise DataError(f"{source}: no pictures in this folder ({', '.join(PICTURES)}).")
-    return readers
+    return {name: functools.partial(_read_file, file) for name, file in _files(source).items()}
 
 
-def _in_folder(folder: Path) -> dict[str, Reader]:
+def _files(folder: Path) -> dict[str, Path]:
+    """The pictures in a folder, and below it, by their paths without suffix."""
     files: dict[str, Path] = {}
     for file in sorted(folder.rglob("*")):
         if file.suffix.lower() not in PICTURES:
@@ -139,7 +153,7 @@ def _in_folder(folder: Path) -> dict[str, Reader]:
         if name in files:
             raise DataError(f"{file}: {files[name].name} has the same name but for the suffix.")
         files[name] = file
-    return {name: functools.partial(_read_file, file) for name, file in files.items()}
+    return files
 
 
 def _read_file(file: Path, channels: int) -> np.ndarray:

@@ -156,7 +156,7 @@ def read_picture(path: str | os.PathLike[str], *, channels: int | None = None) -
         pixels = np.repeat(pixels, 3, axis=-1)
         notes.append("gray repeated to RGB")
     elif (pixels.shape[-1], channels) == (3, 1):
-        pixels = from_float(to_float(pixels) @ LUMA, pixels.dtype)
+        pixels = to_gray(pixels)
         notes.append("RGB converted to gray")
     # Bytes 16 to 20 of a profile name the colours it is for; on other ones it does harm.
     colours = b"GRAY" if pixels.shape[-1] == 1 else b"RGB "
@@ -164,6 +164,11 @@ def read_picture(path: str | os.PathLike[str], *, channels: int | None = None) -
         icc_profile = None
         notes.append("ICC profile dropped, as it describes other colours")
     return Picture(np.ascontiguousarray(pixels), alpha, icc_profile or None, tuple(notes))
+
+
+def to_gray(pixels: np.ndarray) -> np.ndarray:
+    """The BT.601 luma of whole numbers in RGB, (H, W, 3) -> (H, W, 1) of the same type."""
+    return from_float(to_float(pixels) @ LUMA, pixels.dtype)
 
 
 def _why_unreadable(error: Exception) -> str:

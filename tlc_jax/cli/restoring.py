@@ -1,16 +1,13 @@
-"""`tlc-jax restore`: pictures in, restored pictures out."""
+"""`tlc-jax restore`: pictures, pairs of views and videos in, the same restored out."""
 
-import time
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NamedTuple
 
 import flax.linen as nn
-import numpy as np
 import typer
 from rich.progress import track
-from rich.text import Text
 
-from tlc_jax import metrics
 from tlc_jax.cli.common import (
     Checkpoint,
     ComputeIn,
@@ -25,146 +22,173 @@ from tlc_jax.cli.common import (
     enough_memory,
     load_network,
 )
-from tlc_jax.image import ImageError, Picture, from_float, read_picture, to_float, write_image
-from tlc_jax.models import Params
-from tlc_jax.restore import restore as restore_array
-from tlc_jax.restore import warm_up
+from tlc_jax.cli.pictures import restore_picture
+from tlc_jax.cli.videos import restore_frames, restore_video
+from tlc_jax.data import PICTURES, file_pairs
+from tlc_jax.image import ImageError
+from tlc_jax.models import takes_clips
+from tlc_jax.video import VIDEOS, WRITABLE, VideoError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+class Job(NamedTuple):
+    """What is restored at once."""
+
+    sources: tuple[Path, ...]  # a picture or video, the two views of a pair, the frames of a clip
+    targets: tuple[Path, ...]  # as many files, or one for two views
 
 
 def restore(
-    inputs: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A folder, or a .png for one picture.")
+        Path, typer.Option("--output", "-o", help="A folder, or a file for one input.")
     ],
     checkpoint: Checkpoint,
+    inputs: Annotated[
+        list[Path] | None, typer.Argument(help="Pictures, videos, or folders of them.")
+    ] = None,
+    left: Annotated[
+        Path | None, typer.Option(help="The left view of a pair, or a folder of them.")
+    ] = None,
+    right: Annotated[
+        Path | None, typer.Option(help="The right view; in a folder by the same names.")
+    ] = None,
     mode: Annotated[Mode, typer.Option(help="Statistics over windows (TLC), or all.")] = Mode.LOCAL,
     window: WindowSide = None,
     dtype: ComputeIn = Dtype.FLOAT32,
     reference: Annotated[
         Path | None, typer.Option(help="The true picture, or a folder of them by the same names.")
     ] = None,
+    chunk: Annotated[
+        int, typer.Option(min=1, help="Frames that a network for video restores at a time.")
+    ] = 10,
+    overlap: Annotated[
+        int, typer.Option(min=0, help="Frames after them that it looks at, too.")
+    ] = 5,
     settings: Settings = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace old outputs.")] = False,
 ) -> None:
-    """Restore pictures; they are written as PNG, with 8 or 16 bits as they came."""
-    jobs = _jobs(inputs, output, overwrite)
-    if not jobs:
-        return
-    check_writable(jobs[0][1].parent)
+    """Restore pictures, pairs of views, and videos.
+
+    Pictures become PNG files with 8 or 16 bits as they came. A video stays one, with its sound.
+    For a network for video a folder is a clip, whose frames are in the order of their names.
+    """
     model, params = load_network(checkpoint, mode, window, dtype, settings)
-    if model.inp_channels not in (1, 3):
-        raise UserError(
-            f"{checkpoint}: the network takes {model.inp_channels} channels (two views), a picture "
-            "has 3; choose a network for single pictures."
+    if model.inp_channels == 6:
+        jobs = _pair_jobs(model, inputs, left, right, output)
+    elif left or right:
+        raise UserError(f"{checkpoint}: takes no pairs; name pictures without --left and --right.")
+    else:
+        jobs = _jobs(model, inputs or [], output)
+    _check_targets(jobs)
+    todo = jobs if overwrite else [job for job in jobs if not all(map(Path.exists, job.targets))]
+    if len(todo) < len(jobs):
+        first = next(job for job in jobs if job not in todo).targets[0]
+        console.print(
+            f"{len(jobs) - len(todo)} outputs exist already, {first} first; --overwrite redoes them"
         )
+    if todo:
+        check_writable(todo[0].targets[0].parent)
     failed = False
-    for source, target in track(
-        jobs, "", console=console, transient=True, disable=len(jobs) < 2 or not console.is_terminal
+    for sources, targets in track(
+        todo, "", console=console, transient=True, disable=len(todo) < 2 or not console.is_terminal
     ):
         try:
-            with enough_memory(source):
-                console.print(_restore_file(model, params, source, target, reference))
-        except (ImageError, UserError) as error:
+            with enough_memory(sources[0]):
+                if sources[0].suffix.lower() in VIDEOS:
+                    restore_video(model, params, sources[0], targets[0], reference, chunk, overlap)
+                elif takes_clips(model):
+                    restore_frames(model, params, sources, targets, reference, chunk, overlap)
+                else:
+                    restore_picture(model, params, sources, targets, reference)
+        except (ImageError, VideoError, UserError) as error:
             failed = True
             complain(error)
     if failed:
         raise typer.Exit(2)
 
 
-def _restore_file(
-    model: nn.Module, params: Params, source: Path, target: Path, reference: Path | None
-) -> str:
-    """Restore one file; returns what to tell of it."""
-    picture = read_picture(source, channels=model.inp_channels)
-    truth = None if reference is None else _reference(reference, source, picture)
-    pixels = to_float(picture.pixels)
-    start = time.perf_counter()
-    with console.status(Text(f"{source}: compiling")):
-        warm_up(model, params, pixels)
-    compiled = time.perf_counter()
-    with console.status(Text(f"{source}: restoring")):
-        restored = restore_array(model, params, pixels)
-    done = time.perf_counter()
-    if not np.isfinite(restored).all():
-        raise UserError(
-            f"{source}: the restored picture holds NaN or infinite numbers; convert the weights "
-            "again, and compute in float32."
-        )
-    written = from_float(restored, picture.pixels.dtype)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_image(target, written, alpha=picture.alpha, icc_profile=picture.icc_profile)
-
-    height, width, _ = pixels.shape
-    lines = [
-        f"{source} -> {target}: {width}x{height}, compiled in {compiled - start:.1f} s, "
-        f"ran in {done - compiled:.1f} s",
-        *(f"  {note}" for note in picture.notes),
-    ]
-    if truth is not None:
-        before, after, as_written = (
-            float(metrics.psnr(image, truth)) for image in (pixels, restored, to_float(written))
-        )
-        lines.append(f"  PSNR {before:.3f} -> {after:.3f} dB ({as_written:.3f} as written)")
-        if min(height, width) >= metrics.TAPS:
-            before, after = (float(metrics.ssim(image, truth)) for image in (pixels, restored))
-            lines[-1] += f", SSIM per channel {before:.4f} -> {after:.4f}"
-    return "\n".join(lines)
-
-
-def _jobs(inputs: list[Path], output: Path, overwrite: bool) -> list[tuple[Path, Path]]:
-    """What to restore and where to write it, without the outputs that exist already."""
-    sources: list[Path] = []
+def _jobs(model: nn.Module, inputs: list[Path], output: Path) -> list[Job]:
+    """Pictures and videos one by one; for a network for video the frames in a folder together."""
+    sources: list[tuple[Path, ...]] = []
     for path in inputs:
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
-            if not inside:
-                raise UserError(f"{path}: no pictures in this folder ({', '.join(PICTURES)}).")
-            sources += inside
-        else:
-            sources.append(path)
-    if output.suffix and not output.is_dir():
-        if output.suffix.lower() != ".png" or len(sources) > 1:
-            raise UserError(
-                f"{output}: outputs are PNG; name a folder, or for one picture a .png file."
-            )
-        jobs = [(sources[0], output)]
-    else:
-        jobs = [(source, output / f"{source.stem}.png") for source in sources]
+        if not path.is_dir():
+            if takes_clips(model) and path.suffix.lower() not in VIDEOS:
+                raise UserError(
+                    f"{path}: {type(model).__name__} restores video; name a video or a folder of "
+                    "frames."
+                )
+            sources.append((path,))
+            continue
+        inside = sorted(path.iterdir(), key=_in_order)
+        frames = tuple(file for file in inside if file.suffix.lower() in PICTURES)
+        videos = [(file,) for file in inside if file.suffix.lower() in VIDEOS]
+        if not frames and not videos:
+            kinds = ", ".join((*PICTURES, *VIDEOS))
+            raise UserError(f"{path}: no pictures or videos in this folder ({kinds}).")
+        sources += [frames] if takes_clips(model) and frames else [(frame,) for frame in frames]
+        sources += videos
+    if not sources:
+        raise UserError("nothing to restore; name pictures, videos or folders of them.")
+
+    def name(source: Path) -> str:
+        suffix = source.suffix.lower()
+        if suffix in VIDEOS:  # Matroska takes any sound
+            return f"{source.stem}{suffix if suffix in WRITABLE else '.mkv'}"
+        return f"{source.stem}.png"
+
+    if not _is_file(output):
+        return [Job(files, tuple(output / name(file) for file in files)) for files in sources]
+    if sum(map(len, sources)) > 1:
+        raise UserError(f"{output}: there are several outputs; name a folder.")
+    wanted = tuple(WRITABLE) if sources[0][0].suffix.lower() in VIDEOS else (".png",)
+    if output.suffix.lower() not in wanted:
+        raise UserError(f"{output}: outputs are {', '.join(wanted)}; name such a file or a folder.")
+    return [Job(sources[0], (output,))]
+
+
+def _pair_jobs(
+    model: nn.Module, inputs: list[Path] | None, left: Path | None, right: Path | None, output: Path
+) -> list[Job]:
+    """Two views a job, with one output or one for each view."""
+    if inputs or left is None or right is None:
+        raise UserError(
+            f"{type(model).__name__} takes pairs of views here; name them with --left and --right."
+        )
+    if left.is_dir() != right.is_dir():
+        raise UserError(f"{left}, {right}: name two pictures, or two folders.")
+    sources = file_pairs(left, right) if left.is_dir() else [(left, right)]
+    views = getattr(model, "out_channels", model.inp_channels) // 3
+    if _is_file(output):
+        if output.suffix.lower() != ".png" or len(sources) > 1 or views > 1:
+            raise UserError(f"{output}: name a folder, or for one picture a .png file.")
+        return [Job(sources[0], (output,))]
+    folders = [output / side for side in ("left", "right")] if views > 1 else [output]
+    return [
+        Job(pair, tuple(folder / f"{pair[0].stem}.png" for folder in folders)) for pair in sources
+    ]
+
+
+def _is_file(output: Path) -> bool:
+    return bool(output.suffix) and not output.is_dir()
+
+
+def _in_order(file: Path) -> list[int | str]:
+    """Names as people number them: frame 10 comes after frame 9."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
+
+
+def _check_targets(jobs: list[Job]) -> None:
+    """Each output is one file of its own, and none is an input."""
     by_target: dict[Path, Path] = {}
-    for source, target in jobs:
-        if target in by_target:
-            raise UserError(
-                f"{source} and {by_target[target]} would both be written to {target}; rename one "
-                "or restore them into two folders."
-            )
-        if target.resolve() == source.resolve():
-            raise UserError(f"{target}: this would replace its own input; choose another output.")
-        by_target[target] = source
-    if overwrite:
-        return jobs
-    kept = [target for _, target in jobs if target.exists()]
-    if kept:
-        console.print(
-            f"{len(kept)} outputs exist already, {kept[0]} first; --overwrite redoes them"
-        )
-    return [(source, target) for source, target in jobs if not target.exists()]
-
-
-def _reference(reference: Path, source: Path, picture: Picture) -> Any:
-    """The true picture of a source, at the same size."""
-    if reference.is_dir():
-        matches = sorted(
-            file
-            for file in reference.iterdir()
-            if file.stem == source.stem and file.suffix.lower() in PICTURES
-        )
-        if not matches:
-            raise UserError(f"{source}: no picture of the same name in {reference}.")
-        reference = matches[0]
-    truth = to_float(read_picture(reference, channels=picture.pixels.shape[2]).pixels)
-    if truth.shape != picture.pixels.shape:
-        (h, w, _), (height, width, _) = picture.pixels.shape, truth.shape
-        raise UserError(f"{reference}: is {width}x{height}, but {source} is {w}x{h}.")
-    return truth
+    for sources, targets in jobs:
+        for i, target in enumerate(targets):
+            source = sources[i]
+            if target in by_target:
+                raise UserError(
+                    f"{source} and {by_target[target]} would both be written to {target}; rename "
+                    "one or restore them into two folders."
+                )
+            if target.resolve() in [path.resolve() for path in sources]:
+                raise UserError(
+                    f"{target}: this would replace its own input; choose another output."
+                )
+            by_target[target] = source

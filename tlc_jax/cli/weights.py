@@ -1,5 +1,6 @@
-"""`tlc-jax info` and `tlc-jax convert`: checkpoints, and the published weights behind them."""
+"""`tlc-jax models`, `convert` and `info`: published weights, and checkpoints made of them."""
 
+import itertools
 import re
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tlc_jax import checkpoints
+from tlc_jax.catalogue import PUBLISHED
 from tlc_jax.cli.common import (
     Settings,
     UserError,
@@ -15,7 +17,33 @@ from tlc_jax.cli.common import (
     parse_settings,
     with_settings,
 )
+from tlc_jax.models import MODELS
 from tlc_jax.restore import sites
+
+
+def models() -> None:
+    """List the published weights that 'convert' takes, with the PSNR that their authors publish.
+
+    It is of the whole test set of the dataset, with global and with local statistics. None of it
+    was measured with this package.
+    """
+    by_origin = itertools.groupby(PUBLISHED, lambda one: (one.network, one.licence, one.source))
+    for (network, licence, source), group in by_origin:
+        rows = [("file", "task", "dataset", "parameters", "global", "local dB")]
+        for one in group:
+            count = "" if one.parameters is None else f"{one.parameters:,}"
+            psnr = ["" if x is None else f"{x:.2f}" for x in (one.psnr_global, one.psnr_local)]
+            rows.append((one.file, one.task, one.dataset, count, *psnr))
+        console.print(f"{MODELS[network].__name__}, licence of the weights: {licence}\n{source}")
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            text, numbers = (
+                zip(row[:3], widths, strict=False),
+                zip(row[3:], widths[3:], strict=True),
+            )
+            cells = [f"{x:{w}}" for x, w in text] + [f"{x:>{w}}" for x, w in numbers]
+            console.print("  " + "  ".join(cells))
+        console.print()
 
 
 def info(

@@ -1,0 +1,132 @@
+"""One picture, or the two views of a pair, restored from file to file."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import flax.linen as nn
+import numpy as np
+from rich.text import Text
+
+from tlc_jax import metrics
+from tlc_jax.cli.common import UserError, console
+from tlc_jax.data import PICTURES
+from tlc_jax.image import from_float, read_picture, to_float, write_image
+from tlc_jax.models import Params
+from tlc_jax.restore import restore, warm_up
+
+
+def restore_picture(
+    model: nn.Module,
+    params: Params,
+    sources: Sequence[Path],
+    targets: Sequence[Path],
+    reference: Path | None = None,
+) -> None:
+    """Restore a picture, or a pair into one picture or two, and tell of it.
+
+    Args:
+      model, params: the network.
+      sources: the picture, or the left and the right view.
+      targets: .png files.
+      reference: the true picture, or a folder of them by the names of the targets; for two targets
+        with subfolders `left` and `right`.
+
+    Raises:
+      ImageError, UserError: a file cannot be read or written, or sizes differ.
+    """
+    source, channels = sources[0], model.inp_channels // len(sources)
+    pictures = [read_picture(path, channels=channels) for path in sources]
+    height, width, _ = pictures[0].pixels.shape
+    for path, picture in zip(sources, pictures, strict=True):
+        h, w, _ = picture.pixels.shape
+        if (h, w) != (height, width):
+            raise UserError(
+                f"{path}: is {w}x{h}, but {source} is {width}x{height}; the views of a pair are of "
+                "one size."
+            )
+    pixels = np.concatenate([to_float(picture.pixels) for picture in pictures], axis=-1)
+    scale = getattr(model, "up_scale", 1)
+    truth = None
+    if reference is not None:
+        truth = _truth(reference, targets, (height * scale, width * scale, channels))
+
+    start = time.perf_counter()
+    with console.status(Text(f"{source}: compiling")):
+        warm_up(model, params, pixels)
+    compiled = time.perf_counter()
+    with console.status(Text(f"{source}: restoring")):
+        restored = restore(model, params, pixels)
+    done = time.perf_counter()
+    check_finite(source, restored)
+    written = from_float(restored, np.result_type(*(picture.pixels for picture in pictures)))
+    for target, part, picture in zip(
+        targets, np.split(written, len(targets), axis=-1), pictures, strict=False
+    ):
+        # Of another size the network does not say what opacity there is.
+        alpha = picture.alpha if scale == 1 else None
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_image(target, part, alpha=alpha, icc_profile=picture.icc_profile)
+
+    size = f"{width}x{height}" + (f" to {width * scale}x{height * scale}" if scale > 1 else "")
+    console.print(
+        f"{', '.join(map(str, sources))} -> {', '.join(map(str, targets))}: {size}, compiled in "
+        f"{compiled - start:.1f} s, ran in {done - compiled:.1f} s"
+    )
+    for note in dict.fromkeys(note for picture in pictures for note in picture.notes):
+        console.print(f"  {note}")
+    if scale > 1 and any(picture.alpha is not None for picture in pictures):
+        console.print("  alpha left out")
+    if truth is not None:
+        before = pixels if pixels.shape == truth.shape else None
+        console.print(f"  {_compare(before, restored, to_float(written), truth)}")
+
+
+def check_finite(source: Path, restored: np.ndarray) -> None:
+    """Refuse what is no picture."""
+    if not np.isfinite(restored).all():
+        raise UserError(
+            f"{source}: the restored picture holds NaN or infinite numbers; convert the weights "
+            "again, and compute in float32."
+        )
+
+
+def read_truth(reference: Path, target: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The true picture of an output (H, W, C), as floats; of a folder, that of the same name."""
+    if reference.is_dir():
+        matches = sorted(
+            file
+            for file in reference.iterdir()
+            if file.stem == target.stem and file.suffix.lower() in PICTURES
+        )
+        if not matches:
+            raise UserError(f"{target}: no picture of the same name in {reference}.")
+        reference = matches[0]
+    truth = to_float(read_picture(reference, channels=shape[2]).pixels)
+    if truth.shape != shape:
+        (h, w, _), (height, width, _) = shape, truth.shape
+        raise UserError(f"{reference}: is {width}x{height}, but {target} will be {w}x{h}.")
+    return truth
+
+
+def _truth(reference: Path, targets: Sequence[Path], shape: tuple[int, ...]) -> np.ndarray:
+    folders = [reference] * len(targets)
+    if len(targets) > 1:
+        folders = [reference / target.parent.name for target in targets]
+        if not all(map(Path.is_dir, folders)):
+            raise UserError(f"{reference}: for pairs give a folder with left/ and right/ in it.")
+    views = zip(folders, targets, strict=True)
+    return np.concatenate([read_truth(folder, target, shape) for folder, target in views], axis=-1)
+
+
+def _compare(
+    before: np.ndarray | None, restored: np.ndarray, written: np.ndarray, truth: np.ndarray
+) -> str:
+    """PSNR and SSIM, from those of the input where that is of the same size."""
+    images = [image for image in (before, restored) if image is not None]
+    psnr = " -> ".join(f"{float(metrics.psnr(image, truth)):.3f}" for image in images)
+    text = f"PSNR {psnr} dB ({float(metrics.psnr(written, truth)):.3f} as written)"
+    if min(truth.shape[:2]) >= metrics.TAPS:
+        ssim = " -> ".join(f"{float(metrics.ssim(image, truth)):.4f}" for image in images)
+        text += f", SSIM per channel {ssim}"
+    return text
