@@ -86,7 +86,7 @@ class Result(NamedTuple):
 
 
 @pytest.fixture
-def command(
+def terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Iterator[Callable[..., Result]]:
     """Runs a command of `tlc-jax` in a folder."""

@@ -106,10 +106,10 @@ def world(tmp_path_factory):
 
 
 @pytest.fixture
-def run(world, command, monkeypatch):
+def run(world, terminal, monkeypatch):
     """Runs a command in `world`."""
     monkeypatch.chdir(world)
-    return functools.partial(command, world)
+    return functools.partial(terminal, world)
 
 
 def restored(run, *arguments):

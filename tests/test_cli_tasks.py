@@ -1,0 +1,366 @@
+"""The command line for pairs of views, videos, clips and gray networks."""
+
+import functools
+import re
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.data import stereo_motorcycle
+
+import tlc_jax as tlc
+from tlc_jax.image import read_picture, to_float
+from tlc_jax.video import read_video
+
+STEREO = tlc.NAFSSR(2, width=4, num_blks=1, train_size=(16, 16))
+DUAL_PIXEL = tlc.Restormer(
+    6,
+    3,
+    dim=4,
+    num_blocks=(1, 0, 0, 0),
+    num_refinement_blocks=0,
+    heads=(1, 1, 1, 1),
+    dual_pixel_task=True,
+    train_size=(16, 16),
+)
+VIDEO = tlc.RNNMBP(4, num_cab=1, train_size=(16, 16))
+SINGLE = tlc.NAFNet(4, (), 1, (), train_size=(16, 16))
+GRAY = SINGLE.clone(inp_channels=1)
+NETWORKS = {
+    "stereo": STEREO,
+    "dual-pixel": DUAL_PIXEL,
+    "video": VIDEO,
+    "single": SINGLE,
+    "gray": GRAY,
+}
+FRAMES = 30
+H, W = 36, 48
+EXAMPLE = Path(__file__).parent.parent / "examples/kodim.png"
+PHOTO = np.asarray(Image.open(EXAMPLE).convert("RGB"))
+
+
+def moving_crop(i):
+    """A camera that pans over a photograph."""
+    return PHOTO[40 + i : 40 + i + H, 60 + 2 * i : 60 + 2 * i + W]
+
+
+def encode(path, frames, *, sound=False, rate=25, codec="libx264"):
+    """A video of frames (H, W, 3), with a tone if `sound`; `codec` mpeg4 has few key frames."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate)
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        stream.gop_size = 1  # every frame by itself, so that damage stays where it is
+        tone = file.add_stream("aac", 48000, layout="mono") if sound else None
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame))))
+        file.mux(stream.encode(None))
+        if tone is not None:
+            count = len(frames) * 48000 // rate
+            wave = np.sin(np.arange(count) * 2 * np.pi * 440 / 48000).astype(np.float32)[None]
+            samples = av.AudioFrame.from_ndarray(wave, "fltp", "mono")
+            samples.sample_rate = 48000
+            file.mux(tone.encode(samples))
+            file.mux(tone.encode(None))
+
+
+def audio_packets(path):
+    with av.open(str(path)) as file:
+        return [bytes(p) for p in file.demux(file.streams.audio) if p.size]
+
+
+@pytest.fixture(scope="module")
+def weights(random_params):
+    """Small ones, so that frames stay pictures and survive the video codec."""
+    return {
+        name: jax.tree.map(lambda x: 0.3 * x, random_params(NETWORKS[name])) for name in NETWORKS
+    }
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, weights):
+    folder = tmp_path_factory.mktemp("tasks")
+    for name, model in NETWORKS.items():
+        tlc.save(folder / name, model, weights[name], weights_licence="MIT")
+    left, right, _ = stereo_motorcycle()
+    for name, view in (("left", left), ("right", right)):
+        (folder / name).mkdir()
+        tlc.write_image(folder / f"{name}.png", view[200:232, 300:348])
+        for i in range(2):
+            tlc.write_image(folder / name / f"{i}.png", view[200 + i : 224 + i, 300:340])
+    tlc.write_image(folder / "narrow.png", right[200:232, 300:340])
+    deep = (PHOTO.astype(np.uint16) * 257 + 3)[100:140, 200:250]  # no multiple of 257 any more
+    tlc.write_image(folder / "deep_left.png", deep)
+    tlc.write_image(folder / "deep_right.png", np.roll(deep, 1, axis=1))
+
+    clip = [moving_crop(i) for i in range(FRAMES)]
+    encode(folder / "clip.mp4", clip, sound=True)
+    encode(folder / "silent.mp4", clip[:6])
+    encode(folder / "short.mp4", clip[:4])
+    (folder / "frames").mkdir()
+    for i, frame in enumerate(clip[:12]):
+        tlc.write_image(folder / f"frames/frame{i}.png", frame)
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.fixture
+def run(world, terminal, monkeypatch):
+    """Runs a command in `world`."""
+    monkeypatch.chdir(world)
+    return functools.partial(terminal, world)
+
+
+def succeed(run, *arguments):
+    code, out, err = run("restore", *arguments)
+    assert (code, err) == (0, ""), err
+    return out
+
+
+def refused(run, *arguments):
+    """The one sentence of a command that cannot be done."""
+    code, _, err = run("restore", *arguments)
+    assert code == 2 and len(err.splitlines()) == 1 and err.startswith("tlc-jax: "), err
+    return err
+
+
+def local(model):
+    return model.clone(local_mode=True)
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+# Pairs of views
+
+
+def test_a_stereo_pair_comes_out_twice_as_large(run, world, weights, tmp_path):
+    left, right = (read_picture(world / f"{side}.png").pixels for side in ("left", "right"))
+    pair = np.concatenate([to_float(left), to_float(right)], axis=-1)
+    expected = tlc.restore(local(STEREO), weights["stereo"], pair)
+    out = succeed(
+        run, "--left", "left.png", "--right", "right.png", "-o", tmp_path, "--checkpoint", "stereo"
+    )
+    assert "48x32 to 96x64" in out
+    for side, view in zip(("left", "right"), np.split(expected, 2, axis=-1), strict=True):
+        written = read_picture(tmp_path / side / "left.png").pixels
+        assert np.abs(written - 255.0 * view.clip(0, 1)).max() <= 0.51
+
+
+def test_folders_of_views_pair_by_name(run, tmp_path):
+    arguments = ("--left", "left", "--right", "right", "-o", tmp_path, "--checkpoint", "stereo")
+    succeed(run, *arguments)
+    assert files(tmp_path) - {"cache"} >= {f"{s}/{i}.png" for s in ("left", "right") for i in "01"}
+    assert "2 outputs exist already" in succeed(run, *arguments)
+
+
+def test_a_dual_pixel_pair_keeps_its_16_bits(run, world, weights, tmp_path):
+    views = [read_picture(world / f"deep_{side}.png").pixels for side in ("left", "right")]
+    assert views[0].dtype == np.uint16
+    pair = np.concatenate(list(map(to_float, views)), axis=-1)
+    expected = tlc.restore(local(DUAL_PIXEL), weights["dual-pixel"], pair)
+    target = tmp_path / "sharp.png"
+    succeed(
+        run, "--left", "deep_left.png", "--right", "deep_right.png", "-o", target, "--checkpoint",
+        "dual-pixel",
+    )  # fmt: skip
+    written = read_picture(target).pixels
+    assert written.dtype == np.uint16
+    assert np.abs(written - 65535.0 * expected.clip(0, 1)).max() <= 0.51 + 65535 * 1e-5
+
+
+def test_views_against_the_truth(run, world, tmp_path):
+    """Of a folder with left/ and right/ in it; the input is of another size."""
+    for side in ("left", "right"):
+        (tmp_path / "truth" / side).mkdir(parents=True)
+        view = read_picture(world / f"{side}.png").pixels
+        large = view.repeat(2, axis=0).repeat(2, axis=1)
+        tlc.write_image(tmp_path / "truth" / side / "left.png", large)
+    out = succeed(
+        run, "--left", "left.png", "--right", "right.png", "-o", tmp_path / "out", "--checkpoint",
+        "stereo", "--reference", tmp_path / "truth",
+    )  # fmt: skip
+    assert re.search(r"PSNR -?\d+\.\d{3} dB", out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--left left.png --right narrow.png", ["narrow.png: is 40x32", "left.png is 48x32"]),
+        ("--left left.png", ["pairs", "--right"]),
+        ("left.png", ["pairs", "--left"]),
+        ("--left left.png --right right", ["two pictures, or two folders"]),
+        ("--left left --right empty", ["empty", "no pictures"]),
+        ("--left left --right frames", ["without one of the same name", "0, 1"]),
+        ("--left left.png --right nowhere.png", ["nowhere.png", "cannot read"]),
+    ],
+)
+def test_pairs_that_cannot_be(run, tmp_path, arguments, words):
+    target = tmp_path / "out"
+    err = refused(run, *arguments.split(), "-o", target, "--checkpoint", "stereo")
+    assert all(word in err for word in words), err
+    assert not target.exists()
+
+
+def test_a_network_for_single_pictures_takes_no_pair(run, tmp_path):
+    pair = ("--left", "left.png", "--right", "right.png")
+    assert "takes no pairs" in refused(run, *pair, "-o", tmp_path, "--checkpoint", "single")
+
+
+# Videos
+
+
+def test_a_video_is_restored_as_one_clip(run, world, weights, tmp_path):
+    """30 frames in chunks of 10: frame rate, times, size and sound stay."""
+    target = tmp_path / "sharp.mp4"
+    out = succeed(run, "clip.mp4", "-o", target, "--checkpoint", "video")
+    assert "30 frames of 48x36" in out and "25 frames/s" in out and "its sound" in out
+    source, restored = read_video(world / "clip.mp4"), read_video(target)
+    assert (restored.rate, restored.shape) == (Fraction(25), (H, W, 3))
+    frames, times = [], []
+    for time, pixels in source:
+        frames.append(pixels)
+        times.append(time)
+    assert [time for time, _ in restored] == times and len(times) == FRAMES
+    assert audio_packets(target) == audio_packets(world / "clip.mp4")
+    expected = tlc.restore_clip(local(VIDEO), weights["video"], frames)
+    for (_, written), exact in zip(restored, expected, strict=True):
+        # H.264 with chroma of half the size is not exact, but another frame would be far off.
+        assert np.abs(written.astype(float) - exact).mean() < 6
+
+
+def test_chunks_can_be_chosen(run, world, weights, tmp_path):
+    target = tmp_path / "out"
+    succeed(run, "frames", "-o", target, "--checkpoint", "video", "--chunk", "4", "--overlap", "2")
+    frames = [read_picture(world / f"frames/frame{i}.png").pixels for i in range(12)]
+    expected = tlc.restore_clip(local(VIDEO), weights["video"], frames, chunk=4, overlap=2)
+    for i, exact in enumerate(expected):  # in the order of the numbers, 10 after 9
+        written = read_picture(target / f"frame{i}.png").pixels
+        assert np.abs(written.astype(int) - exact).max() <= 1
+
+
+def test_frame_by_frame_by_a_network_for_pictures(run, world, weights, tmp_path):
+    out = succeed(run, "silent.mp4", "-o", tmp_path, "--checkpoint", "single")
+    assert "no sound" in out
+    restored = read_video(tmp_path / "silent.mp4")
+    assert not restored.has_audio
+    frames = zip(read_video(world / "silent.mp4"), restored, strict=True)
+    for (_, blurred), (_, written) in frames:
+        exact = tlc.restore(local(SINGLE), weights["single"], blurred)
+        assert np.abs(written.astype(float) - exact).mean() < 6
+
+
+def test_a_gray_network_makes_a_gray_video(run, tmp_path):
+    out = succeed(run, "silent.mp4", "-o", tmp_path, "--checkpoint", "gray")
+    assert "converted to gray" in out
+    _, pixels = next(iter(read_video(tmp_path / "silent.mp4")))
+    assert np.ptp(pixels.astype(int), axis=-1).max() <= 2
+
+
+def test_other_containers_become_matroska(run, world, tmp_path):
+    encode(tmp_path / "clip.avi", [moving_crop(i) for i in range(3)], codec="mpeg4")
+    succeed(run, tmp_path / "clip.avi", "-o", tmp_path / "out", "--checkpoint", "single")
+    assert files(tmp_path / "out") == {"clip.mkv"}
+
+
+def test_a_folder_of_pictures_and_videos(run, world, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    shutil.copy(world / "silent.mp4", folder)
+    shutil.copy(world / "left.png", folder)
+    succeed(run, folder, "-o", tmp_path / "out", "--checkpoint", "single")
+    assert files(tmp_path / "out") == {"left.png", "silent.mp4"}
+
+
+@pytest.mark.parametrize("network", ["video", "single"])
+def test_a_damaged_frame_costs_that_frame_only(run, world, network, tmp_path):
+    data = bytearray((world / "clip.mp4").read_bytes())
+    with av.open(str(world / "clip.mp4")) as file:
+        packet = [p for p in file.demux(video=0) if p.size][12]
+        data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
+    (tmp_path / "clip.mp4").write_bytes(data)
+    target = tmp_path / "out/clip.mp4"
+    err = refused(run, tmp_path / "clip.mp4", "-o", target, "--checkpoint", network)
+    assert "damaged at 0.48 s" in err and "the others are restored" in err
+    times = [time for time, _ in read_video(target)]
+    assert len(times) == FRAMES - 1 and Fraction(12, 25) not in times
+    assert audio_packets(target) == audio_packets(world / "clip.mp4")
+
+
+def test_a_damaged_picture_in_a_clip(run, world, tmp_path):
+    frames, target = tmp_path / "frames", tmp_path / "out"
+    shutil.copytree(world / "frames", frames)
+    (frames / "frame5.png").write_bytes((frames / "frame5.png").read_bytes()[:500])
+    code, out, err = run("restore", frames, "-o", target, "--checkpoint", "video")
+    assert code == 2 and "11 frames" in out
+    assert "frame5.png" in err and "1 of 12 frames" in err and "the others are restored" in err
+    assert files(target) == {f"frame{i}.png" for i in range(12) if i != 5}
+
+
+def test_a_clip_against_the_truth(run, world, tmp_path):
+    out = succeed(run, "frames", "-o", tmp_path, "--checkpoint", "video", "--reference", "frames")
+    assert re.search(r"PSNR \d+\.\d{3} -> -?\d+\.\d{3} dB, mean over frames", out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("short.mp4 --checkpoint video", ["short.mp4", "5 frames or more, got 4"]),
+        ("left --checkpoint video", ["left", "5 frames or more, got 2"]),
+        ("left.png --checkpoint video", ["restores video", "folder of frames"]),
+        ("empty --checkpoint video", ["empty", "no pictures or videos"]),
+        ("empty --checkpoint single", ["empty", "no pictures or videos"]),
+        ("clip.mp4 --checkpoint video --chunk 2 --overlap 1", ["together 5 frames"]),
+        ("clip.mp4 --checkpoint single --reference frames", ["--reference is for pictures"]),
+        ("nowhere.mp4 --checkpoint video", ["nowhere.mp4", "cannot read"]),
+    ],
+)
+def test_videos_that_cannot_be(run, tmp_path, arguments, words):
+    target = tmp_path / "out"
+    err = refused(run, *arguments.split(), "-o", target)
+    assert all(word in err for word in words), err
+    assert not files(target)
+
+
+def test_what_is_no_video(run, tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    err = refused(run, tmp_path / "text.mp4", "-o", tmp_path / "out", "--checkpoint", "video")
+    assert "text.mp4" in err
+
+
+def test_outputs_of_videos_are_videos(run, tmp_path):
+    target = tmp_path / "clip.png"
+    err = refused(run, "clip.mp4", "-o", target, "--checkpoint", "video")
+    assert ".mp4" in err and not target.exists()
+
+
+def test_several_outputs_need_a_folder(run, tmp_path):
+    err = refused(run, "frames", "-o", tmp_path / "out.png", "--checkpoint", "video")
+    assert "name a folder" in err
+
+
+# Gray
+
+
+def test_colours_for_a_gray_network(run, tmp_path):
+    out = succeed(run, "left.png", "-o", tmp_path, "--checkpoint", "gray")
+    assert "RGB converted to gray" in out
+    assert read_picture(tmp_path / "left.png").pixels.shape[-1] == 1
+
+
+# What is published
+
+
+def test_models_lists_every_published_file(run):
+    code, out, err = run("models")
+    assert (code, err) == (0, "")
+    assert len(re.findall(r"^  \S+\.(?:pth|npz) ", out, re.M)) == 49  # and one without a suffix
+    row = next(line for line in out.splitlines() if "motion_deblurring.pth" in line)
+    assert all(word in row for word in ("motion deblurring", "GoPro", "26,126,644", "33.57"))
+    assert "non-commercial" in out and "https://github.com/" in out
+    assert max(map(len, out.splitlines())) < 125
