@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 import tlc_jax as tlc
+from tlc_jax.models import example_input
 from tlc_jax.ops import window_mean
 from tlc_jax.ops.box import METHODS
 
@@ -30,6 +31,10 @@ NETWORKS: dict[str, nn.Module] = {
     "nafnet64": tlc.NAFNet(width=64),
     "restormer": tlc.Restormer(),
     "maxim": tlc.Maxim(),
+    "hinet": tlc.HINet(),
+    "mprnet": tlc.MPRNet(),
+    "nafssr": tlc.NAFSSR(),
+    "rnn_mbp": tlc.RNNMBP(),
 }
 # The maps that NAFNet width 32 pools at 720x1280, with their windows.
 MAPS = [
@@ -51,8 +56,9 @@ def seconds(run: Callable[[], Any]) -> float:
 def bench_network(name: str, size: tuple[int, int], batch: int, dtype: str, repeats: int) -> str:
     """A row of the table: compile and run times of both modes, and their ratio."""
     model = NETWORKS[name].clone(dtype=jnp.dtype(dtype))
-    image = jax.random.uniform(jax.random.key(0), (batch, *size, 3))
-    params = jax.jit(model.init)(jax.random.key(1), image[:, :64, :64])["params"]
+    _, *shape = example_input(model, size).shape
+    image = jax.random.uniform(jax.random.key(0), (batch, *shape))
+    params = jax.jit(model.init)(jax.random.key(1), image[..., :64, :64, :])["params"]
     runs, compile_seconds = {}, {}
     for mode in ("global", "local"):
         forward = jax.jit(model.clone(local_mode=mode == "local").apply)

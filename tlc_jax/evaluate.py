@@ -254,6 +254,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
             images = report["images"].values()
             gains = sorted(image[mode]["psnr"] - image[base]["psnr"] for image in images)
             axes.plot(range(1, len(gains) + 1), gains, ".-", label=mode)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.axhline(0, color="gray", linewidth=0.8)
     axes.set_xlabel("images, for each mode in the order of its gain")
     axes.set_ylabel(f"gain in PSNR over {base}, dB")
