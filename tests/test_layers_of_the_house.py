@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "tlc_jax").rglob("*.py"))
 
 LEVELS = {
-    0: ("ops", "image", "metrics", "video"),
-    1: ("layers",),
+    0: ("ops", "image", "metrics"),
+    1: ("layers", "video"),
     2: ("models",),
     3: ("catalogue", "checkpoints", "restore", "data"),
     4: ("train", "evaluate"),

@@ -796,7 +796,7 @@ def test_files_that_cannot_be_written(tmp_path):
     does_not_write(missing / "b.mp4", reason, source)
     (tmp_path / "folder.mp4").mkdir()
     does_not_write(tmp_path / "folder.mp4", "is a directory", source)
-    nan = "a frame holds NaN; look for the step that made it"
+    nan = "the image holds NaN; look for the step that made it"
     does_not_write(tmp_path / "b.mp4", nan, source, lambda pixels: pixels * np.float32("nan"))
     with (
         pytest.raises(VideoError, match="no frame was given to it"),

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tlc_jax.image import from_float
+
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
     from av.container import InputContainer
@@ -206,7 +208,8 @@ class VideoWriter:
         if self._shape not in (None, pixels.shape):
             raise ValueError(f"the frames before were {self._shape}, got {pixels.shape}.")
         with _naming("write", self.path):
-            pixels = _whole(pixels, self.source.dtype)
+            if pixels.dtype != self.source.dtype:
+                pixels = from_float(pixels, self.source.dtype)
             if self._shape is None:
                 self._configure(*pixels.shape[:2])
             self._shape = pixels.shape
@@ -422,16 +425,3 @@ def _turn(frame: "VideoFrame") -> tuple[bool, int, int]:
     a, b, _, c, d = (int(x) for x in np.frombuffer(bytes(matrix), np.int32)[:5])
     right, down = (c, b) if abs(b) > abs(a) else (a, d)
     return abs(b) > abs(a), -1 if down < 0 else 1, -1 if right < 0 else 1
-
-
-def _whole(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Pixels of any accepted type as `dtype`, rounded half to even."""
-    if pixels.dtype == dtype:
-        return pixels
-    if pixels.dtype in (np.uint8, np.uint16):
-        pixels = pixels / np.float32(np.iinfo(pixels.dtype).max)
-    elif pixels.dtype.kind not in "fV":  # V: bfloat16
-        raise TypeError(f"pixels are uint8, uint16 or floats, got {pixels.dtype}.")
-    if np.isnan(pixels := pixels.astype(np.float32)).any():
-        raise VideoError("a frame holds NaN; look for the step that made it")
-    return np.rint(np.clip(pixels, 0, 1) * np.float32(np.iinfo(dtype).max)).astype(dtype)
