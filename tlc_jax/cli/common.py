@@ -74,16 +74,14 @@ def load_network(
 
 
 @contextlib.contextmanager
-def enough_memory(source: Path) -> Iterator[None]:
+def enough_memory(source: Path, remedy: str = "cut the picture") -> Iterator[None]:
     """Turns the errors of a machine that runs out of memory into a sentence about `source`."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError(
-            f"{source}: not enough memory; try --dtype bfloat16 or cut the picture."
-        ) from None
+        raise UserError(f"{source}: not enough memory; try --dtype bfloat16 or {remedy}.") from None
 
 
 def complain(error: Exception | str) -> None:

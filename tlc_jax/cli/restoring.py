@@ -87,12 +87,13 @@ def restore(
         )
     if todo:
         check_writable(todo[0].targets[0].parent)
+    remedy = "a smaller --chunk" if takes_clips(model) else "cut the picture"
     failed = False
     for sources, targets in track(
         todo, "", console=console, transient=True, disable=len(todo) < 2 or not console.is_terminal
     ):
         try:
-            with enough_memory(sources[0]):
+            with enough_memory(sources[0], remedy):
                 if sources[0].suffix.lower() in VIDEOS:
                     restore_video(model, params, sources[0], targets[0], reference, chunk, overlap)
                 elif takes_clips(model):
