@@ -18,6 +18,7 @@ import numpy as np
 from checkpoints_convert import hinet, maxim, mprnet, nafnet, nafssr, restormer, rnn_mbp
 from checkpoints_convert.engine import ConversionError, Rule, Shapes, fill
 from checkpoints_convert.sources import read_tensors
+from tlc_jax import catalogue
 from tlc_jax.checkpoints import abstract_params, config_fields, save
 from tlc_jax.models import MODELS, Params
 
@@ -46,7 +47,7 @@ RELEASES = {
         r".+\.attn\.temperature",
         restormer.infer_restormer,
         restormer.RULES,
-        "non-commercial academic use (the authors' licence)",
+        catalogue.ACADEMIC,
         assumed=("train_size", "ffn_expansion_factor"),
     ),
     "maxim": Release(
@@ -61,7 +62,7 @@ RELEASES = {
         r"stage3_orsnet\.conv_enc1\.weight",
         mprnet.infer_mprnet,
         mprnet.RULES,
-        "non-commercial academic use (the authors' licence)",
+        catalogue.ACADEMIC,
     ),
     "nafssr": Release(r"body\.\d+\.module\.fusion\.beta", nafssr.infer_nafssr, nafssr.RULES, "MIT"),
     "rnn_mbp": Release(
@@ -76,15 +77,15 @@ RELEASES = {
 
 # What the published file names tell of their task.
 TASKS = (
-    (r"dual_pixel_defocus", "dual-pixel defocus deblurring"),
-    (r"defocus", "defocus deblurring"),
-    (r"gopro|reds|(motion|model)_deblurring", "motion deblurring"),
-    (r"sidd|(real|model)_denoising", "denoising of photographs"),
-    (r"gaussian_gray_denoising", "denoising of Gaussian noise, gray"),
-    (r"gaussian_color_denoising", "denoising of Gaussian noise, colour"),
-    (r"derain|rain13k", "deraining"),
-    (r"nafssr.*2x", "stereo super-resolution, 2x"),
-    (r"nafssr.*4x", "stereo super-resolution, 4x"),
+    (r"dual_pixel_defocus", catalogue.DUAL_PIXEL),
+    (r"defocus", catalogue.DEFOCUS),
+    (r"gopro|reds|(motion|model)_deblurring", catalogue.MOTION),
+    (r"sidd|(real|model)_denoising", catalogue.PHOTOGRAPHS),
+    (r"gaussian_gray_denoising", catalogue.GRAY),
+    (r"gaussian_color_denoising", catalogue.COLOUR),
+    (r"derain|rain13k", catalogue.RAIN),
+    (r"nafssr.*2x", catalogue.STEREO_2X),
+    (r"nafssr.*4x", catalogue.STEREO_4X),
 )
 
 

@@ -103,7 +103,7 @@ def fill(
             problems.append(f"{name}: gives shape {value.shape}, {path} has {wanted[path]}")
         elif not np.isfinite(value).all():
             problems.append(f"{name}: holds NaN or infinite numbers")
-        filled[path] = value
+        filled.setdefault(path, value)
     problems += [f"{path}: no tensor for this parameter" for path in wanted if path not in filled]
     if problems:
         raise ConversionError("\n  ".join([f"{len(problems)} tensors do not fit:", *problems]))

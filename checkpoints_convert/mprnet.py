@@ -2,24 +2,16 @@
 
 from typing import Any
 
-from checkpoints_convert.cab import block_rules
 from checkpoints_convert.engine import CONV, Rule, Shapes, count
+from checkpoints_convert.shared import attention_rules, block_rules, orsnet_rules, unet_rules
 
-STAGE = r"(stage\d_\w+)"
+# One PReLU slope for the whole network, at the root.
 RULES = (
-    *block_rules(r"(shallow_feat\d)\.1", "{}/block", ""),
-    *block_rules(STAGE + r"\.((?:en|de)coder_level\d\.\d|skip_attn\d)", "{}/{}", ""),
-    *block_rules(STAGE + r"\.(orb\d\.body\.\d+)", "{}/{}", ""),
+    *block_rules(r"(shallow_feat\d)\.1", "{}/block", slope=""),
     Rule(r"(shallow_feat\d)\.0", "{}/conv", CONV),
-    Rule(STAGE + r"\.(down\d\d)\.down\.1", "{}/{}", CONV),
-    Rule(STAGE + r"\.(up\d\d)\.up\.1", "{}/{}", CONV),
-    Rule(STAGE + r"\.csff_(enc\d|dec\d)", "{}/fuse_{}", CONV),
-    Rule(STAGE + r"\.(orb\d\.body\.\d+|conv_enc\d|conv_dec\d)", "{}/{}", CONV),
-    Rule(STAGE + r"\.(up_(?:enc|dec)1)\.up\.1", "{}/{}_0", CONV),
-    Rule(STAGE + r"\.(up_(?:enc|dec)2\.\d)\.up\.1", "{}/{}", CONV),
-    Rule(r"(sam\d\d)\.conv1", "{}/Conv_0", CONV),
-    Rule(r"(sam\d\d)\.conv2", "{}/Conv_1", CONV),
-    Rule(r"(sam\d\d)\.conv3", "{}/Conv_2", CONV),
+    *unet_rules(r"(stage\d_encoder|stage\d_decoder)", "{}", slope="", fused="csff"),
+    *orsnet_rules("stage3_orsnet", "stage3_orsnet", slope=""),
+    *attention_rules(r"(sam12|sam23)"),
     Rule(r"(concat12|concat23|tail)", "{}", CONV),
 )
 
@@ -32,6 +24,14 @@ def infer_mprnet(shapes: Shapes) -> dict[str, Any]:
         "scale_unetfeats": shapes["stage1_encoder.down12.down.1.weight"][0] - n_feat,
         "scale_orsnetfeats": shapes["tail.weight"][1] - n_feat,
         "num_cab": count(shapes, r"stage3_orsnet\.orb1\.body\.(\d+)\.CA"),
-        "reduction": n_feat // shapes["shallow_feat1.1.CA.conv_du.0.weight"][0],
+        "reduction": _reduction(shapes),
         "inp_channels": inp_channels,
     }
+
+
+def _reduction(shapes: Shapes) -> int:
+    """The number that divides the channels of every level, rounded down, to its hidden ones."""
+    attention = "stage1_encoder.encoder_level{}.0.CA.conv_du.0.weight"
+    squeezes = [shapes[attention.format(level)][:2] for level in (1, 2, 3)]
+    largest = max(channels for _, channels in squeezes)
+    return next(r for r in range(1, largest + 1) if all(c // r == h for h, c in squeezes))

@@ -2,22 +2,20 @@
 
 from typing import Any
 
-from checkpoints_convert.cab import block_rules
 from checkpoints_convert.engine import CONV, Rule, Shapes, count
+from checkpoints_convert.shared import block_rules, orsnet_rules, unet_rules
 
 SHALLOW = r"shallow_cell\.shallow_feat"
-UNET, HERE = r"(backward|forward)_(encoder|decoder)", "{}/propagation/{}"
 RULES = (
     *block_rules(SHALLOW + r"\.1", "backward/shallow_cell/block", "backward/shallow_cell"),
-    *block_rules(UNET + r"\.((?:en|de)coder_level\d\.\d|skip_attn\d)", HERE + "/{}", HERE),
-    *block_rules(r"TFR\.(orb\d\.body\.\d+)", "forward/TFR/{}", "forward/TFR"),
     Rule(SHALLOW + r"\.0", "backward/shallow_cell/conv", CONV),
-    Rule(UNET + r"\.(down\d\d)\.down\.1", HERE + "/{}", CONV),
-    Rule(UNET + r"\.(up\d\d)\.up\.1", HERE + "/{}", CONV),
-    Rule(UNET + r"\.skip_(enc\d|dec\d)", HERE + "/fuse_{}", CONV),
-    Rule(r"TFR\.(orb\d\.body\.\d+|conv_enc\d|conv_dec\d)", "forward/TFR/{}", CONV),
-    Rule(r"TFR\.(up_(?:enc|dec)1)\.up\.1", "forward/TFR/{}_0", CONV),
-    Rule(r"TFR\.(up_(?:enc|dec)2\.\d)\.up\.1", "forward/TFR/{}", CONV),
+    *unet_rules(
+        r"(backward|forward)_(encoder|decoder)",
+        "{}/propagation/{}",
+        slope="{}/propagation/{}",
+        fused="skip",
+    ),
+    *orsnet_rules("TFR", "forward/TFR", slope="forward/TFR"),
     Rule(r"(recons)", "forward/{}", CONV),
 )
 UNUSED = r"fusion\.(weight|bias)"  # trained along, and never called

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tlc_jax.ops import local_mean, local_moments, local_sum, spread, window_mean, window_sum
+from tlc_jax.ops import (
+    local_mean,
+    local_moments,
+    local_sum,
+    spread,
+    window_mean,
+    window_moments,
+    window_sum,
+)
 
 METHODS = ("auto", "reduce_window", "cumsum", "blocks")
 ULP = 2.0**-23  # of a float32 between 1 and 2
@@ -266,3 +274,9 @@ def test_mistakes_are_named(function):
         function(x, (0, 3))
     with pytest.raises(TypeError):
         function(x, (3, 3), "cumsum")  # the method goes by name
+
+
+def test_a_variance_is_never_negative():
+    """Rounding alone would make it so here, and its root NaN."""
+    x = jnp.zeros((1, 8, 64, 1)).at[:, :, 32:].set(1000.3)
+    assert (window_moments(x, (5, 7))[1] >= 0).all()

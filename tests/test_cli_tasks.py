@@ -14,7 +14,7 @@ from PIL import Image
 from skimage.data import stereo_motorcycle
 
 import tlc_jax as tlc
-from tlc_jax.image import read_picture, to_float
+from tlc_jax.image import from_float, read_picture, to_float
 from tlc_jax.video import read_video
 
 STEREO = tlc.NAFSSR(2, width=4, num_blks=1, train_size=(16, 16))
@@ -37,6 +37,7 @@ NETWORKS = {
     "video": VIDEO,
     "single": SINGLE,
     "gray": GRAY,
+    "pairs": SINGLE.clone(inp_channels=6),
 }
 FRAMES = 30
 H, W = 36, 48
@@ -148,7 +149,7 @@ def test_a_stereo_pair_comes_out_twice_as_large(run, world, weights, tmp_path):
     )
     assert "48x32 to 96x64" in out
     for side, view in zip(("left", "right"), np.split(expected, 2, axis=-1), strict=True):
-        written = read_picture(tmp_path / side / "left.png").pixels
+        written = read_picture(tmp_path / side / f"{side}.png").pixels
         assert np.abs(written - 255.0 * view.clip(0, 1)).max() <= 0.51
 
 
@@ -156,7 +157,10 @@ def test_folders_of_views_pair_by_name(run, tmp_path):
     arguments = ("--left", "left", "--right", "right", "-o", tmp_path, "--checkpoint", "stereo")
     succeed(run, *arguments)
     assert files(tmp_path) - {"cache"} >= {f"{s}/{i}.png" for s in ("left", "right") for i in "01"}
-    assert "2 outputs exist already" in succeed(run, *arguments)
+    assert "2 of 2 are done already" in succeed(run, *arguments)
+    (tmp_path / "right/1.png").unlink()
+    assert "1 of 2 are done already" in succeed(run, *arguments)
+    assert (tmp_path / "right/1.png").exists()
 
 
 def test_a_dual_pixel_pair_keeps_its_16_bits(run, world, weights, tmp_path):
@@ -174,18 +178,35 @@ def test_a_dual_pixel_pair_keeps_its_16_bits(run, world, weights, tmp_path):
     assert np.abs(written - 65535.0 * expected.clip(0, 1)).max() <= 0.51 + 65535 * 1e-5
 
 
-def test_views_against_the_truth(run, world, tmp_path):
+def test_views_of_unlike_depth_and_alpha(run, world, tmp_path):
+    """The deeper one tells the depth; each view keeps its own alpha where the size stays."""
+    pixels = read_picture(world / "deep_left.png").pixels
+    tlc.write_image(tmp_path / "l.png", (pixels >> 8).astype(np.uint8))
+    tlc.write_image(tmp_path / "r.png", pixels, alpha=pixels[..., 0])
+    pair = ("--left", tmp_path / "l.png", "--right", tmp_path / "r.png")
+    succeed(run, *pair, "-o", tmp_path / "out", "--checkpoint", "pairs")
+    left, right = (read_picture(tmp_path / f"out/{s}/{s[0]}.png") for s in ("left", "right"))
+    assert left.pixels.dtype == right.pixels.dtype == np.uint16
+    assert left.alpha is None and np.array_equal(right.alpha, pixels[..., 0])
+    out = succeed(run, *pair, "-o", tmp_path / "large", "--checkpoint", "stereo")
+    assert "alpha left out" in out
+    assert read_picture(tmp_path / "large/right/r.png").alpha is None
+
+
+def test_views_against_the_truth(run, world, weights, tmp_path):
     """Of a folder with left/ and right/ in it; the input is of another size."""
-    for side in ("left", "right"):
+    views = [read_picture(world / f"{side}.png").pixels for side in ("left", "right")]
+    truth = [view.repeat(2, axis=0).repeat(2, axis=1) for view in views]
+    for side, view in zip(("left", "right"), truth, strict=True):
         (tmp_path / "truth" / side).mkdir(parents=True)
-        view = read_picture(world / f"{side}.png").pixels
-        large = view.repeat(2, axis=0).repeat(2, axis=1)
-        tlc.write_image(tmp_path / "truth" / side / "left.png", large)
+        tlc.write_image(tmp_path / "truth" / side / f"{side}.png", view)
     out = succeed(
         run, "--left", "left.png", "--right", "right.png", "-o", tmp_path / "out", "--checkpoint",
         "stereo", "--reference", tmp_path / "truth",
     )  # fmt: skip
-    assert re.search(r"PSNR -?\d+\.\d{3} dB", out)
+    pair, truth = (np.concatenate(list(map(to_float, x)), axis=-1) for x in (views, truth))
+    restored = tlc.restore(local(STEREO), weights["stereo"], pair)
+    assert f"PSNR {float(tlc.psnr(restored, truth)):.3f} dB" in out
 
 
 @pytest.mark.parametrize(
@@ -234,14 +255,24 @@ def test_a_video_is_restored_as_one_clip(run, world, weights, tmp_path):
         assert np.abs(written.astype(float) - exact).mean() < 6
 
 
-def test_chunks_can_be_chosen(run, world, weights, tmp_path):
-    target = tmp_path / "out"
-    succeed(run, "frames", "-o", target, "--checkpoint", "video", "--chunk", "4", "--overlap", "2")
-    frames = [read_picture(world / f"frames/frame{i}.png").pixels for i in range(12)]
-    expected = tlc.restore_clip(local(VIDEO), weights["video"], frames, chunk=4, overlap=2)
-    for i, exact in enumerate(expected):  # in the order of the numbers, 10 after 9
-        written = read_picture(target / f"frame{i}.png").pixels
-        assert np.abs(written.astype(int) - exact).max() <= 1
+def test_frames_keep_their_depth_and_alpha_and_chunks_can_be_chosen(run, weights, tmp_path):
+    """And they come in the order of their numbers, 10 after 9."""
+    frames = [moving_crop(i).astype(np.uint16) * 257 + 3 for i in range(12)]
+    (tmp_path / "deep").mkdir()
+    for i, frame in enumerate(frames):
+        tlc.write_image(tmp_path / f"deep/f{i}.png", frame, alpha=frame[..., 0])
+    chunks = ("--chunk", "4", "--overlap", "2")
+    out = tmp_path / "out"
+    succeed(run, tmp_path / "deep", "-o", out, "--checkpoint", "video", *chunks)
+    network = local(VIDEO), weights["video"]
+    expected = list(tlc.restore_clip(*network, frames, chunk=4, overlap=2))
+    other = list(tlc.restore_clip(*network, frames, chunk=4, overlap=5))
+    written = [read_picture(out / f"f{i}.png") for i in range(12)]
+    for frame, picture, exact in zip(frames, written, expected, strict=True):
+        assert picture.pixels.dtype == np.uint16
+        assert np.abs(picture.pixels.astype(int) - exact).max() <= 2
+        assert np.array_equal(picture.alpha, frame[..., 0])
+    assert np.abs(np.stack(other).astype(int) - np.stack(expected)).max() > 4  # so it was heeded
 
 
 def test_frame_by_frame_by_a_network_for_pictures(run, world, weights, tmp_path):
@@ -255,11 +286,15 @@ def test_frame_by_frame_by_a_network_for_pictures(run, world, weights, tmp_path)
         assert np.abs(written.astype(float) - exact).mean() < 6
 
 
-def test_a_gray_network_makes_a_gray_video(run, tmp_path):
+def test_a_gray_network_makes_a_gray_video(run, world, weights, tmp_path):
     out = succeed(run, "silent.mp4", "-o", tmp_path, "--checkpoint", "gray")
     assert "converted to gray" in out
     _, pixels = next(iter(read_video(tmp_path / "silent.mp4")))
     assert np.ptp(pixels.astype(int), axis=-1).max() <= 2
+    _, colours = next(iter(read_video(world / "silent.mp4")))
+    luma = from_float(to_float(colours) @ np.float32([[0.299], [0.587], [0.114]]), np.uint8)
+    exact = tlc.restore(local(GRAY), weights["gray"], luma)
+    assert np.abs(pixels[..., :1].astype(float) - exact).mean() < 3
 
 
 def test_other_containers_become_matroska(run, world, tmp_path):
@@ -302,9 +337,67 @@ def test_a_damaged_picture_in_a_clip(run, world, tmp_path):
     assert files(target) == {f"frame{i}.png" for i in range(12) if i != 5}
 
 
-def test_a_clip_against_the_truth(run, world, tmp_path):
-    out = succeed(run, "frames", "-o", tmp_path, "--checkpoint", "video", "--reference", "frames")
-    assert re.search(r"PSNR \d+\.\d{3} -> -?\d+\.\d{3} dB, mean over frames", out)
+def test_a_clip_against_the_truth(run, world, weights, tmp_path):
+    """The mean over frames of their PSNR; the truth here is the clip turned upside down."""
+    frames = [read_picture(world / f"frames/frame{i}.png").pixels for i in range(12)]
+    (tmp_path / "truth").mkdir()
+    for i, frame in enumerate(frames):
+        tlc.write_image(tmp_path / f"truth/frame{i}.png", frame[::-1])
+    out = succeed(
+        run, "frames", "-o", tmp_path / "out", "--checkpoint", "video", "--reference",
+        tmp_path / "truth",
+    )  # fmt: skip
+    restored = tlc.restore_clip(local(VIDEO), weights["video"], list(map(to_float, frames)))
+    pairs = [(x, y, x[::-1]) for x, y in zip(frames, restored, strict=True)]
+    before = np.mean([float(tlc.psnr(x, truth)) for x, _, truth in pairs])
+    after = np.mean([float(tlc.psnr(y, truth)) for _, y, truth in pairs])
+    assert f"PSNR {before:.3f} -> {after:.3f} dB, mean over frames" in out
+
+
+@pytest.mark.parametrize("clip", ["silent.mp4", "frames"])
+def test_weights_that_make_no_pictures(run, world, weights, clip, tmp_path):
+    nan = jax.tree.map(lambda x: np.nan * x, weights["single"])
+    tlc.save(tmp_path / "nan", SINGLE, nan)
+    code, _, err = run("restore", clip, "-o", tmp_path / "out", "--checkpoint", tmp_path / "nan")
+    assert code == 2 and "NaN" in err and not files(tmp_path / "out")
+
+
+def test_sound_that_the_container_does_not_take(run, world, tmp_path):
+    """It is said, and the pictures are not lost."""
+    with av.open(str(tmp_path / "clip.mkv"), "w") as file:
+        stream = file.add_stream("libx264", 25)
+        stream.height, stream.width, stream.pix_fmt = H, W, "yuv420p"
+        tone = file.add_stream("wmav2", 44100, layout="mono")
+        for i in range(3):
+            frame = np.ascontiguousarray(moving_crop(i))
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        file.mux(stream.encode(None))
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), "fltp", "mono")
+        samples.sample_rate = 44100
+        file.mux(tone.encode(samples))
+        file.mux(tone.encode(None))
+    out = succeed(run, tmp_path / "clip.mkv", "-o", tmp_path / "clip.mp4", "--checkpoint", "single")
+    assert "audio stream 1 left out" in out
+    assert not read_video(tmp_path / "clip.mp4").has_audio
+
+
+def test_an_input_is_never_replaced(run, world, tmp_path):
+    """Not under another name, either."""
+    shutil.copy(world / "left.png", tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.png").symlink_to(tmp_path / "a.png")
+    err = refused(
+        run, tmp_path / "a.png", "-o", tmp_path / "out", "--checkpoint", "single", "--overwrite"
+    )
+    assert "would replace an input" in err
+
+
+def test_frames_of_two_sizes_are_named(run, world, tmp_path):
+    frames = tmp_path / "frames"
+    shutil.copytree(world / "frames", frames)
+    shutil.copy(world / "narrow.png", frames / "frame7.png")
+    err = refused(run, frames, "-o", tmp_path / "out", "--checkpoint", "video")
+    assert "frame7.png: is 40x32, but frame0.png is 48x36" in err
 
 
 @pytest.mark.parametrize(
@@ -317,7 +410,8 @@ def test_a_clip_against_the_truth(run, world, tmp_path):
         ("empty --checkpoint single", ["empty", "no pictures or videos"]),
         ("clip.mp4 --checkpoint video --chunk 2 --overlap 1", ["together 5 frames"]),
         ("clip.mp4 --checkpoint single --reference frames", ["--reference is for pictures"]),
-        ("nowhere.mp4 --checkpoint video", ["nowhere.mp4", "cannot read"]),
+        ("nowhere.mp4 --checkpoint video", ["nowhere.mp4", "no such file"]),
+        ("nowhere --checkpoint video", ["nowhere", "no such file"]),
     ],
 )
 def test_videos_that_cannot_be(run, tmp_path, arguments, words):

@@ -17,6 +17,7 @@ import pytest
 import safetensors.numpy
 
 from checkpoints_convert import ConversionError, convert_file, convert_state_dict
+from checkpoints_convert.mprnet import _reduction
 from checkpoints_convert.sources import read_tensors
 from tlc_jax.checkpoints import CheckpointError, abstract_params, count_params, load
 from tlc_jax.models import MODELS
@@ -494,6 +495,42 @@ def test_of_two_tensors_for_one_parameter_neither_wins(golden):
     with pytest.raises(
         ConversionError, match=r"conv\.0/bias: another tensor is the same parameter"
     ):
+        convert_state_dict(tensors)
+
+
+@pytest.mark.parametrize("name", ["mprnet_a", "rnnmbp_a"])
+def test_slopes_that_should_be_shared_and_differ(golden, name):
+    """The one that is unlike the others is named, and no other."""
+    tensors = golden(name).tensors
+    odd = [key for key in tensors if key.endswith("body.1.weight")][3]
+    with pytest.raises(ConversionError, match=r"^looks like .*, but 1 ") as refusal:
+        convert_state_dict(tensors | {odd: tensors[odd] + 1})
+    assert f"{odd}: unlike" in str(refusal.value)
+
+
+def test_a_hinet_without_norms(golden):
+    tensors = {key: x for key, x in golden("hinet_a").tensors.items() if ".norm." not in key}
+    model, params = convert_state_dict(tensors)
+    assert not any("norm" in block for block in params.values())
+    assert model.hin_position_left == model.hin_position_right == model.depth
+
+
+@pytest.mark.parametrize("config", [(40, 20, 16), (96, 48, 4), (8, 4, 3), (5, 0, 2)])
+def test_the_reduction_of_an_mprnet(config):
+    """Hidden channels are rounded down at each level, so one level alone does not tell."""
+    n_feat, more, reduction = config
+    squeeze = "stage1_encoder.encoder_level{}.0.CA.conv_du.0.weight"
+    channels = [n_feat + i * more for i in range(3)]
+    shapes = {squeeze.format(i + 1): (c // reduction, c, 1, 1) for i, c in enumerate(channels)}
+    found = _reduction(shapes)
+    assert [c // found for c in channels] == [c // reduction for c in channels]
+
+
+@pytest.mark.parametrize("features", [0, 27, 3 * 4**23])
+def test_a_nafssr_of_an_impossible_scale(golden, features):
+    """Refused before anything of that size is made."""
+    tensors = golden("nafssr_a").tensors | {"up.0.weight": np.zeros((features, 12, 0, 0))}
+    with pytest.raises(ConversionError, match="configuration cannot be told"):
         convert_state_dict(tensors)
 
 

@@ -89,7 +89,7 @@ def test_sizes_that_differ(tmp_path):
     (pair,) = pairs(tmp_path / "in", tmp_path / "out")
     with pytest.raises(DataError) as error:
         pair.read(3)
-    assert str(error.value) == "a: is 8x6, but its target is 6x8."
+    assert str(error.value) == "picture a: is 8x6, but its target is 6x8; mend one."
 
 
 @pytest.mark.parametrize(("more", "fewer"), [("in", "out"), ("out", "in")])
@@ -248,7 +248,7 @@ def test_sidd(tmp_path, compressed):
         scipy.io.savemat(tmp_path / f"{name}.mat", {name: blocks}, **options)
     names = [f"{i:02}_{j:02}" for i in range(2) for j in range(3)]
     assert contents(dataset(tmp_path)) == {name: (n, n + 10) for n, name in enumerate(names)}
-    with pytest.raises(DataError, match="00_00: has 3 channels, but the network takes 1"):
+    with pytest.raises(DataError, match="00_00: has 3 channels, the network takes 1"):
         dataset(tmp_path)[0].read(1)
 
 

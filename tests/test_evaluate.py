@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -359,10 +360,11 @@ def test_more_of_the_same(world, run, restored):
         ("--mode local --dtype bfloat16", "dtype float32, now bfloat16"),
         ("--mode local --set train_size=[8,16]", "set {}, now"),
         ("--mode local --checkpoint other", "params_sha256"),
-        ("--mode local --input out", "input"),
+        ("--mode local --input again", "input"),
     ],
 )
 def test_other_settings_are_refused(world, run, restored, options, word):
+    shutil.copytree(world / "in", world / "again")
     run(REPORTED, "--mode local --limit 1")
     before = (world / "new/report.json").read_text()
     restored.clear()
@@ -380,7 +382,7 @@ def test_a_damaged_picture_in_the_middle(world, run, restored):
     (world / "in/b.png").write_bytes(whole[:500])
     code, out, err = run(REPORTED, "--mode local")
     assert code == 2 and len(err.splitlines()) == 1 and "in/b.png" in err
-    assert list(report_of(world)["images"]) == ["a", "deep/c"] and "| mean of 2 |" in out
+    assert list(report_of(world)["images"]) == ["a", "deep/c"] and "| mean of 2 of 3 |" in out
     (world / "in/b.png").write_bytes(whole)
     restored.clear()
     code, out, err = run(REPORTED, "--mode local")
@@ -390,7 +392,9 @@ def test_a_damaged_picture_in_the_middle(world, run, restored):
 def test_a_picture_of_another_size_than_its_partner(world, run):
     write_pair(world, "b", 0, size=(40, 30), folders=("in", "elsewhere"))
     code, _, err = run(REPORTED, "--mode local")
-    assert code == 2 and err == "tlc-jax: b: is 30x40, but its target is 40x30.\n"
+    assert code == 2 and err == (
+        "tlc-jax: picture b: is 30x40, but its target is 40x30; mend one.\n"
+    )
     assert list(report_of(world)["images"]) == ["a", "deep/c"]
 
 
@@ -421,6 +425,7 @@ BAD = {
     "--input in --target out --checkpoint nowhere": ["nowhere", "tlc-jax convert"],
     "--input in --target out --checkpoint two-views": ["two-views", "single pictures"],
     "--input in --target out --checkpoint gray --protocol y": ["gray", "--protocol rgb"],
+    "--input in --target in --checkpoint net": ["in: the input is the target", "two folders"],
     f"{PAIRED} --mode locally": ["'locally'", "tiles:256/32"],
     f"{PAIRED} --mode local,": ["''", "tiles:256/32"],
     f"{PAIRED} --mode tiles:16": ["'tiles:16'", "tiles:256/32"],
@@ -450,8 +455,24 @@ def test_nan(world, run):
     code, out, err = run("--input in --target out --checkpoint nan --report r.json --mode local")
     assert code == 2 and "| mean of" not in out
     for name, line in zip(NAMES, err.splitlines(), strict=True):
-        assert line.startswith(f"tlc-jax: {name}: ") and "NaN" in line
+        assert line.startswith(f"tlc-jax: picture {name}: ") and "NaN" in line
     assert not (world / "r.json").exists()
+
+
+def test_a_report_does_not_replace_what_is_not_its_own(world, run):
+    (world / "notes.md").write_text("my own")
+    code, _, err = run(f"{PAIRED} --mode local --report notes.json")
+    assert code == 2 and "notes.md: would be replaced" in err
+    assert (world / "notes.md").read_text() == "my own" and not (world / "notes.json").exists()
+
+
+def test_a_report_of_equal_pictures_is_json(world, run):
+    """Their PSNR is infinite, which JSON does not know."""
+    shutil.rmtree(world / "out")
+    shutil.copytree(world / "in", world / "out")
+    code, _, _ = run(f"{PAIRED} --mode local --report r.json")
+    text = (world / "r.json").read_text()
+    assert code == 0 and "Infinity" not in text and "NaN" not in text
 
 
 def test_modes():
@@ -468,4 +489,4 @@ def test_as_a_process(world):
     ended = subprocess.run(command, cwd=world, env=environment, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith("tlc-jax: ") and len(ended.stderr.splitlines()) == 1
-    assert "| mean of 2 |" in ended.stdout
+    assert "| mean of 2 of 3 |" in ended.stdout

@@ -105,6 +105,37 @@ def test_swapped_views_with_swapped_weights_swap(params):
     np.testing.assert_allclose(again, restored, rtol=0, atol=64 * EPS * np.abs(restored).max())
 
 
+def test_pairs_of_a_batch_do_not_mix(params):
+    two, local = np.stack([pair(9, 14), pair(9, 14, seed=1)]), NET.clone(local_mode=True)
+    together = local.apply({"params": params}, two)
+    for i in range(2):
+        one = local.apply({"params": params}, two[i : i + 1])[0]
+        np.testing.assert_allclose(one, together[i], rtol=0, atol=64 * EPS * np.abs(one).max())
+
+
+@pytest.mark.parametrize("given", [jnp.float32, jnp.bfloat16])
+def test_result_is_of_the_type_of_the_pair(params, given):
+    image = jax.ShapeDtypeStruct((1, 5, 6, 6), given)
+    out = jax.eval_shape(NET.clone(dtype=jnp.bfloat16).apply, {"params": params}, image)
+    assert (out.shape, out.dtype) == ((1, 10, 12, 6), given)
+
+
+def test_other_scales_are_refused():
+    with pytest.raises(ValueError, match="1, 2, 4 or 8, got 3"):
+        abstract_params(NAFSSR(3, num_blks=0))
+
+
+def test_tiles_come_out_larger(params):
+    """One tile is the whole picture; several come out at their places."""
+    image = pair(16, 20)
+    assert np.array_equal(
+        tlc.restore_tiles(NET, params, image, 32, 4), tlc.restore(NET, params, image)
+    )
+    small = jax.tree.map(lambda x: 0 * x, params)  # which leaves the bilinear interpolation
+    tiled, whole = tlc.restore_tiles(NET, small, image, 8, 4), tlc.restore(NET, small, image)
+    assert tiled.shape == (32, 40, 6) and np.abs(tiled - whole)[1:-1, 1:-1].mean() < 0.05
+
+
 def test_local_mode(params):
     image, local = pair(20, 30), NET.clone(local_mode=True)
     whole = tlc.restore(NET, params, image)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import tlc_jax as tlc
 from checkpoints_convert import convert_state_dict
 from tlc_jax.checkpoints import abstract_params, count_params
 from tlc_jax.layers import NAFBlock
-from tlc_jax.models import Baseline, HINet, MPRNet, NAFNet, Restormer
+from tlc_jax.models import NAFSSR, RNNMBP, Baseline, HINet, MPRNet, NAFNet, Restormer
 from tlc_jax.models.nafnet import BaselineBlock
 
 GOLDEN = (
@@ -100,6 +101,18 @@ def test_modes_share_parameters(name):
         local_mode=True
     )
     assert local != model
+
+
+@pytest.mark.parametrize("train_size", [(16, 16), (20, 37), (9, 90)])
+@pytest.mark.parametrize("name", [*TINY, "nafssr", "rnn_mbp"])
+def test_windows_follow_from_the_maps_of_a_training_crop(name, train_size):
+    """Wherever a site is, it has 1.5 times the map that it had in training."""
+    others = {"nafssr": NAFSSR(2, 4, 1), "rnn_mbp": RNNMBP(4, num_cab=1)}
+    model = (TINY | others)[name].clone(train_size=train_size)
+    crop = {site.name: site.size for site in tlc.sites(model, train_size)}
+    for site in tlc.sites(model.clone(local_mode=True), (400, 600)):
+        sizes = zip(crop[site.name], train_size, strict=True)
+        assert site.window == tuple(max(1, f * (t * 3 // 2) // t) for f, t in sizes), site
 
 
 def test_window_that_covers_the_map_is_global(name, random_params):

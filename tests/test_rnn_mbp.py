@@ -155,6 +155,16 @@ def test_a_single_clip_too_short_is_refused(params, clip):
         NET.apply({"params": params}, clip[None, :4])
 
 
+def test_one_picture_is_no_clip(params, clip):
+    with pytest.raises(ValueError, match="restore_clip"):
+        tlc.restore(NET, params, clip[0])
+
+
+def test_more_looking_ahead_than_frames_is_refused(params, clip):
+    with pytest.raises(ValueError, match="ahead is 0 to 1 of 2 frames, got 2"):
+        NET.apply({"params": params}, clip[None, :2], None, 2, method="resume")
+
+
 def test_networks_for_pictures_take_each_frame_by_itself(clip):
     net = tlc.NAFNet(4, (1,), 0, (1,), train_size=(8, 8), local_mode=True)
     params = net.init(jax.random.key(0), clip[:1])["params"]

@@ -57,9 +57,11 @@ class Pair(NamedTuple):
         image, truth = self.input(channels), self.target(channels)
         (h, w, c), (height, width, _) = image.shape, truth.shape
         if (h, w) != (height, width):
-            raise DataError(f"{self.name}: is {w}x{h}, but its target is {width}x{height}.")
+            raise DataError(
+                f"picture {self.name}: is {w}x{h}, but its target is {width}x{height}; mend one."
+            )
         if c != channels:
-            raise DataError(f"{self.name}: has {c} channels, but the network takes {channels}.")
+            raise DataError(f"picture {self.name}: has {c} channels, the network takes {channels}.")
         return image, truth
 
 
@@ -143,11 +145,16 @@ def _readers(source: Path) -> dict[str, Reader]:
     return {name: functools.partial(_read_file, file) for name, file in _files(source).items()}
 
 
+def is_visible_file(path: Path) -> bool:
+    """Neither a folder with a name like a picture's nor what macOS hides beside pictures."""
+    return path.is_file() and not path.name.startswith(".")
+
+
 def _files(folder: Path) -> dict[str, Path]:
     """The pictures in a folder, and below it, by their paths without suffix."""
     files: dict[str, Path] = {}
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() not in PICTURES:
+        if file.suffix.lower() not in PICTURES or not is_visible_file(file):
             continue
         name = file.relative_to(folder).with_suffix("").as_posix()
         if name in files:

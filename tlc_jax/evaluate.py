@@ -50,7 +50,7 @@ def parse_modes(text: str) -> list[str]:
       >>> parse_modes("local,tiles:256/32")
       ['local', 'tiles:256/32']
     """
-    modes = text.split(",")
+    modes = [mode.strip() for mode in text.split(",")]
     for mode in modes:
         tiles = _tiles(mode)
         if mode not in ("local", "global") and (tiles is None or tiles[1] >= tiles[0]):
@@ -113,7 +113,7 @@ def evaluate(
         seconds = time.perf_counter() - start
         if not np.isfinite(restored).all():
             raise EvaluationError(
-                f"{pair.name}: the picture restored in mode {mode} holds NaN or infinite numbers; "
+                f"picture {pair.name}: restored in mode {mode} it holds NaN or infinite numbers; "
                 "convert the weights again, and compute in float32."
             )
         result[mode] = _score(restored, truth, protocol) | {"seconds": seconds}
@@ -122,7 +122,8 @@ def evaluate(
 
 def _score(image: np.ndarray, truth: np.ndarray, protocol: Protocol) -> dict[str, float | None]:
     psnr, ssim = map(float, measure(image, truth, protocol))
-    return {"psnr": psnr, "ssim": None if np.isnan(ssim) else ssim}
+    # JSON has neither infinity, which is for equal pictures, nor NaN.
+    return {"psnr": psnr if np.isfinite(psnr) else None, "ssim": None if np.isnan(ssim) else ssim}
 
 
 # Reports
@@ -144,7 +145,8 @@ def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str,
         raise EvaluationError(
             f"{path}: not a report that can be continued; name another --report, or --overwrite."
         ) from None
-    if other := [key for key in {**kept, **settings} if kept.get(key) != settings.get(key)]:
+    told = {**kept, **settings}.keys() - {"checkpoint"}  # a name; the parameters' digest is there
+    if other := sorted(key for key in told if kept.get(key) != settings.get(key)):
         raise EvaluationError(
             f"{path}: made with other settings ("
             + ", ".join(f"{key} {kept.get(key)}, now {settings.get(key)}" for key in other)
@@ -155,16 +157,16 @@ def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str,
 
 def write_report(report: dict[str, Any], path: Path) -> None:
     """Write a report as JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(
             json.dumps(report | {"notes": notes(report), "mean": means(report)}, indent=1) + "\n"
         )
         temporary.replace(path)
     except OSError as error:
         raise EvaluationError(
-            f"{path}: cannot be written ({error.strerror}); free some space."
+            f"{path}: cannot be written ({error.strerror}); mend that and run it again."
         ) from None
     finally:
         temporary.unlink(missing_ok=True)
@@ -211,7 +213,9 @@ COLUMNS = {
 def table(report: dict[str, Any]) -> str:
     """The means as a table of Markdown, aligned for the terminal, too."""
     count = len(report["images"])
-    rows = [[f"mean of {count}", *(title for title, _ in COLUMNS.values())]]
+    wanted = report.get("pictures", count)  # more than there are while some fail or are to come
+    of = f" of {wanted}" if wanted > count else ""
+    rows = [[f"mean of {count}{of}", *(title for title, _ in COLUMNS.values())]]
     for mode, values in means(report).items():
         cells = (
             "" if values[key] is None else form.format(values[key])
@@ -244,6 +248,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
       ImportError: matplotlib is not installed.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     modes = report["settings"]["modes"]
     base = "global" if "global" in modes and len(modes) > 1 else "input"
@@ -252,9 +257,10 @@ def plot(report: dict[str, Any], path: Path) -> None:
     for mode in modes:
         if mode != base:
             images = report["images"].values()
-            gains = sorted(image[mode]["psnr"] - image[base]["psnr"] for image in images)
+            pairs = [(image[mode]["psnr"], image[base]["psnr"]) for image in images]
+            gains = sorted(ours - theirs for ours, theirs in pairs if None not in (ours, theirs))
             axes.plot(range(1, len(gains) + 1), gains, ".-", label=mode)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.axhline(0, color="gray", linewidth=0.8)
     axes.set_xlabel("images, for each mode in the order of its gain")
     axes.set_ylabel(f"gain in PSNR over {base}, dB")

@@ -47,6 +47,7 @@ def restore(model: nn.Module, params: Params, image: np.ndarray) -> np.ndarray:
       ValueError: an array that is no picture, or not of the network's channels.
       TypeError: other types of numbers.
     """
+    _refuse_clips(model)
     image = np.asarray(image)
     return _like(image, np.asarray(_forward(model, params, _checked(model, image))))
 
@@ -77,17 +78,22 @@ def restore_tiles(
         raise ValueError(
             f"an overlap is 0 to {tile - 1} pixels for tiles of {tile}, got {overlap}."
         )
+    _refuse_clips(model)
     image = np.asarray(image)
     pixels = _checked(model, image)
     rows, columns = (
         (*range(0, length - tile, tile - overlap), max(0, length - tile))
         for length in pixels.shape[:2]
     )
-    channels = _forward.eval_shape(model, params, pixels[:tile, :tile]).shape[2]
-    total, count = (np.zeros((*pixels.shape[:2], n), np.float32) for n in (channels, 1))
+    height, _, channels = _forward.eval_shape(model, params, pixels[:tile, :tile]).shape
+    scale = height // min(tile, pixels.shape[0])
+    size = [length * scale for length in pixels.shape[:2]]
+    total, count = (np.zeros((*size, n), np.float32) for n in (channels, 1))
     for top, left in itertools.product(rows, columns):
-        here = np.s_[top : top + tile, left : left + tile]
-        total[here] += np.asarray(_forward(model, params, pixels[here]))
+        restored = np.asarray(_forward(model, params, pixels[top : top + tile, left : left + tile]))
+        h, w, _ = restored.shape
+        here = np.s_[top * scale : top * scale + h, left * scale : left * scale + w]
+        total[here] += restored
         count[here] += 1
     return _like(image, total / count)
 
@@ -104,20 +110,21 @@ def restore_clip(
 
     A network for single pictures restores each frame by itself. RNN-MBP's forward recurrence goes
     through the whole clip, from chunk to chunk. Its backward one would have to start at the end of
-    the clip; it starts `overlap` frames after the chunk. So the result is that of the whole clip
-    for the last `chunk + overlap` frames, and nearly so before, the nearer the larger `overlap` is.
+    the clip; it starts `overlap` frames after the chunk. So the last `overlap + 1` frames at least
+    are those of the whole clip, and the ones before nearly so, the nearer the larger `overlap` is.
     All frames are restored, also the first `past_frames` and the last `future_frames`, which have
     fewer neighbours than in training.
 
     Args:
       model, params: as of `restore`; a network for pictures or for clips.
       frames: (H, W, C) each, all of one size, float in [0, 1], uint8 or uint16.
-      chunk: how many frames are restored at a time, 1 or more. RNN-MBP of 90 features keeps 1.45 kB
-        for each pixel of each of them in float32: 1.3 GB for a frame of 1280 x 720.
-      overlap: how many frames more are looked at, 0 or more.
+      chunk: how many frames are restored at a time, 1 or more. RNN-MBP of 90 features keeps 1.44 kB
+        for each pixel of each of them in float32, 1.3 GB for a frame of 1280 x 720, and about 2.4
+        kB a pixel besides.
+      overlap: how many frames more are looked at, 0 or more; they are not kept.
 
     Returns:
-      An iterator over the restored frames, of the same type.
+      An iterator over the restored frames, of the same type. It raises what there is to raise.
 
     Raises:
       ValueError: as `restore`; a clip shorter than the network was trained for, or whose frames
@@ -161,6 +168,11 @@ def warm_up(model: nn.Module, params: Params, image: np.ndarray) -> None:
     _forward.lower(model, params, _checked(model, np.asarray(image))).compile()
 
 
+def _refuse_clips(model: nn.Module) -> None:
+    if takes_clips(model):
+        raise ValueError(f"{type(model).__name__} restores clips; call restore_clip with frames.")
+
+
 def _checked(model: nn.Module, image: np.ndarray) -> np.ndarray:
     """The picture as float32, if it is one that the network takes."""
     channels: int = model.inp_channels
@@ -183,7 +195,7 @@ class Site(NamedTuple):
     """One place where a network aggregates over positions."""
 
     name: str  # path of the module
-    kind: str  # what is aggregated: "mean", "attention", "grid"
+    kind: str  # what is aggregated: "mean", "moments", "attention", "position attention", "grid"
     size: tuple[int, int]  # of its feature map
     window: tuple[int, int]  # in force there, in feature pixels, no larger than the map
 

@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "tlc-jax"))
     try:
         app(arguments)
-    except (UserError, ImageError, CheckpointError, EvaluationError, ConversionError) as error:
+    except (
+        UserError, ImageError, CheckpointError, EvaluationError, ConversionError, OSError
+    ) as error:  # fmt: skip
         complain(error)
         sys.exit(2)

@@ -46,12 +46,15 @@ class Dtype(enum.StrEnum):
 
 Checkpoint = Annotated[Path, typer.Option(help="A folder that 'tlc-jax convert' wrote.")]
 WindowSide = Annotated[
-    int | None, typer.Option(min=1, help="Side of the window [1.5 x the training crops].")
+    int | None,
+    typer.Option(min=1, help="Side of the window, input pixels [1.5 x the training crops]."),
 ]
 ComputeIn = Annotated[Dtype, typer.Option("--dtype", help="The type to compute in.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="A field of the network; can be repeated."),
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="A field of the network, see 'info'; can be repeated."
+    ),
 ]
 
 
@@ -86,6 +89,8 @@ def enough_memory(source: Path, remedy: str = "cut the picture") -> Iterator[Non
 
 def complain(error: Exception | str) -> None:
     """One sentence on standard error."""
+    if isinstance(error, OSError):
+        error = f"{error.filename}: {(error.strerror or str(error)).lower()}."
     print(f"tlc-jax: {error}", file=sys.stderr)
 
 

@@ -38,13 +38,14 @@ def evaluate(
         Path | None, typer.Option("--target", help="The true ones by the same names, likewise.")
     ] = None,
     root: Annotated[
-        Path | None, typer.Option("--data", help="Instead of both: GoPro, HIDE, REDS or SIDD.")
+        Path | None,
+        typer.Option("--data", help="Instead of both: GoPro, HIDE, REDS or SIDD as distributed."),
     ] = None,
     mode: Annotated[
         str, typer.Option(help="Of local, global and tiles:SIZE/OVERLAP, with commas.")
     ] = "local,global",
     protocol: Annotated[
-        Protocol, typer.Option(help="RGB of 8 bits, their luma, or RGB not rounded.")
+        Protocol, typer.Option(help="RGB after rounding to 8 bits, their luma, or RGB not rounded.")
     ] = Protocol.RGB,
     report: Annotated[
         Path | None, typer.Option(help="A .json that is continued; .md and .png come beside it.")
@@ -55,13 +56,18 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin the report anew.")] = False,
 ) -> None:
-    """Measure how well a network restores pictures whose truth is known."""
+    """Measure PSNR and SSIM on pictures whose truth is known."""
     modes = evaluation.parse_modes(mode)
     pairs, sources = _pairs(inputs, targets, root)
     if report is not None:
-        if report.suffix != ".json":
+        if report.suffix.lower() != ".json":
             raise UserError(f"{report}: a report is a .json file; name one.")
         check_writable(report.parent)
+        beside = [report.with_suffix(suffix) for suffix in (".md", ".png")]
+        if not overwrite and not report.exists() and (other := [x for x in beside if x.exists()]):
+            raise UserError(
+                f"{other[0]}: would be replaced; name another --report, or --overwrite."
+            )
     done = evaluation.open_report(
         {
             "checkpoint": checkpoint.resolve().name,
@@ -86,6 +92,7 @@ def evaluate(
         raise UserError(f"{checkpoint}: a gray network has no luma to take; use --protocol rgb.")
 
     pairs = pairs[:limit]
+    done["pictures"] = len(pairs)
     todo = [pair for pair in pairs if pair.name not in done["images"]]
     if len(todo) < len(pairs):
         console.print(f"{report}: {len(pairs) - len(todo)} of {len(pairs)} pictures are done")
@@ -117,6 +124,8 @@ def _pairs(
     """The pairs, and where they come from as the report's settings have it."""
     match inputs, targets, root:
         case Path(), Path(), None:
+            if inputs.resolve() == targets.resolve():
+                raise UserError(f"{inputs}: the input is the target; name two folders.")
             sources = {"input": str(inputs.resolve()), "target": str(targets.resolve())}
             return data.pairs(inputs, targets), sources
         case None, None, Path():
@@ -137,4 +146,7 @@ def _illustrate(done: dict[str, Any], report: Path) -> None:
     except ImportError:
         console.print("no plot is made: matplotlib is missing, install the extra [plot]")
     except OSError as error:
-        raise UserError(f"{error.filename}: cannot be written ({error.strerror}).") from None
+        raise UserError(
+            f"{report}: the .md and .png beside it cannot be written ({error.strerror}); mend that "
+            "and run it again."
+        ) from None

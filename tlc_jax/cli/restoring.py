@@ -24,7 +24,7 @@ from tlc_jax.cli.common import (
 )
 from tlc_jax.cli.pictures import restore_picture
 from tlc_jax.cli.videos import restore_frames, restore_video
-from tlc_jax.data import PICTURES, file_pairs
+from tlc_jax.data import PICTURES, file_pairs, is_visible_file
 from tlc_jax.image import ImageError
 from tlc_jax.models import takes_clips
 from tlc_jax.video import VIDEOS, WRITABLE, VideoError
@@ -61,10 +61,12 @@ def restore(
         int, typer.Option(min=1, help="Frames that a network for video restores at a time.")
     ] = 10,
     overlap: Annotated[
-        int, typer.Option(min=0, help="Frames after them that it looks at, too.")
+        int, typer.Option(min=0, help="Frames beyond them that it looks at, too; more is better.")
     ] = 5,
     settings: Settings = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace old outputs.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Redo what is done; what is unfinished always is.")
+    ] = False,
 ) -> None:
     """Restore pictures, pairs of views, and videos.
 
@@ -83,10 +85,11 @@ def restore(
     if len(todo) < len(jobs):
         first = next(job for job in jobs if job not in todo).targets[0]
         console.print(
-            f"{len(jobs) - len(todo)} outputs exist already, {first} first; --overwrite redoes them"
+            f"{len(jobs) - len(todo)} of {len(jobs)} are done already, {first} first; --overwrite "
+            "redoes them"
         )
-    if todo:
-        check_writable(todo[0].targets[0].parent)
+    for folder in {target.parent for job in todo for target in job.targets}:
+        check_writable(folder)
     remedy = "a smaller --chunk" if takes_clips(model) else "cut the picture"
     failed = False
     for sources, targets in track(
@@ -100,7 +103,7 @@ def restore(
                     restore_frames(model, params, sources, targets, reference, chunk, overlap)
                 else:
                     restore_picture(model, params, sources, targets, reference)
-        except (ImageError, VideoError, UserError) as error:
+        except (ImageError, VideoError, UserError, OSError) as error:
             failed = True
             complain(error)
     if failed:
@@ -111,6 +114,8 @@ def _jobs(model: nn.Module, inputs: list[Path], output: Path) -> list[Job]:
     """Pictures and videos one by one; for a network for video the frames in a folder together."""
     sources: list[tuple[Path, ...]] = []
     for path in inputs:
+        if not path.exists():
+            raise UserError(f"cannot read {path}: no such file or folder.")
         if not path.is_dir():
             if takes_clips(model) and path.suffix.lower() not in VIDEOS:
                 raise UserError(
@@ -119,7 +124,7 @@ def _jobs(model: nn.Module, inputs: list[Path], output: Path) -> list[Job]:
                 )
             sources.append((path,))
             continue
-        inside = sorted(path.iterdir(), key=_in_order)
+        inside = sorted(filter(is_visible_file, path.iterdir()), key=_in_order)
         frames = tuple(file for file in inside if file.suffix.lower() in PICTURES)
         videos = [(file,) for file in inside if file.suffix.lower() in VIDEOS]
         if not frames and not videos:
@@ -164,7 +169,8 @@ def _pair_jobs(
         return [Job(sources[0], (output,))]
     folders = [output / side for side in ("left", "right")] if views > 1 else [output]
     return [
-        Job(pair, tuple(folder / f"{pair[0].stem}.png" for folder in folders)) for pair in sources
+        Job(pair, tuple(to / f"{view.stem}.png" for to, view in zip(folders, pair, strict=False)))
+        for pair in sources
     ]
 
 
@@ -179,6 +185,7 @@ def _in_order(file: Path) -> list[int | str]:
 
 def _check_targets(jobs: list[Job]) -> None:
     """Each output is one file of its own, and none is an input."""
+    inputs = {path.resolve() for job in jobs for path in job.sources}
     by_target: dict[Path, Path] = {}
     for sources, targets in jobs:
         for i, target in enumerate(targets):
@@ -188,8 +195,6 @@ def _check_targets(jobs: list[Job]) -> None:
                     f"{source} and {by_target[target]} would both be written to {target}; rename "
                     "one or restore them into two folders."
                 )
-            if target.resolve() in [path.resolve() for path in sources]:
-                raise UserError(
-                    f"{target}: this would replace its own input; choose another output."
-                )
+            if target.resolve() in inputs:
+                raise UserError(f"{target}: this would replace an input; choose another output.")
             by_target[target] = source

@@ -14,7 +14,15 @@ from rich.text import Text
 from tlc_jax import metrics
 from tlc_jax.cli.common import UserError, complain, console
 from tlc_jax.cli.pictures import check_finite, read_truth
-from tlc_jax.image import ImageError, from_float, read_picture, to_float, to_gray, write_image
+from tlc_jax.image import (
+    ImageError,
+    Picture,
+    from_float,
+    read_picture,
+    to_float,
+    to_gray,
+    write_image,
+)
 from tlc_jax.models import Params
 from tlc_jax.restore import restore_clip
 from tlc_jax.video import VideoError, VideoWriter, read_video
@@ -85,8 +93,11 @@ def restore_frames(
       ImageError, UserError: a frame cannot be written, frames differ in size or are too few; and
         at the end, if some could not be read.
     """
-    folder, reading = sources[0].parent, deque()
+    folder = sources[0].parent
+    reading: deque[tuple[Picture, Path]] = deque()
     lost: list[Path] = []
+    sizes: dict[tuple[int, int], Path] = {}
+    notes: dict[str, None] = {}  # each one once, in their order
     before: list[float] = []
     after: list[float] = []
 
@@ -98,6 +109,15 @@ def restore_frames(
                 lost.append(source)
                 complain(error)
                 continue
+            h, w, _ = picture.pixels.shape
+            sizes.setdefault((h, w), source)
+            if len(sizes) > 1:
+                (height, width), first = next(iter(sizes.items()))
+                raise UserError(
+                    f"{source}: is {w}x{h}, but {first.name} is {width}x{height}; the frames of a "
+                    "clip are of one size."
+                )
+            notes.update(dict.fromkeys(picture.notes))
             reading.append((picture, target))
             yield to_float(picture.pixels)
 
@@ -115,6 +135,8 @@ def restore_frames(
             count, (height, width, _) = count + 1, restored.shape
             show(count)
     console.print(f"{folder} -> {targets[0].parent}: {_pace(count, width, height, start)}")
+    for note in notes:
+        console.print(f"  {note}")
     if after:
         console.print(f"  PSNR {np.mean(before):.3f} -> {np.mean(after):.3f} dB, mean over frames")
     if lost:

@@ -22,7 +22,7 @@ from tlc_jax.restore import sites
 
 
 def models() -> None:
-    """List the published weights that 'convert' takes, with the PSNR that their authors publish.
+    """List the published weights, with the PSNR that their authors publish.
 
     It is of the whole test set of the dataset, with global and with local statistics. None of it
     was measured with this package.
@@ -33,7 +33,7 @@ def models() -> None:
         for one in group:
             count = "" if one.parameters is None else f"{one.parameters:,}"
             psnr = ["" if x is None else f"{x:.2f}" for x in (one.psnr_global, one.psnr_local)]
-            rows.append((one.file, one.task, one.dataset, count, *psnr))
+            rows.append((one.file, one.task, one.dataset, count, psnr[0], psnr[1]))
         console.print(f"{MODELS[network].__name__}, licence of the weights: {licence}\n{source}")
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:

@@ -29,7 +29,7 @@ class Conv1x1(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features))
+        kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features), jnp.float32)
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         x = ops.pointwise(x, kernel)
         return x + channel_param(self, "bias", x) if self.use_bias else x
@@ -43,7 +43,7 @@ class DepthwiseConv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", kernel_init, (3, 3, 1, x.shape[-1]))
+        kernel = self.param("kernel", kernel_init, (3, 3, 1, x.shape[-1]), jnp.float32)
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         x = ops.depthwise_conv(x, kernel)
         return x + channel_param(self, "bias", x) if self.use_bias else x
@@ -58,7 +58,7 @@ class Downsample2x2(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         n, h, w, c = x.shape
-        kernel = self.param("kernel", kernel_init, (2, 2, c, self.features))
+        kernel = self.param("kernel", kernel_init, (2, 2, c, self.features), jnp.float32)
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         x = jnp.einsum("nhiwjc,ijcd->nhwd", x.reshape(n, h // 2, 2, w // 2, 2, c), kernel)
         return x + channel_param(self, "bias", x)
@@ -122,7 +122,7 @@ class SqueezeExcite(nn.Module):
 
 
 class SupervisedAttention(nn.Module):
-    """The features weighed by the picture that they restore, and that picture.
+    """The features weighed by the picture that they restore, and that picture, both NHWC.
 
     Zamir et al., "MPRNet" (CVPR 2021, arXiv 2102.02808), section 3.2.
     """
@@ -152,7 +152,7 @@ def channel_param(
     init: nn.initializers.Initializer = nn.initializers.zeros,
 ) -> jax.Array:
     """One parameter for each channel of x, in x's type and ready to broadcast against it."""
-    param = module.param(name, init, (x.shape[-1],))
+    param = module.param(name, init, (x.shape[-1],), jnp.float32)
     return param.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 

@@ -18,11 +18,11 @@ Pyramid = tuple[jax.Array, ...]
 
 def prelu_slope(module: nn.Module) -> jax.Array:
     """The slope of a PReLU below zero, a scalar."""
-    return module.param("slope", nn.initializers.constant(0.25), (1,))[0]
+    return module.param("slope", nn.initializers.constant(0.25), (1,), jnp.float32)[0]
 
 
 class CAB(nn.Module):
-    """Channel attention block: two convolutions, squeeze and excitation, residual."""
+    """Channel attention block, (N, H, W, C) -> the same: two convolutions, then the attention."""
 
     reduction: int
     window: Window = None
@@ -41,7 +41,7 @@ class CAB(nn.Module):
 
 
 class ShallowFeatures(nn.Module):
-    """A convolution and a block, from a picture to `features` channels."""
+    """A convolution and a block, (N, H, W, 3) -> (N, H, W, features)."""
 
     features: int
     reduction: int
@@ -56,7 +56,9 @@ class ShallowFeatures(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Two blocks a level; between levels the 2x2 mean and a 1x1 convolution.
+    """Two blocks a level; between levels the 2x2 mean and a 1x1 convolution to its width.
+
+    (N, H, W, widths[0]) to the maps of all levels; H and W divide by 2 for each level but one.
 
     Call with the pyramids of another encoder and its decoder to add them, level by level, each
     through a 1x1 convolution (cross-stage feature fusion, section 3.3).
@@ -93,7 +95,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Two blocks a level; the encoder's maps join, each through a block of its own."""
+    """An encoder's maps to as many of the same shapes; each joins through a block of its own."""
 
     reduction: int
     windows: tuple[Window, ...]
@@ -117,7 +119,7 @@ class Decoder(nn.Module):
 
 
 class ORSNet(nn.Module):
-    """Original resolution subnetwork: blocks at full size, to which a U-Net's maps are added."""
+    """Original resolution subnetwork, (N, H, W, C) -> the same, fed with the maps of a U-Net."""
 
     num_cab: int
     reduction: int
@@ -154,9 +156,14 @@ class ORSNet(nn.Module):
 
 
 def _blocks(
-    x: jax.Array, slope: jax.Array, count: int, net: Encoder | Decoder | ORSNet, window: Window,
+    x: jax.Array,
+    slope: jax.Array,
+    count: int,
+    net: Encoder | Decoder | ORSNet,
+    window: Window,
     name: str,
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
+    """The blocks of one level of `net`."""
     for i in range(count):
         x = CAB(net.reduction, window, net.dtype, name=f"{name}_{i}")(x, slope)
     return x

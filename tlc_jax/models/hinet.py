@@ -20,7 +20,7 @@ LEAK = 0.2  # slope of the activations below zero
 
 
 class InstanceNorm(nn.Module):
-    """Each channel by its own mean and variance over the map or the window: a site of TLC."""
+    """Each channel of (N, H, W, C) by its mean and variance in the window: a site of TLC."""
 
     site: ClassVar[str] = "moments"
     window: Window = None
@@ -37,7 +37,7 @@ class InstanceNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions with a half instance norm between them (section 3.2).
+    """Two convolutions with a half instance norm between them (section 3.2), to `features`.
 
     The second U-Net adds the maps of the first one's encoder and decoder (csff, as in MPRNet).
     """

@@ -93,8 +93,8 @@ def _mixing_params(
 ) -> list[jax.Array]:
     """x, the kernel of the mixing as (rows, columns, rows, columns), and its bias."""
     count = math.prod(size)
-    kernel = module.param("kernel", nn.initializers.lecun_normal(), (count, count))
-    bias = module.param("bias", nn.initializers.zeros, (count,))
+    kernel = module.param("kernel", nn.initializers.lecun_normal(), (count, count), jnp.float32)
+    bias = module.param("bias", nn.initializers.zeros, (count,), jnp.float32)
     return promote_dtype(x, kernel.reshape(*size, *size), bias, dtype=module.dtype)
 
 

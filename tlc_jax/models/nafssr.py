@@ -14,7 +14,7 @@ from tlc_jax.ops import Window, parallax_attention, pixel_shuffle, resize_biline
 
 
 class SCAM(nn.Module):
-    """Stereo cross attention: each view takes from the other what lies in the same row."""
+    """Stereo cross attention: each view, (N, H, W, C), takes from the other along the rows."""
 
     dtype: Dtype | None = None
 
@@ -45,7 +45,7 @@ class NAFSSR(nn.Module):
     (width, num_blks) of T (48, 16), S (64, 32), B (96, 64) and L (128, 128).
     """
 
-    up_scale: int = 4  # a power of two
+    up_scale: int = 4  # 1, 2, 4 or 8
     width: int = 48
     num_blks: int = 16
     inp_channels: int = 6  # of both views
@@ -56,6 +56,8 @@ class NAFSSR(nn.Module):
 
     @nn.compact
     def __call__(self, pair: jax.Array) -> jax.Array:
+        if self.up_scale not in (1, 2, 4, 8):
+            raise ValueError(f"up_scale is 1, 2, 4 or 8, got {self.up_scale}.")
         window = site_window(self.train_size, self.window, stride=1) if self.local_mode else None
         channels = self.inp_channels // 2
         # The views share all but the attention: they stand side by side in the batch.

@@ -36,7 +36,7 @@ class TransposedAttention(nn.Module):
         c = x.shape[-1]
         qkv = Conv1x1(3 * c, self.use_bias, self.dtype, name="qkv")(x)
         qkv = DepthwiseConv3x3(self.use_bias, self.dtype, name="qkv_dwconv")(qkv)
-        temperature = self.param("temperature", nn.initializers.ones, (self.heads,))
+        temperature = self.param("temperature", nn.initializers.ones, (self.heads,), jnp.float32)
         q, k, v = jnp.split(qkv, 3, axis=-1)
         x = transposed_attention(q, k, v, temperature, self.window)
         return Conv1x1(c, self.use_bias, self.dtype, name="project_out")(x)

@@ -34,7 +34,7 @@ class Common(NamedTuple):
 
 
 class Propagation(nn.Module):
-    """The U-Net of one direction (section 3.1), at one frame."""
+    """The U-Net of one direction (section 3.1), at one frame: (N, H, W, C) to its maps."""
 
     common: Common
 
@@ -48,7 +48,7 @@ class Propagation(nn.Module):
 
 
 class BackwardStep(nn.Module):
-    """From the frame after to this one: its own features, and the maps of the recurrence."""
+    """From the frame after to this one, (N, H, W, 3): its features, and the recurrence's maps."""
 
     common: Common
 
@@ -62,7 +62,7 @@ class BackwardStep(nn.Module):
 
 
 class ForwardStep(nn.Module):
-    """From the frame before to this one, and its restoration from both directions."""
+    """From the frame before to this one, and its restoration (N, H, W, 3) from both directions."""
 
     common: Common
 
@@ -84,6 +84,7 @@ class RNNMBP(nn.Module):
     """RNN-MBP. Call with clips (N, T, H, W, C) RGB in [0, 1], any size.
 
     Returns (N, T - past_frames - future_frames, H, W, C): the frames that have enough neighbours.
+    It restores the past frames, too, and drops them; `resume` keeps them.
     """
 
     n_features: int = 90
@@ -113,14 +114,16 @@ class RNNMBP(nn.Module):
         Args:
           clip: (N, T, H, W, C).
           state: of the forward recurrence before this part; `None` at the beginning.
-          ahead: how many frames at the end belong to the next part; only the backward recurrence
-            sees them. Where the clip goes on it starts there and not at the end of the clip, which
-            is all that tells parts from the whole.
+          ahead: how many frames at the end belong to the next part, less than T. Only the backward
+            recurrence sees them. It starts at the last of them rather than at the end of the clip:
+            the one difference from restoring the clip whole.
 
         Returns:
           (N, T - ahead, H, W, C), and the state for the next part.
         """
         n, t, h, w, c = clip.shape
+        if not 0 <= ahead < t:
+            raise ValueError(f"ahead is 0 to {t - 1} of {t} frames, got {ahead}.")
         padded = pad_to_multiple(clip.reshape(n * t, h, w, c), MULTIPLE)
         frames = padded.reshape(n, t, *padded.shape[1:]).swapaxes(0, 1)
 

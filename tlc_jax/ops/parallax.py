@@ -34,8 +34,8 @@ def parallax_attention(
         to_right = jax.nn.softmax(scores, axis=1).astype(v_right.dtype)
         to_left = jax.nn.softmax(scores, axis=0).astype(v_left.dtype)
         return (
-            jnp.einsum("ij,jc->ic", to_right, v_right),
-            jnp.einsum("ij,ic->jc", to_left, v_left),
+            jnp.einsum("ij,jc->ic", to_right, v_right, **wide).astype(v_right.dtype),
+            jnp.einsum("ij,ic->jc", to_left, v_left, **wide).astype(v_left.dtype),
         )
 
     rows = [x.reshape(n * h, w, c) for x in (q_left, q_right, v_left, v_right)]
