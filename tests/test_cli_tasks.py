@@ -367,7 +367,7 @@ def test_sound_that_the_container_does_not_take(run, world, tmp_path):
     with av.open(str(tmp_path / "clip.mkv"), "w") as file:
         stream = file.add_stream("libx264", 25)
         stream.height, stream.width, stream.pix_fmt = H, W, "yuv420p"
-        tone = file.add_stream("wmav2", 44100, layout="mono")
+        tone = file.add_stream("wavpack", 44100, layout="mono")
         for i in range(3):
             frame = np.ascontiguousarray(moving_crop(i))
             file.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
