@@ -32,6 +32,10 @@ NETWORKS = {
         norm_bias=False,
     ),
     "maxim": MODELS["maxim"](features=4, num_stages=1, num_groups=1, block_size_hr=(4, 4)),
+    "hinet": MODELS["hinet"](wf=4, depth=2, hin_position_left=1, hin_position_right=1),
+    "mprnet": MODELS["mprnet"](8, 4, 2, num_cab=1, reduction=2),
+    "nafssr": MODELS["nafssr"](2, width=4, num_blks=1, train_size=(20, 40)),
+    "rnn_mbp": MODELS["rnn_mbp"](4, num_cab=1, past_frames=1, future_frames=0),
 }
 
 

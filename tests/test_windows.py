@@ -1,12 +1,16 @@
 """Where the windows lie: the papers' numbers, the releases', and what holds for every size."""
 
 import itertools
+import re
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from checkpoints_convert import RELEASES as RELEASED
 from checkpoints_convert import convert_state_dict
+from checkpoints_convert.engine import Rule, _place
 from tlc_jax.models import NAFNet
 from tlc_jax.ops import (
     average_windows,
@@ -24,6 +28,12 @@ RELEASES = (
     "nafnet_b",
     "baseline_a",
     "baseline_b",
+    "hinet_a",
+    "hinet_right",
+    "mprnet_a",
+    "mprnet_denoise_like",
+    "nafssr_a",
+    "rnnmbp_a",
     "restormer_withbias",
     "restormer_biasfree",
     "restormer_gray",
@@ -163,17 +173,27 @@ def test_every_site_has_the_window_of_the_release(golden, name):
     larger = (112, 104)
     found = sites(model.clone(local_mode=True), larger)
     windows = {site.name: site.window for site in found}
-    assert windows == {_path(site): tuple(k) for site, k in meta["windows"].items()}
+    rules = RELEASED[meta["model"]].rules
+    assert windows == {_path(site, rules): tuple(k) for site, k in meta["windows"].items()}
     # On the release's own picture they are no larger than the maps.
-    for site in sites(model.clone(local_mode=True), image.shape[1:3]):
+    for site in sites(model.clone(local_mode=True), image.shape[-3:-1]):
         assert site.window == tuple(map(min, windows[site.name], site.size)), site
     assert all(site.window == site.size for site in sites(model, larger))
 
 
-def _path(site: str) -> str:
-    """`encoders.0.0.sca.0` is our `encoders_0_0/pool`, `latent.1.attn` our `latent_1/attn`."""
-    module = site.removesuffix(".sca.0").removesuffix(".se.0").removesuffix(".attn")
-    return module.replace(".", "_") + ("/attn" if site.endswith(".attn") else "/pool")
+def _path(site: str, rules: Sequence[Rule]) -> str:
+    """Our name of a site, by where the converter puts a tensor that lies beside it."""
+    beside = {
+        r"(sca|se)\.0": r"\1.1.weight",
+        r"CA\.avg_pool": "CA.conv_du.0.weight",
+        r"norm\.avgpool": "norm.weight",
+        r"attn": "attn.temperature",
+    }
+    for pattern, tensor in beside.items():
+        site = re.sub(rf"{pattern}$", tensor, site)
+    path, _, _ = _place(site, rules)
+    module = re.sub("/(sca|Conv_0)/kernel$", "", path)
+    return module.removesuffix("/scale").removesuffix("/temperature") + "/pool" * (module != path)
 
 
 @pytest.mark.parametrize(
