@@ -50,10 +50,11 @@ def test_parallax_attention(rows, monkeypatch):
 
 
 def test_memory_of_the_attention_is_bounded():
-    """Not all rows at once: 2000 x 500^2 numbers would be 2 GB."""
+    """Scores and weights of some rows: of all, each of these three alone is 30 x LARGEST numbers."""
     row = jax.ShapeDtypeStruct((1, 2000, 500, 8), jnp.float32)
     compiled = jax.jit(parallax_attention).lower(row, row, row, row).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 6 * 4 * parallax.LARGEST
+    # Besides the three, what the compiler keeps of them and the maps: 5 in all, 7 in older ones.
+    assert compiled.memory_analysis().temp_size_in_bytes < 10 * 4 * parallax.LARGEST
 
 
 def test_a_pair_comes_out_larger(params):
