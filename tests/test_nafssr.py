@@ -50,7 +50,7 @@ def test_parallax_attention(rows, monkeypatch):
 
 
 def test_memory_of_the_attention_is_bounded():
-    """Scores and weights of some rows: of all, each of these three alone is 30 x LARGEST numbers."""
+    """Scores and weights of some rows: of all, each of the three alone is 30 x LARGEST numbers."""
     row = jax.ShapeDtypeStruct((1, 2000, 500, 8), jnp.float32)
     compiled = jax.jit(parallax_attention).lower(row, row, row, row).compile()
     # Besides the three, what the compiler keeps of them and the maps: 5 in all, 7 in older ones.
