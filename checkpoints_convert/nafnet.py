@@ -2,16 +2,14 @@
 
 from typing import Any
 
-from checkpoints_convert.engine import CONV, NORM, Rule, Shapes, count, vectors
+from checkpoints_convert.engine import CONV, Rule, Shapes, count
+from checkpoints_convert.shared import naf_rules
 
 BLOCK = r"((?:encoders|decoders)\.\d+\.\d+|middle_blks\.\d+)"
 RULES = (
     Rule(r"(intro|ending|downs\.\d+)", "{}", CONV),
     Rule(r"(ups\.\d+)\.0", "{}", CONV),
-    Rule(BLOCK, "{}", vectors("beta", "gamma")),
-    Rule(BLOCK + r"\.(norm[12])", "{}/{}", NORM),
-    Rule(BLOCK + r"\.(conv[1-5])", "{}/{}", CONV),
-    Rule(BLOCK + r"\.(sca)\.1", "{}/{}", CONV),
+    *naf_rules(BLOCK, "{}"),  # and those of Baseline, but for the attention
     Rule(BLOCK + r"\.(se)\.1", "{}/{}/Conv_0", CONV),
     Rule(BLOCK + r"\.(se)\.3", "{}/{}/Conv_1", CONV),
 )

@@ -4,15 +4,16 @@ import math
 from typing import Any
 
 from checkpoints_convert.engine import CONV, NORM, Rule, Shapes, count, vectors
+from checkpoints_convert.shared import naf_rules
 
-BLOCK = r"(body\.\d+)\.module\.(blk|fusion)"
+FUSION = r"(body\.\d+)\.module\.fusion"
 RULES = (
     Rule(r"(intro)", "{}", CONV),
     Rule(r"(up)\.0", "{}", CONV),
-    Rule(BLOCK, "{}_{}", vectors("beta", "gamma")),
-    Rule(BLOCK + r"\.(norm[12]|norm_[lr])", "{}_{}/{}", NORM),
-    Rule(BLOCK + r"\.(conv[1-5]|[lr]_proj[12])", "{}_{}/{}", CONV),
-    Rule(BLOCK + r"\.(sca)\.1", "{}_{}/{}", CONV),
+    *naf_rules(r"(body\.\d+)\.module\.blk", "{}_blk"),
+    Rule(FUSION, "{}_fusion", vectors("beta", "gamma")),
+    Rule(FUSION + r"\.(norm_[lr])", "{}_fusion/{}", NORM),
+    Rule(FUSION + r"\.([lr]_proj[12])", "{}_fusion/{}", CONV),
 )
 
 

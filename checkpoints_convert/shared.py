@@ -1,6 +1,16 @@
 """What several networks share, as their releases name it."""
 
-from checkpoints_convert.engine import CONV, SLOPE, Rule
+from checkpoints_convert.engine import CONV, NORM, SLOPE, Rule, vectors
+
+
+def naf_rules(source: str, path: str) -> tuple[Rule, ...]:
+    """Rules for NAFNet's blocks that match `source`; `path` as of `block_rules`."""
+    return (
+        Rule(source, path, vectors("beta", "gamma")),
+        Rule(source + r"\.(norm[12])", path + "/{}", NORM),
+        Rule(source + r"\.(conv[1-5])", path + "/{}", CONV),
+        Rule(source + r"\.(sca)\.1", path + "/{}", CONV),
+    )
 
 
 def attention_rules(source: str) -> tuple[Rule, ...]:

@@ -10,6 +10,7 @@ from tlc_jax.layers.basic import (
     SupervisedAttention,
     channel_param,
     conv3x3,
+    local_window,
     simple_gate,
     upsample2x2,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "SupervisedAttention",
     "channel_param",
     "conv3x3",
+    "local_window",
     "prelu_slope",
     "simple_gate",
     "upsample2x2",

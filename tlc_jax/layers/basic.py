@@ -6,7 +6,7 @@ the same either way. `dtype` is the type to compute in: parameters stay float32,
 means and the products of attention.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype
 
 from tlc_jax import ops
-from tlc_jax.ops import Window, spread
+from tlc_jax.ops import Window, site_window, spread
 
 kernel_init = nn.initializers.lecun_normal()
 
@@ -127,17 +127,16 @@ class SupervisedAttention(nn.Module):
     Zamir et al., "MPRNet" (CVPR 2021, arXiv 2102.02808), section 3.2.
     """
 
-    kernel_size: int = 3
+    kernel_size: int = 3  # or 1
     use_bias: bool = True
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def conv(features: int, name: str) -> nn.Conv:
-            size = (self.kernel_size, self.kernel_size)
-            return nn.Conv(
-                features, size, padding="SAME", use_bias=self.use_bias, dtype=self.dtype, name=name
-            )
+        def conv(features: int, name: str) -> nn.Module:
+            if self.kernel_size == 1:
+                return Conv1x1(features, self.use_bias, self.dtype, name=name)
+            return conv3x3(features, self.dtype, name, use_bias=self.use_bias)
 
         residual = conv(image.shape[-1], "Conv_1")(x)
         restored = image + residual.astype(image.dtype)
@@ -160,6 +159,13 @@ def simple_gate(x: jax.Array) -> jax.Array:
     """The product of the two halves of the channels, (..., 2 C) -> (..., C)."""
     first, second = jnp.split(x, 2, axis=-1)
     return first * second
+
+
+def local_window(net: Any, *, stride: int | tuple[int, int], multiple: int = 1) -> Window:
+    """The window of one site of a network, as of `ops.site_window`; `None` of a global network."""
+    if not net.local_mode:
+        return None
+    return site_window(net.train_size, net.window, stride=stride, multiple=multiple)
 
 
 def conv3x3(features: int, dtype: Dtype | None, name: str, *, use_bias: bool = True) -> nn.Conv:

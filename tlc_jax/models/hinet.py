@@ -12,8 +12,15 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from tlc_jax.layers import Conv1x1, SupervisedAttention, channel_param, conv3x3, upsample2x2
-from tlc_jax.ops import Window, pad_to_multiple, site_window, spread, window_moments
+from tlc_jax.layers import (
+    Conv1x1,
+    SupervisedAttention,
+    channel_param,
+    conv3x3,
+    local_window,
+    upsample2x2,
+)
+from tlc_jax.ops import Window, pad_to_multiple, spread, window_moments
 
 EPSILON = 1e-5
 LEAK = 0.2  # slope of the activations below zero
@@ -116,10 +123,7 @@ def _unet(
     dtype, deepest = net.dtype, net.depth - 1
     encoded: list[jax.Array] = []
     for level in range(net.depth):
-        window = None
-        if net.local_mode:
-            sizes = net.train_size, net.window
-            window = site_window(*sizes, stride=2**level, multiple=_multiple(net))
+        window = local_window(net, stride=2**level, multiple=_multiple(net))
         half_norm = net.hin_position_left <= level <= net.hin_position_right
         name = f"down_path_{number}_{level}"
         block = Block(2**level * net.wf, half_norm, window, dtype, name=name)

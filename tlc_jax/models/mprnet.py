@@ -19,9 +19,10 @@ from tlc_jax.layers import (
     ShallowFeatures,
     SupervisedAttention,
     conv3x3,
+    local_window,
     prelu_slope,
 )
-from tlc_jax.ops import Window, pad_to_multiple, site_window
+from tlc_jax.ops import Window, pad_to_multiple
 
 LEVELS = 3  # of the U-Nets
 MULTIPLE = 2**LEVELS  # of a picture: its quarters are halved twice
@@ -53,11 +54,8 @@ class MPRNet(nn.Module):
         slope = prelu_slope(self)  # one for all blocks
 
         def windows(parts: tuple[int, int]) -> tuple[Window, ...]:
-            if not self.local_mode:
-                return (None,) * LEVELS
             strides = [(parts[0] * 2**i, parts[1] * 2**i) for i in range(LEVELS)]
-            sizes = self.train_size, self.window
-            return tuple(site_window(*sizes, stride=s, multiple=MULTIPLE) for s in strides)
+            return tuple(local_window(self, stride=s, multiple=MULTIPLE) for s in strides)
 
         def shallow(image: jax.Array, parts: tuple[int, int], name: str) -> jax.Array:
             window = windows(parts)[0]

@@ -19,8 +19,9 @@ from tlc_jax.layers import (
     SqueezeExcite,
     channel_param,
     conv3x3,
+    local_window,
 )
-from tlc_jax.ops import Window, pad_to_multiple, pixel_shuffle, site_window
+from tlc_jax.ops import Window, pad_to_multiple, pixel_shuffle
 
 
 class BaselineBlock(nn.Module):
@@ -109,9 +110,7 @@ def _unet(
     depth = len(net.enc_blk_nums)
 
     def stack(x: jax.Array, count: int, level: int, name: str) -> jax.Array:
-        window = None
-        if net.local_mode:
-            window = site_window(net.train_size, net.window, stride=2**level, multiple=2**depth)
+        window = local_window(net, stride=2**level, multiple=2**depth)
         for i in range(count):
             x = block(window, f"{name}_{i}")(x)
         return x

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from tlc_jax.layers import Conv1x1, LayerNorm, NAFBlock, channel_param, conv3x3
-from tlc_jax.ops import Window, parallax_attention, pixel_shuffle, resize_bilinear, site_window
+from tlc_jax.layers import Conv1x1, LayerNorm, NAFBlock, channel_param, conv3x3, local_window
+from tlc_jax.ops import Window, parallax_attention, pixel_shuffle, resize_bilinear
 
 
 class SCAM(nn.Module):
@@ -58,7 +58,7 @@ class NAFSSR(nn.Module):
     def __call__(self, pair: jax.Array) -> jax.Array:
         if self.up_scale not in (1, 2, 4, 8):
             raise ValueError(f"up_scale is 1, 2, 4 or 8, got {self.up_scale}.")
-        window = site_window(self.train_size, self.window, stride=1) if self.local_mode else None
+        window = local_window(self, stride=1)
         channels = self.inp_channels // 2
         # The views share all but the attention: they stand side by side in the batch.
         views = jnp.concatenate(jnp.split(pair, 2, axis=-1))

@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from tlc_jax.layers import Conv1x1, DepthwiseConv3x3, LayerNorm
+from tlc_jax.layers import Conv1x1, DepthwiseConv3x3, LayerNorm, conv3x3, local_window
 from tlc_jax.ops import (
     Window,
     pad_to_multiple,
     pixel_shuffle,
     pixel_unshuffle,
-    site_window,
     transposed_attention,
 )
 
@@ -108,9 +107,7 @@ class Restormer(nn.Module):
         _, h, w, _ = image.shape
 
         def blocks(x: jax.Array, level: int, count: int, name: str) -> jax.Array:
-            window = None
-            if self.local_mode:
-                window = site_window(self.train_size, self.window, stride=2**level, multiple=8)
+            window = local_window(self, stride=2**level, multiple=8)
             for i in range(count):
                 x = TransformerBlock(
                     self.heads[level],
@@ -123,22 +120,21 @@ class Restormer(nn.Module):
                 )(x)
             return x
 
-        def conv3x3(x: jax.Array, features: int, name: str, bias: bool = False) -> jax.Array:
-            conv = nn.Conv(features, (3, 3), padding=1, use_bias=bias, dtype=self.dtype, name=name)
-            return conv(x)
+        def conv(x: jax.Array, features: int, name: str, use_bias: bool = False) -> jax.Array:
+            return conv3x3(features, self.dtype, name, use_bias=use_bias)(x)
 
         def down(x: jax.Array, name: str) -> jax.Array:
-            return pixel_unshuffle(conv3x3(x, x.shape[-1] // 2, name), 2)
+            return pixel_unshuffle(conv(x, x.shape[-1] // 2, name), 2)
 
         def up(x: jax.Array, name: str) -> jax.Array:
-            return pixel_shuffle(conv3x3(x, x.shape[-1] * 2, name), 2)
+            return pixel_shuffle(conv(x, x.shape[-1] * 2, name), 2)
 
         def reduce(x: jax.Array, skip: jax.Array, name: str) -> jax.Array:
             x = jnp.concatenate([x, skip], axis=-1)
             return Conv1x1(skip.shape[-1], self.bias, self.dtype, name=name)(x)
 
         padded = pad_to_multiple(image, 8)
-        embedded = conv3x3(padded, self.dim, "patch_embed")
+        embedded = conv(padded, self.dim, "patch_embed")
         level1 = blocks(embedded, 0, self.num_blocks[0], "encoder_level1")
         level2 = blocks(down(level1, "down1_2"), 1, self.num_blocks[1], "encoder_level2")
         level3 = blocks(down(level2, "down2_3"), 2, self.num_blocks[2], "encoder_level3")
@@ -154,8 +150,8 @@ class Restormer(nn.Module):
 
         if self.dual_pixel_task:
             x = x + Conv1x1(x.shape[-1], self.bias, self.dtype, name="skip_conv")(embedded)
-            restored = conv3x3(x, self.out_channels, "output", self.bias).astype(image.dtype)
+            restored = conv(x, self.out_channels, "output", self.bias).astype(image.dtype)
         else:
-            residual = conv3x3(x, self.out_channels, "output", self.bias)
+            residual = conv(x, self.out_channels, "output", self.bias)
             restored = padded + residual.astype(image.dtype)
         return restored[:, :h, :w]

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from tlc_jax.layers import Decoder, Encoder, ORSNet, Pyramid, ShallowFeatures
-from tlc_jax.ops import Window, pad_to_multiple, site_window
+from tlc_jax.layers import Decoder, Encoder, ORSNet, Pyramid, ShallowFeatures, local_window
+from tlc_jax.ops import Window, pad_to_multiple
 
 LEVELS = 3  # of the U-Nets
 MULTIPLE = 2 ** (LEVELS - 1)
@@ -130,12 +130,7 @@ class RNNMBP(nn.Module):
         strides = [2**level for level in range(LEVELS)]
         common = Common(
             widths=tuple(self.n_features + i * (self.n_features // 2) for i in range(LEVELS)),
-            windows=tuple(
-                site_window(self.train_size, self.window, stride=stride, multiple=MULTIPLE)
-                if self.local_mode
-                else None
-                for stride in strides
-            ),
+            windows=tuple(local_window(self, stride=s, multiple=MULTIPLE) for s in strides),
             num_cab=self.num_cab,
             dtype=self.dtype,
         )
