@@ -6,17 +6,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 import tlc_jax as tlc
-from tlc_jax import cli
 from tlc_jax import evaluate as evaluation
 from tlc_jax.checkpoints import abstract_params
 from tlc_jax.data import pairs
@@ -74,28 +71,17 @@ def world(checkpoints, tmp_path, monkeypatch):
     for seed, name in enumerate(NAMES):
         write_pair(tmp_path, name, seed)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def run(world, capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            cli.main(["evaluate", *(word for text in arguments for word in text.split())])
-        return Result(end.value.code, *capsys.readouterr())
+def run(world, terminal):
+    """Runs the command in `world`; the arguments are lines."""
 
-    before = jax.config.jax_compilation_cache_dir
-    yield run
-    # The command sets it for its process; the other tests are to compile what they test.
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
+    def run(*lines):
+        return terminal(world, "evaluate", *(word for line in lines for word in line.split()))
+
+    return run
 
 
 @pytest.fixture
@@ -331,12 +317,13 @@ def test_a_full_disk_leaves_the_report_as_it_was(world, run, monkeypatch):
     run(REPORTED, "--mode local --limit 1")
     before = report_of(world)
 
-    def write_half(path, text):
-        path.write_bytes(text.encode()[:100])
+    def write_half(path, data):
+        with path.open("wb") as file:
+            file.write(data[:100])
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", write_half)
+        patch.setattr(Path, "write_bytes", write_half)
         code, _, err = run(REPORTED, "--mode local")
     assert code == 2 and "report.json: cannot be written (No space left on device)" in err
     assert report_of(world) == before

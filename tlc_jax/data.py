@@ -7,8 +7,8 @@ of a .mat file is read before it is asked for.
 
 import functools
 import importlib.util
+import io
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -198,13 +198,11 @@ def _read_lmdb(folder: Path, key: str, channels: int) -> np.ndarray:
         raise DataError(f"{folder}: cannot be read ({error}); copy it again.") from None
     if encoded is None:
         raise DataError(f"{folder}: holds no {key}, which its meta_info.txt names.")
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(encoded)
-        file.flush()
-        try:
-            return _read_file(Path(file.name), channels)
-        except ImageError as error:
-            raise DataError(str(error).replace(file.name, f"{key} in {folder}")) from None
+    try:
+        file = io.BytesIO(encoded)
+        return read_picture(f"{key} in {folder}", channels=channels, file=file).pixels
+    except ImageError as error:
+        raise DataError(str(error)) from None
 
 
 def _in_mat(file: Path) -> dict[str, Reader]:

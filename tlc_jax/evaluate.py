@@ -11,7 +11,6 @@ overlapping tiles as if each were a picture.
 import json
 import re
 import time
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import flax.linen as nn
 import numpy as np
 
 from tlc_jax.data import Pair
-from tlc_jax.image import to_float
+from tlc_jax.image import to_float, write_whole
 from tlc_jax.metrics import Protocol, measure
 from tlc_jax.models import Params
 from tlc_jax.restore import restore, restore_tiles, warm_up
@@ -157,19 +156,14 @@ def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str,
 
 def write_report(report: dict[str, Any], path: Path) -> None:
     """Write a report as JSON, whole or not at all."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    text = json.dumps(report | {"notes": notes(report), "mean": means(report)}, indent=1) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(
-            json.dumps(report | {"notes": notes(report), "mean": means(report)}, indent=1) + "\n"
-        )
-        temporary.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
         raise EvaluationError(
             f"{path}: cannot be written ({error.strerror}); mend that and run it again."
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def means(report: dict[str, Any]) -> dict[str, dict[str, float | None]]:

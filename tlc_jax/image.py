@@ -127,7 +127,9 @@ def read_image(path: str | os.PathLike[str], *, channels: int | None = 3) -> np.
     return to_float(read_picture(path, channels=channels).pixels)
 
 
-def read_picture(path: str | os.PathLike[str], *, channels: int | None = None) -> Picture:
+def read_picture(
+    path: str | os.PathLike[str], *, channels: int | None = None, file: BinaryIO | None = None
+) -> Picture:
     """Reads a picture with all that is needed to write it back.
 
     Sets Pillow's limit on the size of pictures, which only exists once for the whole process, to
@@ -137,6 +139,7 @@ def read_picture(path: str | os.PathLike[str], *, channels: int | None = None) -
       path: a PNG, JPEG, TIFF, WebP, BMP, GIF or PNM file; of several pictures in it, the
         first. 16 bits a channel are kept in PNG and TIFF files, and in gray ones of any format.
       channels: 3 repeats gray to RGB, 1 takes the BT.601 luma of colours, `None` keeps the file's.
+      file: what to read; `path` then only names it. It is closed.
 
     Raises:
       ImageError: if the file cannot be read.
@@ -144,8 +147,8 @@ def read_picture(path: str | os.PathLike[str], *, channels: int | None = None) -
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is 1, 3 or None, got {channels}.")
     try:
-        with open(path, "rb") as file:
-            samples, icc_profile, notes = _decode(file)
+        with file or open(path, "rb") as encoded:
+            samples, icc_profile, notes = _decode(encoded)
     except Exception as error:  # Pillow meets damaged files with almost any exception
         raise ImageError(f"cannot read {path}: {_why_unreadable(error)}.") from error
 
@@ -337,9 +340,11 @@ def write_image(
         raise ValueError(f"bits is 8 or 16, got {bits}.")
     dtype = image.dtype if image.dtype in DTYPES.values() else DTYPES[bits]
     try:
+        if not path.parent.is_dir():
+            raise ImageError(f"there is no folder {path.parent}; create it first")
         if alpha is not None:
             image = np.concatenate([to_float(image), to_float(np.asarray(alpha))[..., None]], -1)
-        _replace(path, _encode(path.suffix.lower(), from_float(image, dtype), icc_profile))
+        write_whole(path, _encode(path.suffix.lower(), from_float(image, dtype), icc_profile))
     except (OSError, ValueError) as error:
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else error
         raise ImageError(f"cannot write {path}: {reason}.") from error
@@ -387,10 +392,12 @@ def _png_of_sixteen_bits(samples: np.ndarray, icc_profile: bytes | None) -> byte
     )
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Writes beside the file first, so that nobody meets half a picture."""
-    if not path.parent.is_dir():
-        raise ImageError(f"there is no folder {path.parent}; create it first")
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file beside its name first, so that nobody meets half of it.
+
+    Raises:
+      OSError: it cannot be written; what was there before still is.
+    """
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         temporary.write_bytes(data)
