@@ -3,7 +3,6 @@
 Most commands run in this process, in a folder as a user may have it (`world`).
 """
 
-import functools
 import json
 import os
 import re
@@ -103,13 +102,6 @@ def world(tmp_path_factory):
     (folder / "text.png").write_text("a")
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:3000])
     return folder
-
-
-@pytest.fixture
-def run(world, terminal, monkeypatch):
-    """Runs a command in `world`."""
-    monkeypatch.chdir(world)
-    return functools.partial(terminal, world)
 
 
 def restored(run, *arguments):
@@ -292,6 +284,12 @@ def test_one_bad_picture_among_others(run, tmp_path):
     assert code == 2 and "cut.png" in err and len(err.splitlines()) == 1
     assert files(tmp_path / "out") == {Path("a.png"), Path("b.png")}
     assert "a.png" in out and "b.png" in out and "cut.png" not in out
+
+
+def test_what_is_done_needs_no_parameters(run, tmp_path):
+    (tmp_path / "a.png").write_text("done")
+    out = restored(run, "a.png", "-o", tmp_path, "--checkpoint", "damaged")
+    assert "1 of 1 are done already" in out
 
 
 def test_out_of_memory(run, tmp_path, monkeypatch):

@@ -163,10 +163,19 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, Params]:
     Raises:
       CheckpointError: not a checkpoint, incomplete, or not of the network that it names.
     """
+    model, target = load_abstract(path)
+    return model, load_params(path, target)
+
+
+def load_params(path: str | os.PathLike, target: Params) -> Params:
+    """Read the parameters of a checkpoint folder, of the shapes that `load_abstract` gives.
+
+    Raises:
+      CheckpointError: incomplete, damaged or not of these shapes.
+    """
     import orbax.checkpoint as ocp
 
     path = Path(path).absolute()
-    model, target = load_abstract(path)
     # Seen before orbax opens the files: once that fails, its threads print tracebacks of their own.
     try:
         whole = _digest(path / "params") == describe(path).get("params_sha256")
@@ -188,7 +197,7 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, Params]:
             f"{path / 'params'}: not the parameters of the network in model.json; convert the "
             "weights again."
         )
-    return model, jax.tree.map(jnp.asarray, params)
+    return jax.tree.map(jnp.asarray, params)
 
 
 def _first_line(error: Exception) -> str:

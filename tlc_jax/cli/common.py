@@ -6,18 +6,21 @@ import enum
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import typer
 from rich.console import Console
+from rich.progress import track
 
 from tlc_jax import checkpoints
 from tlc_jax.models import Params
+
+Job = TypeVar("Job")
 
 # Linen's own fields, and those that are options here.
 NOT_TO_SET = {"parent", "name", "local_mode", "window", "dtype"}
@@ -58,22 +61,36 @@ Settings = Annotated[
 ]
 
 
-def load_network(
+def open_network(
     checkpoint: Path, mode: str, window: int | None, dtype: Dtype, settings: Sequence[str] | None
 ) -> tuple[nn.Module, Params]:
-    """The network of a checkpoint, set as the options say, and its parameters; tells of them."""
-    model, params = checkpoints.load(checkpoint)
+    """The network of a checkpoint, set as the options say, and the shapes of its parameters."""
+    model, shapes = checkpoints.load_abstract(checkpoint)
     model = with_settings(model, settings).clone(
         local_mode=mode == Mode.LOCAL,
         window=None if window is None else (window, window),
         dtype=jnp.bfloat16 if dtype is Dtype.BFLOAT16 else None,
     )
+    return model, shapes
+
+
+def load_params(
+    checkpoint: Path, model: nn.Module, shapes: Params, mode: str, dtype: Dtype
+) -> Params:
+    """The parameters of a network that `open_network` gave; tells what is about to run."""
+    params = checkpoints.load_params(checkpoint, shapes)
     licence = checkpoints.describe(checkpoint).get("weights_licence", "not recorded")
     console.print(
         f"{type(model).__name__} {mode} in {dtype} on {jax.default_backend()}, "
         f"licence of the weights: {licence}"
     )
-    return model, params
+    return params
+
+
+def progress(jobs: Sequence[Job]) -> Iterable[Job]:
+    """The jobs one after the other, with a bar where there are several and somebody looks."""
+    hidden = len(jobs) < 2 or not console.is_terminal
+    return track(jobs, "", console=console, transient=True, disable=hidden)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import jax
 import typer
-from rich.progress import track
 
 from tlc_jax import checkpoints, data
 from tlc_jax import evaluate as evaluation
@@ -21,8 +20,10 @@ from tlc_jax.cli.common import (
     complain,
     console,
     enough_memory,
-    load_network,
+    load_params,
+    open_network,
     parse_settings,
+    progress,
 )
 from tlc_jax.image import ImageError
 from tlc_jax.metrics import Protocol
@@ -85,7 +86,7 @@ def evaluate(
         },
         None if overwrite else report,
     )
-    model, params = load_network(checkpoint, mode, window, dtype, settings)
+    model, shapes = open_network(checkpoint, mode, window, dtype, settings)
     if model.inp_channels not in (1, 3) or takes_clips(model):
         raise UserError(f"{checkpoint}: the network does not take single pictures; choose another.")
     if model.inp_channels == 1 and protocol is Protocol.Y:
@@ -96,10 +97,9 @@ def evaluate(
     todo = [pair for pair in pairs if pair.name not in done["images"]]
     if len(todo) < len(pairs):
         console.print(f"{report}: {len(pairs) - len(todo)} of {len(pairs)} pictures are done")
+    params = load_params(checkpoint, model, shapes, mode, dtype) if todo else None
     failed = False
-    for pair in track(
-        todo, "", console=console, transient=True, disable=len(todo) < 2 or not console.is_terminal
-    ):
+    for pair in progress(todo):
         try:
             with enough_memory(Path(pair.name)):
                 result = evaluation.evaluate(model, params, pair, modes, protocol)

@@ -6,7 +6,6 @@ from typing import Annotated, NamedTuple
 
 import flax.linen as nn
 import typer
-from rich.progress import track
 
 from tlc_jax.cli.common import (
     Checkpoint,
@@ -20,7 +19,9 @@ from tlc_jax.cli.common import (
     complain,
     console,
     enough_memory,
-    load_network,
+    load_params,
+    open_network,
+    progress,
 )
 from tlc_jax.cli.pictures import restore_picture
 from tlc_jax.cli.videos import restore_frames, restore_video
@@ -73,7 +74,7 @@ def restore(
     Pictures become PNG files with 8 or 16 bits as they came. A video stays one, with its sound.
     For a network for video a folder is a clip, whose frames are in the order of their names.
     """
-    model, params = load_network(checkpoint, mode, window, dtype, settings)
+    model, shapes = open_network(checkpoint, mode, window, dtype, settings)
     if model.inp_channels == 6:
         jobs = _pair_jobs(model, inputs, left, right, output)
     elif left or right:
@@ -88,13 +89,14 @@ def restore(
             f"{len(jobs) - len(todo)} of {len(jobs)} are done already, {first} first; --overwrite "
             "redoes them"
         )
+    if not todo:
+        return
     for folder in {target.parent for job in todo for target in job.targets}:
         check_writable(folder)
+    params = load_params(checkpoint, model, shapes, mode, dtype)
     remedy = "a smaller --chunk" if takes_clips(model) else "cut the picture"
     failed = False
-    for sources, targets in track(
-        todo, "", console=console, transient=True, disable=len(todo) < 2 or not console.is_terminal
-    ):
+    for sources, targets in progress(todo):
         try:
             with enough_memory(sources[0], remedy):
                 if sources[0].suffix.lower() in VIDEOS:
