@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,3 +103,44 @@ def terminal(
     # The command sets it for its process; the other tests are to compile what they test.
     jax.config.update("jax_compilation_cache_dir", before)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def run(
+    world: Path, terminal: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
+    """Runs a command in `world`, the folder that a file of tests prepares."""
+    monkeypatch.chdir(world)
+    return functools.partial(terminal, world)
+
+
+@pytest.fixture(scope="session")
+def check_gradients() -> Callable[..., None]:
+    """Compares gradients with a definition in float64."""
+
+    def check(
+        ours: Callable[..., jax.Array],
+        reference: Callable[..., np.ndarray],
+        arrays: Sequence[jax.Array],
+    ) -> None:
+        """Along a random direction, against the central difference of `reference` in float64."""
+        rng = np.random.default_rng(2)
+        cotangent = rng.normal(size=arrays[2].shape)
+        directions = [rng.normal(size=x.shape) for x in arrays]
+
+        @jax.jit
+        def gradients(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+            _, back = jax.vjp(ours, *arrays)
+            return back(jnp.asarray(cotangent, jnp.float32))
+
+        def shifted(which: int, step: float) -> float:
+            moved = [np.asarray(x, np.float64) for x in arrays]
+            moved[which] = moved[which] + step * directions[which]
+            return (reference(*moved) * cotangent).sum()
+
+        for which, gradient in enumerate(gradients(*arrays)):
+            slope = (shifted(which, 1e-4) - shifted(which, -1e-4)) / 2e-4
+            scale = np.linalg.norm(gradient) * np.sqrt(directions[which].size)
+            assert abs((np.asarray(gradient) * directions[which]).sum() - slope) <= 1e-5 * scale
+
+    return check

@@ -1,6 +1,5 @@
 """The command line for pairs of views, videos, clips and gray networks."""
 
-import functools
 import re
 import shutil
 from fractions import Fraction
@@ -107,13 +106,6 @@ def world(tmp_path_factory, weights):
         tlc.write_image(folder / f"frames/frame{i}.png", frame)
     (folder / "empty").mkdir()
     return folder
-
-
-@pytest.fixture
-def run(world, terminal, monkeypatch):
-    """Runs a command in `world`."""
-    monkeypatch.chdir(world)
-    return functools.partial(terminal, world)
 
 
 def succeed(run, *arguments):
