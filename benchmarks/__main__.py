@@ -1,131 +1,100 @@
-"""What TLC costs: each network local and global, and the sliding mean by itself.
+"""Speed, memory and ratios, of this library and of PyTorch in one run, in turns.
 
-Local and global take turns in one process, so that what else the machine does falls on both. Times
-are medians after one warm-up, compilation apart; the ratio is the median of the turns' own ratios.
+Figures are added to a JSON file named after the device, and Markdown tables are made of it. Times
+are medians over the turns, compiling apart; ratios are medians of the turns' own ratios, so that
+what else the machine does falls on all.
 
-    python -m benchmarks                       # NAFNet and the sliding mean, a few minutes
-    python -m benchmarks --network restormer --repeats 2
+    python -m benchmarks                                     # all of it: many hours on a CPU
+    python -m benchmarks networks --network nafnet --size 720x1280
+    python -m benchmarks check                               # are the recorded ratios held?
 """
 
 import argparse
-import functools
+import itertools
+import json
 import os
-import platform
-import resource
-import statistics
-import time
-from collections.abc import Callable
-from typing import Any
+import subprocess
+import sys
+from collections.abc import Iterator
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
+from benchmarks import report
+from benchmarks.contestant import DTYPES, FORMS, NETWORKS, PEERS, Contestant
+from benchmarks.networks import race, ratios
 
-import tlc_jax as tlc
-from tlc_jax.models import example_input
-from tlc_jax.ops import window_mean
-from tlc_jax.ops.box import METHODS
-
-NETWORKS: dict[str, nn.Module] = {
-    "nafnet": tlc.NAFNet(width=32),
-    "nafnet64": tlc.NAFNet(width=64),
-    "restormer": tlc.Restormer(),
-    "maxim": tlc.Maxim(),
-    "hinet": tlc.HINet(),
-    "mprnet": tlc.MPRNet(),
-    "nafssr": tlc.NAFSSR(),
-    "rnn_mbp": tlc.RNNMBP(),
-}
-# The maps that NAFNet width 32 pools at 720x1280, with their windows.
-MAPS = [
-    ((720, 1280, 32), 384),
-    ((360, 640, 64), 192),
-    ((180, 320, 128), 96),
-    ((90, 160, 256), 48),
-    ((45, 80, 512), 24),
-]
+BATCHES = {(256, 256): (1, 8), (512, 512): (1,), (720, 1280): (1,), (2160, 3840): (1,)}
+WORSE = 1.2  # a ratio that is so many times the recorded one
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    """How long one run takes until its result is there."""
-    start = time.perf_counter()
-    jax.block_until_ready(run())
-    return time.perf_counter() - start
+def size(text: str) -> tuple[int, int]:
+    height, width = map(int, text.split("x"))
+    return height, width
 
 
-def bench_network(name: str, size: tuple[int, int], batch: int, dtype: str, repeats: int) -> str:
-    """A row of the table: compile and run times of both modes, and their ratio."""
-    model = NETWORKS[name].clone(dtype=jnp.dtype(dtype))
-    _, *shape = example_input(model, size).shape
-    image = jax.random.uniform(jax.random.key(0), (batch, *shape))
-    params = jax.jit(model.init)(jax.random.key(1), image[..., :64, :64, :])["params"]
-    runs, compile_seconds = {}, {}
-    for mode in ("global", "local"):
-        forward = jax.jit(model.clone(local_mode=mode == "local").apply)
-        start = time.perf_counter()
-        compiled = forward.lower({"params": params}, image).compile()
-        compile_seconds[mode] = time.perf_counter() - start
-        runs[mode] = functools.partial(compiled, {"params": params}, image)
-        seconds(runs[mode])
-    turns = [{mode: seconds(run) for mode, run in runs.items()} for _ in range(repeats)]
-    whole, local = (statistics.median(turn[mode] for turn in turns) for mode in runs)
-    ratio = statistics.median(turn["local"] / turn["global"] for turn in turns)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return (
-        f"| {name} {batch}x{size[0]}x{size[1]} {dtype} | {whole:.2f} | {local:.2f} | {ratio:.3f} "
-        f"| {compile_seconds['global']:.1f} | {compile_seconds['local']:.1f} | {peak:.1f} |"
-    )
+def races(arguments: argparse.Namespace) -> Iterator[list[Contestant]]:
+    """What was asked for, one case after the other: the contestants."""
+    for network, size, dtype in itertools.product(
+        arguments.network, arguments.size, arguments.dtype
+    ):
+        forms = [form for form in arguments.form if form == "ours" or network in PEERS]
+        for batch in BATCHES.get(size, (1,)):
+            yield [
+                Contestant(network, size, batch, dtype, form, mode)
+                for form, mode in itertools.product(forms, ("global", "local"))
+            ]
 
 
-def bench_mean(shape: tuple[int, int, int], window: int, repeats: int) -> str:
-    """A row of the table of sliding means: milliseconds of each method, and of the global mean."""
-    x = jax.random.uniform(jax.random.key(0), (1, *shape))
-    cells = []
-    for name in ("global", *METHODS):
-        if name == "reduce_window" and window > 100:
-            cells.append("-")  # its cost grows with the window: many seconds here
-            continue
-        mean = functools.partial(window_mean, method="auto" if name == "global" else name)
-        run = functools.partial(
-            jax.jit(functools.partial(mean, window=None if name == "global" else (window, window))),
-            x,
-        )
-        seconds(run)
-        cells.append(f"{1e3 * statistics.median(seconds(run) for _ in range(repeats)):.1f}")
-    return f"| {'x'.join(map(str, shape))}, window {window} | {' | '.join(cells)} |"
+def is_worse(case: str, recorded: dict[str, float], now: dict[str, float]) -> bool:
+    """Print the ratios of a case beside the recorded ones; whether one is worse."""
+    for name in recorded.keys() & now.keys():
+        change = now[name] / recorded[name]
+        mark = "WORSE" if change > WORSE else ""
+        print(f"{case:28}{name:32}{recorded[name]:7.3f}{now[name]:7.3f}{change - 1:+8.0%} {mark}")
+    return any(now[name] > WORSE * recorded[name] for name in recorded.keys() & now.keys())
 
 
 def main() -> None:
-    """Print the tables in Markdown."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--network", choices=NETWORKS, default="nafnet")
-    parser.add_argument("--size", default="720x1280", metavar="HxW")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--repeats", type=int, default=5)
+    parts = ("all", "networks", "operations", "start", "check")
+    parser.add_argument("part", choices=parts, default="all", nargs="?")
+    parser.add_argument("--network", choices=NETWORKS, nargs="+")
+    parser.add_argument("--size", type=size, nargs="+", metavar="HxW")
+    parser.add_argument("--dtype", choices=DTYPES, nargs="+", help="default: all on a GPU")
+    parser.add_argument("--form", choices=FORMS, nargs="+", help="ours, and forms of PyTorch")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each")
+    parser.add_argument("--patience", type=float, default=600, help="seconds; no turn begins later")
     arguments = parser.parse_args()
-    height, width = map(int, arguments.size.split("x"))
 
-    device = jax.devices()[0].device_kind
-    print(f"{device}, {os.cpu_count()} cores, jax {jax.__version__}, {platform.platform()}\n")
-    print(
-        "| network | global s | local s | local / global | compile global s | local s | peak GiB |"
-    )
-    print("|---|---|---|---|---|---|---|")
-    print(
-        bench_network(
-            arguments.network,
-            (height, width),
-            arguments.batch,
-            arguments.dtype,
-            arguments.repeats,
-        )
-    )
-    print(f"\n| sliding mean, ms | global | {' | '.join(METHODS)} |")
-    print("|---" * (len(METHODS) + 2) + "|")
-    for shape, window in MAPS:
-        print(bench_mean(shape, window, arguments.repeats))
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the contestants share the device
+    results = report.read(report.machine())
+    check = arguments.part == "check"  # unless asked for more, minutes: what TLC costs, and PyTorch
+    on_cpu = results["machine"]["platform"] == "cpu"
+    arguments.network = arguments.network or (["nafnet"] if check else NETWORKS)
+    arguments.size = arguments.size or ([(720, 1280)] if check else list(BATCHES))
+    arguments.form = arguments.form or (["ours", "eager"] if check else FORMS)
+    arguments.dtype = arguments.dtype or (["float32"] if check or on_cpu else DTYPES)
+
+    worse = False
+    if arguments.part in ("all", "networks", "check"):
+        for contestants in races(arguments):
+            case = contestants[0].case
+            measured = race(contestants, arguments.repeats, arguments.patience)
+            if check:
+                recorded = results["networks"].get(case)
+                if recorded is None:
+                    parser.error(
+                        f"{report.file(results['machine'])} has no {case} to compare with."
+                    )
+                worse |= is_worse(case, ratios(recorded), ratios(measured))
+            else:
+                results["networks"][case] = measured
+                report.write(results)
+    for part in ("operations", "start"):
+        if arguments.part in ("all", part):
+            program = [sys.executable, "-m", f"benchmarks.{part}"]
+            results[part] = json.loads(subprocess.check_output(program, text=True))
+            report.write(results)
+    sys.exit(worse)
 
 
 if __name__ == "__main__":

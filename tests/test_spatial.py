@@ -285,6 +285,6 @@ def test_block_computes_in_its_dtype():
 
 def test_block_is_a_site():
     assert tlc.sites(Net(), (9, 13)) == [
-        tlc.Site("attend", "position attention", (9, 13), (9, 13)),
+        tlc.Site("attend", "position attention", (9, 13), (9, 13), channels=6),
     ]
     assert tlc.sites(Net(window=(4, 20)), (9, 13))[0].window == (4, 13)

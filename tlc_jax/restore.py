@@ -198,6 +198,7 @@ class Site(NamedTuple):
     kind: str  # what is aggregated: "mean", "moments", "attention", "position attention", "grid"
     size: tuple[int, int]  # of its feature map
     window: tuple[int, int]  # in force there, in feature pixels, no larger than the map
+    channels: int
 
 
 def sites(model: nn.Module, size: tuple[int, int]) -> list[Site]:
@@ -221,9 +222,11 @@ def sites(model: nn.Module, size: tuple[int, int]) -> list[Site]:
     def note(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         layer: Any = context.module
         if hasattr(layer, "site") and context.method_name == "__call__":
-            size = args[0].shape[1:3]
+            _, h, w, channels = args[0].shape
             name = "/".join(layer.path)
-            found[name] = Site(name, layer.site, size, clip_window(layer.window, size))
+            found[name] = Site(
+                name, layer.site, (h, w), clip_window(layer.window, (h, w)), channels
+            )
         return call(*args, **kwargs)
 
     with nn.intercept_methods(note):

@@ -71,8 +71,9 @@ def info(
     line = "{:12}{:12}{:12}{}".format
     console.print(line("statistics", "map", "window", "site"))
     height, width = map(int, height_width.groups())
-    for name, kind, (h, w), (k_h, k_w) in sites(model, (height, width)):
-        console.print(line(kind, f"{h}x{w}", f"{k_h}x{k_w}", name))
+    for site in sites(model, (height, width)):
+        (h, w), (k_h, k_w) = site.size, site.window
+        console.print(line(site.kind, f"{h}x{w}", f"{k_h}x{k_w}", site.name))
 
 
 def convert(

@@ -1,0 +1,151 @@
+"""One contestant in a process of its own, so that its memory is its own.
+
+It gets ready, says how, and then restores the picture once for each line that it reads. Every
+answer is one line of JSON.
+
+    python -m benchmarks.contestant '{"network": "nafnet", "size": [256, 256]}'
+"""
+
+import dataclasses
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+FORMS = ("ours", "eager", "channels_last", "compile")  # the last three are PyTorch's
+PEERS = ("nafnet", "nafnet64", "restormer")  # what PyTorch has here; the next only we have
+NETWORKS = (*PEERS, "mprnet", "hinet")
+DTYPES = ("float32", "tf32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    network: str
+    size: tuple[int, int]
+    batch: int = 1
+    dtype: str = "float32"  # "tf32": products of float32 with 10 bits, on GPUs
+    form: str = "ours"
+    mode: str = "local"  # or "global"
+
+    @property
+    def case(self) -> str:
+        height, width = self.size
+        return f"{self.network} {self.batch}x{height}x{width} {self.dtype}"
+
+
+class Ready(NamedTuple):
+    run: Callable[[], Any]
+    device_peak: Callable[[], int | None]  # bytes; None where the device is the processor
+    about: dict[str, float]  # what the compiler knows
+
+
+def ours(what: Contestant) -> Callable[[], Ready]:
+    """What is to be timed as compiling."""
+    import jax
+
+    import tlc_jax as tlc
+
+    networks = {
+        "nafnet": tlc.NAFNet(width=32),
+        "nafnet64": tlc.NAFNet(width=64),
+        "restormer": tlc.Restormer(),
+        "mprnet": tlc.MPRNet(),
+        "hinet": tlc.HINet(),
+    }
+    precision = "tensorfloat32" if what.dtype == "tf32" else "highest"
+    jax.config.update("jax_default_matmul_precision", precision)
+    dtype = "bfloat16" if what.dtype == "bfloat16" else "float32"
+    model = networks[what.network].clone(dtype=dtype, local_mode=what.mode == "local")
+    image = jax.random.uniform(jax.random.key(0), (what.batch, *what.size, 3))
+    params = jax.jit(model.init)(jax.random.key(1), image[:, :64, :64])["params"]
+    device = jax.devices()[0]
+
+    def device_peak() -> int | None:
+        stats = device.memory_stats()
+        return stats and stats["peak_bytes_in_use"]
+
+    def get_ready() -> Ready:
+        compiled = jax.jit(model.apply).lower({"params": params}, image).compile()
+        memory = compiled.memory_analysis()
+        planned = sum(
+            getattr(memory, f"{kind}_size_in_bytes") for kind in ("argument", "output", "temp")
+        )
+        return Ready(
+            lambda: jax.block_until_ready(compiled({"params": params}, image)),
+            device_peak,
+            {"flop": compiled.cost_analysis()["flops"], "planned": planned},
+        )
+
+    return get_ready
+
+
+def theirs(what: Contestant) -> Callable[[], Ready]:
+    """The same of the PyTorch peer; its compiler tells nothing."""
+    import torch
+
+    from benchmarks import torch_peer
+
+    networks = {
+        "nafnet": lambda: torch_peer.NAFNet(width=32),
+        "nafnet64": lambda: torch_peer.NAFNet(width=64),
+        "restormer": torch_peer.Restormer,
+    }
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_float32_matmul_precision("high" if what.dtype == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = what.dtype == "tf32"
+    torch.backends.cudnn.benchmark = True  # fixed sizes: let it choose its kernels by trial
+    dtype = torch.bfloat16 if what.dtype == "bfloat16" else torch.float32
+    layout = torch.contiguous_format if what.form == "eager" else torch.channels_last
+    model = networks[what.network]().eval()
+    if what.mode == "local":
+        torch_peer.make_local(model)
+    model = model.to(device, dtype, memory_format=layout)
+    image = torch.rand(what.batch, 3, *what.size).to(device, dtype, memory_format=layout)
+    forward = torch.compile(model) if what.form == "compile" else model
+
+    def run() -> None:
+        with torch.inference_mode():
+            forward(image)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def device_peak() -> int | None:
+        return torch.cuda.max_memory_allocated() if device == "cuda" else None
+
+    return lambda: Ready(run, device_peak, {})
+
+
+def kernel_bytes(file: str, key: str) -> int:
+    """A line of a file of Linux, such as "VmHWM: 1024 kB"."""
+    with open(file) as lines:
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    what = Contestant(**asked | {"size": tuple(asked["size"])})
+    # What does not fit fails by itself, before the system kills whatever it likes.
+    free = kernel_bytes("/proc/meminfo", "MemAvailable")
+    resource.setrlimit(resource.RLIMIT_DATA, (int(0.95 * free),) * 2)
+
+    answers, sys.stdout = sys.stdout, sys.stderr  # whatever libraries print is no answer
+
+    def answer(value: Any) -> None:
+        print(json.dumps(value), file=answers, flush=True)
+
+    get_ready = (ours if what.form == "ours" else theirs)(what)
+    start = time.perf_counter()
+    run, device_peak, about = get_ready()
+    run()
+    answer({"first": time.perf_counter() - start, **about})
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        run()
+        answer(time.perf_counter() - start)
+    answer(device_peak() or kernel_bytes("/proc/self/status", "VmHWM"))
+
+
+if __name__ == "__main__":
+    main()
