@@ -15,11 +15,12 @@ LEVELS = {
     0: ("ops", "image", "metrics"),
     1: ("layers", "video"),
     2: ("models",),
-    3: ("catalogue", "checkpoints", "restore", "data"),
-    4: ("train", "evaluate"),
-    5: ("app",),
-    6: ("cli", "__main__"),
-    7: ("__init__",),  # the public names stand on top of every room
+    3: ("buckets", "catalogue", "checkpoints", "data"),
+    4: ("restore",),
+    5: ("train", "evaluate"),
+    6: ("app",),
+    7: ("cli", "__main__"),
+    8: ("__init__",),  # the public names stand on top of every room
 }
 LEVEL = {room: level for level, rooms in LEVELS.items() for room in rooms}
 

@@ -192,8 +192,10 @@ def _path(site: str, rules: Sequence[Rule]) -> str:
     for pattern, tensor in beside.items():
         site = re.sub(rf"{pattern}$", tensor, site)
     path, _, _ = _place(site, rules)
-    module = re.sub("/(sca|Conv_0)/kernel$", "", path)
-    return module.removesuffix("/scale").removesuffix("/temperature") + "/pool" * (module != path)
+    ours = {"/(sca|Conv_0)/kernel": "/pool", "/scale": "/moments", "/temperature": "/attend"}
+    for tensor, module in ours.items():
+        path = re.sub(f"{tensor}$", module, path)
+    return path
 
 
 @pytest.mark.parametrize(

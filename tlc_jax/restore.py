@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlc_jax.buckets import BUCKETED, forward_within
 from tlc_jax.image import from_float, to_float
 from tlc_jax.models import Params, example_input, takes_clips
 from tlc_jax.ops import clip_window
@@ -29,7 +30,9 @@ def _forward_part(
     return restored[0], state
 
 
-def restore(model: nn.Module, params: Params, image: np.ndarray) -> np.ndarray:
+def restore(
+    model: nn.Module, params: Params, image: np.ndarray, bucket: tuple[int, int] | None = None
+) -> np.ndarray:
     """Restore one picture with a network, global or local as `model.local_mode` says.
 
     The first picture of a size compiles; later ones of the same network and size do not.
@@ -38,18 +41,23 @@ def restore(model: nn.Module, params: Params, image: np.ndarray) -> np.ndarray:
       model: a network; `model.clone(local_mode=True)` for TLC.
       params: its parameter tree.
       image: (H, W, C) with the network's channels, float in [0, 1], uint8 or uint16.
+      bucket: (height, width) no smaller than the picture. One compiled program then serves all
+        pictures of a bucket, with the same results; `choose_buckets` finds some.
 
     Returns:
       (H, W, C) of the same type, 3 channels of a dual-pixel network; whole numbers are rounded and
       clipped, floats are not.
 
     Raises:
-      ValueError: an array that is no picture, or not of the network's channels.
+      ValueError: an array that is no picture, or not of the network's channels; a bucket that is
+        too small, or of a network that has none.
       TypeError: other types of numbers.
     """
     _refuse_clips(model)
     image = np.asarray(image)
-    return _like(image, np.asarray(_forward(model, params, _checked(model, image))))
+    forward, *arguments = _program(model, _checked(model, image), bucket)
+    h, w, _ = image.shape
+    return _like(image, np.asarray(forward(model, params, *arguments))[:h, :w])
 
 
 def restore_tiles(
@@ -163,9 +171,28 @@ def restore_clip(
         part = [*part[chunk:], *itertools.islice(frames, chunk)] if goes_on else []
 
 
-def warm_up(model: nn.Module, params: Params, image: np.ndarray) -> None:
-    """Compile what `restore` runs for a picture of this size, without running it."""
-    _forward.lower(model, params, _checked(model, np.asarray(image))).compile()
+def warm_up(
+    model: nn.Module, params: Params, image: np.ndarray, bucket: tuple[int, int] | None = None
+) -> None:
+    """Compile what `restore` runs for a picture of this size, or bucket, without running it."""
+    forward, *arguments = _program(model, _checked(model, np.asarray(image)), bucket)
+    forward.lower(model, params, *arguments).compile()
+
+
+def _program(model: nn.Module, image: np.ndarray, bucket: tuple[int, int] | None) -> tuple:
+    """The function that restores a picture, by itself or in its bucket, and what it takes."""
+    if bucket is None:
+        return _forward, image
+    if not isinstance(model, BUCKETED):
+        raise ValueError(
+            f"{type(model).__name__} has no buckets; restore its pictures by themselves."
+        )
+    h, w, _ = image.shape
+    below, right = bucket[0] - h, bucket[1] - w
+    if below < 0 or right < 0:
+        raise ValueError(f"a bucket of {bucket} is too small for a picture of {h, w}.")
+    padded = np.pad(image, ((0, below), (0, right), (0, 0)))
+    return forward_within, padded, np.array((h, w), np.int32)
 
 
 def _refuse_clips(model: nn.Module) -> None:

@@ -78,8 +78,10 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
-        centred = wide - wide.mean(axis=-1, keepdims=True)
-        scale = jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + self.epsilon)
+        # Stored, or XLA:CPU makes both anew for every part of the product that reads the result.
+        centred = wide - ops.stored(wide.mean(axis=-1, keepdims=True))
+        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+        scale = ops.stored(jax.lax.rsqrt(variance + self.epsilon))
         y = (centred if self.center else wide) * scale
         y = y * channel_param(self, "scale", y, nn.initializers.ones)
         if self.center:
@@ -99,6 +101,28 @@ class LocalPool(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return ops.window_mean(x, self.window)
+
+
+class LocalMoments(nn.Module):
+    """Mean and biased variance of each channel, over windows as `LocalPool`: a site of TLC."""
+
+    site: ClassVar[str] = "moments"
+    window: Window = None
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return ops.window_moments(x, self.window)
+
+
+class LocalAttention(nn.Module):
+    """Attention between channels, `ops.transposed_attention`, in windows: a site of TLC."""
+
+    site: ClassVar[str] = "attention"
+    window: Window = None
+
+    def __call__(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, temperature: jax.Array
+    ) -> jax.Array:
+        return ops.transposed_attention(q, k, v, temperature, self.window)
 
 
 class SqueezeExcite(nn.Module):

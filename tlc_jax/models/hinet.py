@@ -5,8 +5,6 @@ Chen et al., "HINet: Half Instance Normalization Network for Image Restoration" 
 them over a window.
 """
 
-from typing import ClassVar
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,29 +12,29 @@ from flax.typing import Dtype
 
 from tlc_jax.layers import (
     Conv1x1,
+    LocalMoments,
     SupervisedAttention,
     channel_param,
     conv3x3,
     local_window,
     upsample2x2,
 )
-from tlc_jax.ops import Window, pad_to_multiple, spread, window_moments
+from tlc_jax.ops import Window, pad_to_multiple, spread
 
 EPSILON = 1e-5
 LEAK = 0.2  # slope of the activations below zero
 
 
 class InstanceNorm(nn.Module):
-    """Each channel of (N, H, W, C) by its mean and variance in the window: a site of TLC."""
+    """Each channel of (N, H, W, C) by its mean and variance in the window."""
 
-    site: ClassVar[str] = "moments"
     window: Window = None
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         _, h, w, _ = x.shape
-        mean, variance = window_moments(x, self.window)
+        mean, variance = LocalMoments(self.window, name="moments")(x)
         scale = jax.lax.rsqrt(variance + EPSILON)
         y = (x.astype(jnp.float32) - spread(mean, (h, w))) * spread(scale, (h, w))
         y = y * channel_param(self, "scale", y, nn.initializers.ones)
@@ -91,10 +89,15 @@ class HINet(nn.Module):
     window: Window = None  # input pixels; None is 1.5 x train_size
     dtype: Dtype | None = None
 
+    @property
+    def multiple(self) -> int:
+        """Of pixels, to which pictures are padded: the release's 16 even where less would do."""
+        return 2 ** max(4, self.depth - 1)
+
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
         _, h, w, c = image.shape
-        padded = pad_to_multiple(image, _multiple(self))
+        padded = pad_to_multiple(image, self.multiple)
 
         x = conv3x3(self.wf, self.dtype, "conv_01")(padded)
         encoded, decoded = _unet(self, x, 1)
@@ -109,10 +112,6 @@ class HINet(nn.Module):
         return (padded + residual.astype(image.dtype))[:, :h, :w]
 
 
-def _multiple(net: HINet) -> int:
-    return 2 ** max(4, net.depth - 1)  # the release pads to 16 even where less would do
-
-
 def _unet(
     net: HINet,
     x: jax.Array,
@@ -123,7 +122,7 @@ def _unet(
     dtype, deepest = net.dtype, net.depth - 1
     encoded: list[jax.Array] = []
     for level in range(net.depth):
-        window = local_window(net, stride=2**level, multiple=_multiple(net))
+        window = local_window(net, stride=2**level, multiple=net.multiple)
         half_norm = net.hin_position_left <= level <= net.hin_position_right
         name = f"down_path_{number}_{level}"
         block = Block(2**level * net.wf, half_norm, window, dtype, name=name)

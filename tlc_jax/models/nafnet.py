@@ -71,6 +71,11 @@ class NAFNet(nn.Module):
     window: Window = None  # input pixels; None is 1.5 x train_size
     dtype: Dtype | None = None
 
+    @property
+    def multiple(self) -> int:
+        """Of pixels, to which pictures are padded."""
+        return 2 ** len(self.enc_blk_nums)
+
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
         def block(window: Window, name: str) -> NAFBlock:
@@ -94,6 +99,11 @@ class Baseline(nn.Module):
     window: Window = None  # input pixels; None is 1.5 x train_size
     dtype: Dtype | None = None
 
+    @property
+    def multiple(self) -> int:
+        """Of pixels, to which pictures are padded."""
+        return 2 ** len(self.enc_blk_nums)
+
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
         def block(window: Window, name: str) -> BaselineBlock:
@@ -110,12 +120,12 @@ def _unet(
     depth = len(net.enc_blk_nums)
 
     def stack(x: jax.Array, count: int, level: int, name: str) -> jax.Array:
-        window = local_window(net, stride=2**level, multiple=2**depth)
+        window = local_window(net, stride=2**level, multiple=net.multiple)
         for i in range(count):
             x = block(window, f"{name}_{i}")(x)
         return x
 
-    padded = pad_to_multiple(image, 2**depth)
+    padded = pad_to_multiple(image, net.multiple)
     x = conv3x3(net.width, net.dtype, "intro")(padded)
     skips = []
     for level, count in enumerate(net.enc_blk_nums):

@@ -11,20 +11,20 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from tlc_jax.layers import Conv1x1, DepthwiseConv3x3, LayerNorm, conv3x3, local_window
-from tlc_jax.ops import (
-    Window,
-    pad_to_multiple,
-    pixel_shuffle,
-    pixel_unshuffle,
-    transposed_attention,
+from tlc_jax.layers import (
+    Conv1x1,
+    DepthwiseConv3x3,
+    LayerNorm,
+    LocalAttention,
+    conv3x3,
+    local_window,
 )
+from tlc_jax.ops import Window, pad_to_multiple, pixel_shuffle, pixel_unshuffle
 
 
 class TransposedAttention(nn.Module):
-    """Multi-Dconv head transposed attention (section 3.1), a site of TLC."""
+    """Multi-Dconv head transposed attention (section 3.1)."""
 
-    site: ClassVar[str] = "attention"
     heads: int
     use_bias: bool = False
     window: Window = None
@@ -37,7 +37,7 @@ class TransposedAttention(nn.Module):
         qkv = DepthwiseConv3x3(self.use_bias, self.dtype, name="qkv_dwconv")(qkv)
         temperature = self.param("temperature", nn.initializers.ones, (self.heads,), jnp.float32)
         q, k, v = jnp.split(qkv, 3, axis=-1)
-        x = transposed_attention(q, k, v, temperature, self.window)
+        x = LocalAttention(self.window, name="attend")(q, k, v, temperature)
         return Conv1x1(c, self.use_bias, self.dtype, name="project_out")(x)
 
 
@@ -87,6 +87,8 @@ class Restormer(nn.Module):
     channels.
     """
 
+    multiple: ClassVar[int] = 8  # of pixels, to which pictures are padded
+
     inp_channels: int = 3
     out_channels: int = 3
     dim: int = 48
@@ -107,7 +109,7 @@ class Restormer(nn.Module):
         _, h, w, _ = image.shape
 
         def blocks(x: jax.Array, level: int, count: int, name: str) -> jax.Array:
-            window = local_window(self, stride=2**level, multiple=8)
+            window = local_window(self, stride=2**level, multiple=self.multiple)
             for i in range(count):
                 x = TransformerBlock(
                     self.heads[level],
@@ -133,7 +135,7 @@ class Restormer(nn.Module):
             x = jnp.concatenate([x, skip], axis=-1)
             return Conv1x1(skip.shape[-1], self.bias, self.dtype, name=name)(x)
 
-        padded = pad_to_multiple(image, 8)
+        padded = pad_to_multiple(image, self.multiple)
         embedded = conv(padded, self.dim, "patch_embed")
         level1 = blocks(embedded, 0, self.num_blocks[0], "encoder_level1")
         level2 = blocks(down(level1, "down1_2"), 1, self.num_blocks[1], "encoder_level2")

@@ -11,6 +11,7 @@ from tlc_jax.ops.box import (
     window_sum,
 )
 from tlc_jax.ops.conv import depthwise_conv, pointwise
+from tlc_jax.ops.fusion import stored
 from tlc_jax.ops.parallax import parallax_attention
 from tlc_jax.ops.resize import resize_bilinear
 from tlc_jax.ops.shape import pad_to_multiple, pixel_shuffle, pixel_unshuffle, reflection
@@ -25,6 +26,12 @@ from tlc_jax.ops.windows import (
     extract_windows,
     site_window,
     tile_size,
+)
+from tlc_jax.ops.within import (
+    transposed_attention_within,
+    window_mean_within,
+    window_moments_within,
+    zero_beyond,
 )
 
 __all__ = [
@@ -49,9 +56,14 @@ __all__ = [
     "site_window",
     "spatial_attention",
     "spread",
+    "stored",
     "tile_size",
     "transposed_attention",
+    "transposed_attention_within",
     "window_mean",
+    "window_mean_within",
     "window_moments",
+    "window_moments_within",
     "window_sum",
+    "zero_beyond",
 ]

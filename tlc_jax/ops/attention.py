@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlc_jax.ops.windows import Window, axis_tiles, clip_window, tile_size
+from tlc_jax.ops.windows import AxisTiles, Window, axis_tiles, clip_window, tile_size
 
 SMALLEST_NORM = 1e-12
 
@@ -47,51 +47,65 @@ def transposed_attention(
             f"q, k and v are (N, H, W, C) with C a multiple of {heads} heads, got {q.shape}, "
             f"{k.shape} and {v.shape}."
         )
-    n, h, w, c = v.shape
+    _, h, w, c = v.shape
     size = clip_window(window, (h, w))
     # A tile's products are made, summed into windows and come back as weights, c x c each time.
     t_h, t_w = tile_size((h, w), size, cost=c // heads)
     rows, columns = axis_tiles(h, size[0], t_h), axis_tiles(w, size[1], t_w)
+    return attention_of_tiles(q, k, v, temperature, rows, columns)
+
+
+def attention_of_tiles(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    temperature: jax.Array,
+    rows: AxisTiles,
+    columns: AxisTiles,
+) -> jax.Array:
+    """`transposed_attention` in windows that were cut into tiles."""
+    n, _, _, c = v.shape
+    heads = temperature.size
     r, s = rows.cover.shape[1], columns.cover.shape[1]
+    t_h, t_w = rows.source.size // r, columns.source.size // s
 
     def tiles(x: jax.Array) -> jax.Array:
-        """(N, rows, columns, heads, pixels of a tile, c)."""
+        """(n * r * s * heads, pixels of a tile, c)."""
         x = _take(_take(x, rows.source, axis=1), columns.source, axis=2)
         # What fills up the tiles counts for nothing; masks of one axis stay small in the program.
-        if not (rows.inside.all() and columns.inside.all()):
-            x = x * jnp.asarray(rows.inside, x.dtype)[None, :, None, None]
-            x = x * jnp.asarray(columns.inside, x.dtype)[None, None, :, None]
+        for inside, shape in ((rows.inside, (1, -1, 1, 1)), (columns.inside, (1, 1, -1, 1))):
+            if isinstance(inside, jax.Array) or not inside.all():
+                x = x * jnp.asarray(inside, x.dtype).reshape(shape)
         x = x.reshape(n, r, t_h, s, t_w, heads, -1).transpose(0, 1, 3, 5, 2, 4, 6)
-        return x.reshape(n, r, s, heads, t_h * t_w, -1)
+        return x.reshape(n * r * s * heads, t_h * t_w, -1)
 
     def in_windows(of_tiles: jax.Array) -> jax.Array:
+        of_tiles = of_tiles.reshape(n, r, s, heads, *of_tiles.shape[1:])
         cover = rows.cover, columns.cover
         return jnp.einsum("ar,bs,nrs...->nab...", *cover, of_tiles, precision="highest")
 
     def norms(x: jax.Array) -> jax.Array:
-        squares = jnp.square(x.astype(jnp.float32)).sum(axis=-2)
+        squares = jnp.square(x.astype(jnp.float32)).sum(axis=1)
         # The floor inside the root keeps the gradient of a black picture finite.
         return jnp.sqrt(jnp.maximum(in_windows(squares), SMALLEST_NORM**2))
 
-    q, k, v = tiles(q), tiles(k), tiles(v)
     # Stored once: XLA would make them anew, and in worse order, for each product that reads them.
-    q, k, v = jax.lax.optimization_barrier((q, k, v))
-    gram = jnp.einsum(
-        "...pc,...pd->...cd", q, k, precision="highest", preferred_element_type=jnp.float32
-    )
+    q, k, v = jax.lax.optimization_barrier((tiles(q), tiles(k), tiles(v)))
+    gram = jnp.einsum("tpc,tpd->tcd", q, k, precision="highest", preferred_element_type=jnp.float32)
     cosine = in_windows(gram) / norms(q)[..., :, None] / norms(k)[..., None, :]
     weights = jax.nn.softmax(cosine * temperature.reshape(1, 1, 1, heads, 1, 1), axis=-1)
 
-    share = (x.cover / x.cover.sum(axis=0) for x in (rows, columns))
+    share = (x.cover / x.cover.sum(axis=0, keepdims=True).clip(min=1) for x in (rows, columns))
     weights = jnp.einsum("ar,bs,nab...->nrs...", *share, weights, precision="highest")
-    out = jnp.einsum("...pd,...cd->...pc", v, weights.astype(v.dtype))
+    weights = weights.reshape(gram.shape).astype(v.dtype)
+    out = jnp.einsum("tpd,tcd->tpc", v, weights)
     out = out.reshape(n, r, s, heads, t_h, t_w, -1).transpose(0, 1, 4, 2, 5, 3, 6)
     out = out.reshape(n, r * t_h, s * t_w, c)
     return _take(_take(out, rows.place, axis=1), columns.place, axis=2)
 
 
-def _take(x: jax.Array, index: np.ndarray, axis: int) -> jax.Array:
+def _take(x: jax.Array, index: np.ndarray | jax.Array, axis: int) -> jax.Array:
     """Positions along an axis; without a copy where they are all of them, in order."""
-    if np.array_equal(index, np.arange(x.shape[axis])):
+    if isinstance(index, np.ndarray) and np.array_equal(index, np.arange(x.shape[axis])):
         return x
     return jnp.take(x, index, axis=axis, mode="clip")

@@ -108,12 +108,15 @@ class AxisTiles(NamedTuple):
     """An axis cut into cells, and each cell into tiles of one length, the last one filled up.
 
     So there is one loop over equal tiles, however many cells there are and whatever their lengths.
+    Arrays of numpy where the length of the axis is known before the program runs.
     """
 
-    source: np.ndarray  # (tiles * length,) the position on the axis of each position in the tiles
-    inside: np.ndarray  # (tiles * length,) False where a tile was filled up
-    place: np.ndarray  # (axis,) the position in the tiles of each position on the axis
-    cover: np.ndarray  # (windows, tiles) 1 where the window holds the tile
+    source: (
+        np.ndarray | jax.Array
+    )  # (tiles * length,) the position on the axis of each position in the tiles
+    inside: np.ndarray | jax.Array  # (tiles * length,) False where a tile was filled up
+    place: np.ndarray | jax.Array  # (axis,) the position in the tiles of each position on the axis
+    cover: np.ndarray | jax.Array  # (windows, tiles) 1 where the window holds the tile
 
 
 def axis_tiles(length: int, window: int, tile: int) -> AxisTiles:
@@ -149,8 +152,9 @@ def tile_size(size: tuple[int, int], window: tuple[int, int], cost: int) -> tupl
       >>> tile_size((720, 1280), (384, 384), cost=200)
       (56, 43)
     """
-    if window == size:
-        return size
+    if window == size:  # nothing to fill up, but parts to work on at the same time
+        parts = max(n for n in range(1, 17) if size[0] % n == 0)
+        return size[0] // parts, size[1]
 
     def counts(length: int, window: int) -> np.ndarray:
         cells = np.array([end - begin for begin, end in axis_cells(length, window)])

@@ -1,0 +1,95 @@
+"""Pictures of many sizes through few compiled programs.
+
+Each size of picture compiles anew. Here a picture lies in the corner of a larger one, a bucket, and
+what is beyond it is kept out: it is zero to every convolution, as the padding of the published
+networks is, and no statistics count it. So the numbers are those of the picture by itself.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from tlc_jax import ops
+from tlc_jax.layers import DepthwiseConv3x3, LocalAttention, LocalMoments, LocalPool
+from tlc_jax.models import Baseline, HINet, NAFNet, Params, Restormer
+
+# Made of the layers below and of such as act on each position by itself. MPRNet and MAXIM also cut
+# the picture where its size says.
+BUCKETED = NAFNet, Baseline, Restormer, HINet
+
+Size = tuple[int, int]
+
+
+def choose_buckets(sizes: Iterable[Size], waste: float) -> dict[Size, Size]:
+    """The bucket of each size that can share one, found greedily, the large ones first.
+
+    Args:
+      sizes: (H, W) of pictures.
+      waste: the most pixels that a bucket may add to a picture, as a share of the picture's.
+
+    Example:
+      >>> choose_buckets([(720, 1280), (736, 1240), (480, 640)], waste=0.25)
+      {(720, 1280): (736, 1280), (736, 1240): (736, 1280)}
+    """
+    groups: list[list[Size]] = []
+    for size in sorted(set(sizes), key=math.prod, reverse=True):
+        # The last to come is the smallest, so if it does not waste too much, none does.
+        wide = [
+            g for g in groups if math.prod(_bucket([*g, size])) <= (1 + waste) * math.prod(size)
+        ]
+        if wide:
+            min(wide, key=lambda group: math.prod(_bucket([*group, size]))).append(size)
+        else:
+            groups.append([size])
+    return {size: _bucket(group) for group in groups if len(group) > 1 for size in group}
+
+
+def _bucket(sizes: list[Size]) -> Size:
+    return max(h for h, _ in sizes), max(w for _, w in sizes)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def forward_within(
+    model: nn.Module, params: Params, image: jax.Array, size: jax.Array
+) -> jax.Array:
+    """A network of `BUCKETED` on a picture in the corner of its bucket.
+
+    Args:
+      model, params: the network, global or local.
+      image: (H, W, C) with zeros beyond `size`.
+      size: (height, width) of the picture, int32.
+
+    Returns:
+      (H, W, C), without meaning beyond `size`.
+    """
+    image = ops.pad_to_multiple(image[None], model.multiple)
+    extent = -(-size // model.multiple) * model.multiple  # the picture as the network pads it
+    with nn.intercept_methods(_within(extent, image.shape[1:3])):
+        return model.apply({"params": params}, image)[0]
+
+
+def _within(extent: jax.Array, bucket: Size) -> Callable[..., Any]:
+    """Makes the layers that look beyond single positions look no further than the picture."""
+
+    def run(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        if context.method_name != "__call__":
+            return call(*args, **kwargs)
+        x, layer = args[0], context.module
+        here = extent * np.array(x.shape[1:3], np.int32) // np.array(bucket, np.int32)
+        match layer:
+            case nn.Conv() | DepthwiseConv3x3():
+                return call(ops.zero_beyond(x, here))
+            case LocalPool():
+                return ops.window_mean_within(x, layer.window, here)
+            case LocalMoments():
+                return ops.window_moments_within(x, layer.window, here)
+            case LocalAttention():
+                return ops.transposed_attention_within(*args, layer.window, here)
+        return call(*args, **kwargs)
+
+    return run

@@ -1,0 +1,102 @@
+"""TLC's operations on a map of which only a corner is the picture's, known when it runs.
+
+A picture is put into the corner of a larger array, so that one compiled program serves pictures of
+many sizes. `extent` is the (height, width) of the corner, an integer array (2,) that is traced;
+what lies beyond it counts for nothing, and comes back as numbers without meaning.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from tlc_jax.ops.attention import attention_of_tiles
+from tlc_jax.ops.box import window_sum
+from tlc_jax.ops.windows import AxisTiles, Window, axis_starts, clip_window, tile_size
+
+
+def zero_beyond(x: jax.Array, extent: jax.Array) -> jax.Array:
+    """(N, H, W, C) with zeros outside of the corner."""
+    _, h, w, _ = x.shape
+    rows = (jnp.arange(h) < extent[0])[None, :, None, None]
+    columns = (jnp.arange(w) < extent[1])[None, None, :, None]
+    return jnp.where(rows & columns, x, jnp.zeros((), x.dtype))
+
+
+def window_mean_within(x: jax.Array, window: Window, extent: jax.Array) -> jax.Array:
+    """Mean of each window that lies inside the corner, then the last of them over and over.
+
+    Arguments and shape are as of `window_mean` for the whole map, and `spread` makes of it what it
+    would make of the corner's own means.
+    """
+    size = clip_window(window, x.shape[1:3])
+    y = window_sum(zero_beyond(x, extent), size)
+    # A window that is larger than the corner is cut to it.
+    y = y / jnp.minimum(jnp.asarray(size), extent).prod().astype(y.dtype)
+    for axis, last in zip((1, 2), jnp.maximum(extent - jnp.asarray(size), 0), strict=True):
+        if y.shape[axis] > 1:
+            y = jnp.take(y, jnp.minimum(jnp.arange(y.shape[axis]), last), axis=axis, mode="clip")
+    return y
+
+
+def window_moments_within(
+    x: jax.Array, window: Window, extent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance as of `window_moments`, laid out as by `window_mean_within`."""
+    wide = x.astype(jnp.float32)
+    offset = window_mean_within(wide, None, extent)
+    centred = wide - offset
+    mean = window_mean_within(centred, window, extent)
+    square = window_mean_within(centred * centred, window, extent)
+    return mean + offset, jnp.maximum(square - mean * mean, 0.0)
+
+
+def transposed_attention_within(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    temperature: jax.Array,
+    window: Window,
+    extent: jax.Array,
+) -> jax.Array:
+    """`transposed_attention` of the corner, (N, H, W, C)."""
+    _, h, w, c = v.shape
+    size = clip_window(window, (h, w))
+    tile = tile_size((h, w), size, cost=c // temperature.size)
+    rows, columns = (
+        _axis_tiles_within(extent[axis], (h, w)[axis], size[axis], tile[axis]) for axis in (0, 1)
+    )
+    return attention_of_tiles(q, k, v, temperature, rows, columns)
+
+
+def _axis_tiles_within(extent: jax.Array, length: int, window: int, tile: int) -> AxisTiles:
+    """`axis_tiles` for the first `extent` positions of an axis, in as many tiles as all may need.
+
+    The windows and tiles that are not needed hold nothing.
+    """
+    most = len(axis_starts(length, window))
+    which = jnp.arange(most)
+    window = jnp.minimum(window, extent)
+    count = (extent - 1) // window + 1
+    step = -(-(extent - window) // jnp.maximum(count - 1, 1))
+    starts = jnp.minimum(which * step, extent - window)
+
+    cuts = jnp.sort(jnp.concatenate([starts, starts + window]))
+    begin, end = cuts[:-1], cuts[1:]  # of the cells, some of them empty
+    tiles = -(-(end - begin) // tile)
+    before = jnp.cumsum(tiles) - tiles
+
+    number = jnp.arange(length // tile + begin.size)
+    cell = jnp.searchsorted(before + tiles, number, side="right").clip(0, begin.size - 1)
+    first = begin[cell] + (number - before[cell]) * tile
+    wanted = first[:, None] + jnp.arange(tile)[None]
+    inside = wanted < end[cell][:, None]
+
+    position = jnp.arange(length)
+    of_position = jnp.searchsorted(end, position, side="right").clip(0, begin.size - 1)
+    start, in_tile = starts[:, None], first[None]
+    holds = (start <= in_tile) & (in_tile < start + window) & inside[None, :, 0]
+    return AxisTiles(
+        source=jnp.minimum(wanted, extent - 1).ravel(),
+        inside=inside.ravel(),
+        place=before[of_position] * tile + position - begin[of_position],
+        cover=(holds & (which < count)[:, None]).astype(jnp.float32),
+    )
