@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tlc_jax as tlc
-from tlc_jax.buckets import forward_within
+from tlc_jax.buckets import choose_buckets, forward_within
 from tlc_jax.models import Baseline, HINet, NAFNet, Restormer
 
 # Windows of 24 pixels: the pictures are larger, smaller, and larger along one axis only.
@@ -22,7 +22,7 @@ NETWORKS = {
     "hinet": HINet(4, 3, 0, 2, train_size=(16, 16)),
 }  # fmt: skip
 BUCKET = (75, 110)
-SIZES = [(75, 110), (64, 97), (33, 24), (1, 9)]
+SIZES = [(64, 97), (33, 24), (1, 9)]
 
 
 def photo(*shape):
@@ -42,3 +42,32 @@ def test_numbers_are_those_without_a_bucket(name, mode, random_params):
         assert within.shape == alone.shape
         np.testing.assert_allclose(within, alone, atol=1e-5 * max(1, np.abs(alone).max()))
     assert forward_within._cache_size() == before + 1
+
+
+def test_buckets_waste_no_more_than_asked():
+    rng = np.random.default_rng(0)
+    sizes = [tuple(map(int, size)) for size in rng.integers(300, 3000, (200, 2))]
+    for waste in (0.0, 0.1, 0.5):
+        buckets = choose_buckets(sizes, waste)
+        for (h, w), (height, width) in buckets.items():
+            assert h <= height and w <= width and height * width <= (1 + waste) * h * w
+        # A bucket is for several sizes, and the more may be wasted the fewer programs there are.
+        users = list(buckets.values())
+        assert all(users.count(bucket) > 1 for bucket in users)
+        programs = len(set(users)) + len(set(sizes) - buckets.keys())
+        assert programs <= {0.0: 200, 0.1: 140, 0.5: 50}[waste]
+
+
+def test_alike_sizes_share_the_smallest_that_holds_them():
+    assert choose_buckets([(720, 1280), (736, 1240), (480, 640), (720, 1280)], 0.25) == {
+        (720, 1280): (736, 1280),
+        (736, 1240): (736, 1280),
+    }
+
+
+def test_bad_buckets(random_params):
+    model, mprnet = NETWORKS["nafnet"], tlc.MPRNet(8, 4, 4, num_cab=1, reduction=2)
+    with pytest.raises(ValueError, match=r"\(16, 20\) is too small for a picture of \(17, 20\)"):
+        tlc.restore(model, random_params(model), photo(17, 20, 3), bucket=(16, 20))
+    with pytest.raises(ValueError, match="MPRNet has no buckets"):
+        tlc.restore(mprnet, random_params(mprnet), photo(16, 16, 3), bucket=(16, 16))

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 import tlc_jax as tlc
 from tlc_jax import cli
+from tlc_jax.buckets import forward_within
 from tlc_jax.checkpoints import abstract_params
 from tlc_jax.image import read_picture
 
@@ -269,6 +270,23 @@ def test_existing_outputs_are_kept(run, tmp_path):
     assert tlc.read_image(tmp_path / "a.png").shape == (40, 56, 3)
 
 
+def test_sizes_share_a_program(run, tmp_path):
+    """Results are those of each picture by itself; a portrait is too unlike to share."""
+    sizes = [(40, 56), (38, 56), (40, 50), (56, 40)]
+    (tmp_path / "in").mkdir()
+    for i, size in enumerate(sizes):
+        tlc.write_image(tmp_path / f"in/{i}.png", noise(*size, 3, seed=i))
+    before = forward_within._cache_size()
+    out = restored(run, tmp_path / "in", "-o", tmp_path / "out", "--checkpoint", "net")
+    assert forward_within._cache_size() == before + 1
+    assert out.count("in 56x40, compiled") == 3 and ": 40x56, compiled" in out
+    alone = ("-o", tmp_path / "alone", "--checkpoint", "net", "--waste", "0")
+    assert ": 56x38, compiled" in restored(run, tmp_path / "in", *alone)
+    for i, _ in enumerate(sizes):
+        pictures = (read_picture(tmp_path / f"{to}/{i}.png").pixels for to in ("out", "alone"))
+        np.testing.assert_array_equal(*pictures)
+
+
 def test_names_are_not_markup(run, tmp_path):
     """Brackets in names mean something to the library that prints them."""
     folder = tmp_path / "[bold]x["
@@ -295,10 +313,10 @@ def test_what_is_done_needs_no_parameters(run, tmp_path):
 def test_out_of_memory(run, tmp_path, monkeypatch):
     """One picture may be too large; the others need not be."""
 
-    def restore(model, params, image):
+    def restore(model, params, image, bucket):
         if image.shape[0] == 40:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
-        return tlc.restore(model, params, image)
+        return tlc.restore(model, params, image, bucket)
 
     monkeypatch.setattr(cli.pictures, "restore", restore)
     code, _, err = run("restore", "pictures", "-o", tmp_path / "out", "--checkpoint", "net")
@@ -333,9 +351,22 @@ def test_info_of_windows(run, checkpoint, model, options, fields):
     sites = tlc.sites(model.clone(local_mode=True, **fields), (720, 1280))
     assert code == 0 and sites
     rows = [tuple(sorted(line.split())) for line in out.splitlines()]
-    for name, kind, size, window in sites:  # names whole: they are there to be looked up
-        row = (name, kind, "{}x{}".format(*size), "{}x{}".format(*window))
+    for site in sites:  # names whole: they are there to be looked up
+        row = (site.name, site.kind, "{}x{}".format(*site.size), "{}x{}".format(*site.window))
         assert tuple(sorted(row)) in rows
+
+
+def test_info_of_memory(run):
+    """More pixels take as much more, before anything of that size is allocated."""
+
+    def gibibytes(*options):
+        code, out, _ = run("info", "net", "--size", *options)
+        assert code == 0
+        return float(re.search(r"([\d.]+) GiB of memory on cpu", out)[1])
+
+    assert 1.8 * gibibytes("1000x2000") <= gibibytes("2000x2000") <= 2.2 * gibibytes("1000x2000")
+    # The least there can be, with a whole map of the widest layer: 8 channels of float32.
+    assert gibibytes("20000x20000") >= 20000**2 * 8 * 4 / 2**30
 
 
 def test_convert(run, tmp_path):

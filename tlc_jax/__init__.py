@@ -9,6 +9,7 @@
 Images are NHWC, RGB, in [0, 1].
 """
 
+from tlc_jax.buckets import choose_buckets
 from tlc_jax.checkpoints import CheckpointError, load, save
 from tlc_jax.image import ImageError, read_image, write_image
 from tlc_jax.metrics import psnr, ssim
@@ -21,7 +22,7 @@ from tlc_jax.ops import (
     spatial_attention,
     transposed_attention,
 )
-from tlc_jax.restore import Site, restore, restore_clip, restore_tiles, sites
+from tlc_jax.restore import Site, planned_memory, restore, restore_clip, restore_tiles, sites
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,11 +38,13 @@ __all__ = [
     "NAFNet",
     "Restormer",
     "Site",
+    "choose_buckets",
     "load",
     "local_mean",
     "local_moments",
     "local_sum",
     "parallax_attention",
+    "planned_memory",
     "psnr",
     "read_image",
     "restore",

@@ -69,18 +69,18 @@ def forward_within(
     """
     image = ops.pad_to_multiple(image[None], model.multiple)
     extent = -(-size // model.multiple) * model.multiple  # the picture as the network pads it
-    with nn.intercept_methods(_within(extent, image.shape[1:3])):
+    with nn.intercept_methods(_within(extent, np.array(image.shape[1:3], np.int32))):
         return model.apply({"params": params}, image)[0]
 
 
-def _within(extent: jax.Array, bucket: Size) -> Callable[..., Any]:
+def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
     """Makes the layers that look beyond single positions look no further than the picture."""
 
     def run(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         if context.method_name != "__call__":
             return call(*args, **kwargs)
         x, layer = args[0], context.module
-        here = extent * np.array(x.shape[1:3], np.int32) // np.array(bucket, np.int32)
+        here = extent * np.array(x.shape[1:3], np.int32) // bucket
         match layer:
             case nn.Conv() | DepthwiseConv3x3():
                 return call(ops.zero_beyond(x, here))
@@ -89,7 +89,8 @@ def _within(extent: jax.Array, bucket: Size) -> Callable[..., Any]:
             case LocalMoments():
                 return ops.window_moments_within(x, layer.window, here)
             case LocalAttention():
-                return ops.transposed_attention_within(*args, layer.window, here)
+                q, k, v, temperature = args
+                return ops.transposed_attention_within(q, k, v, temperature, layer.window, here)
         return call(*args, **kwargs)
 
     return run

@@ -169,6 +169,23 @@ def read_picture(
     return Picture(np.ascontiguousarray(pixels), alpha, icc_profile or None, tuple(notes))
 
 
+def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(height, width) that `read_picture` will give, from the head of the file alone.
+
+    Raises:
+      ImageError: if the file cannot be read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=READABLE) as image:
+            width, height = image.size
+            lies = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+    except Exception as error:
+        raise ImageError(f"cannot read {path}: {_why_unreadable(error)}.") from error
+    return (width, height) if lies else (height, width)
+
+
 def to_gray(pixels: np.ndarray) -> np.ndarray:
     """The BT.601 luma of whole numbers in RGB, (H, W, 3) -> (H, W, 1) of the same type."""
     return from_float(to_float(pixels) @ LUMA, pixels.dtype)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlc_jax.buckets import BUCKETED, forward_within
+from tlc_jax.checkpoints import abstract_params
 from tlc_jax.image import from_float, to_float
 from tlc_jax.models import Params, example_input, takes_clips
 from tlc_jax.ops import clip_window
@@ -21,7 +22,7 @@ def _forward(model: nn.Module, params: Params, image: jax.Array) -> jax.Array:
     return model.apply({"params": params}, image[None])[0]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "ahead"))
+@functools.partial(jax.jit, static_argnames=("model", "ahead"), donate_argnames="state")
 def _forward_part(
     model: nn.Module, params: Params, clip: jax.Array, state: Any, ahead: int
 ) -> tuple[jax.Array, Any]:
@@ -216,6 +217,23 @@ def _like(image: np.ndarray, restored: np.ndarray) -> np.ndarray:
     if np.issubdtype(image.dtype, np.integer):
         return from_float(restored, image.dtype)
     return restored.astype(image.dtype)
+
+
+def planned_memory(model: nn.Module, size: tuple[int, int]) -> int:
+    """Bytes that XLA plans for one picture: parameters, picture, result and all between them.
+
+    It compiles what `restore` runs, and allocates none of it. The process itself takes half a
+    gigabyte besides, more while it compiles.
+
+    Args:
+      model: a network for pictures.
+      size: (H, W) of the picture.
+    """
+    _refuse_clips(model)
+    image = example_input(model, size)
+    image = jax.ShapeDtypeStruct(image.shape[1:], image.dtype)
+    plan: Any = _forward.lower(model, abstract_params(model), image).compile().memory_analysis()
+    return plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
 
 
 class Site(NamedTuple):

@@ -22,6 +22,7 @@ def restore_picture(
     sources: Sequence[Path],
     targets: Sequence[Path],
     reference: Path | None = None,
+    buckets: dict[tuple[int, int], tuple[int, int]] | None = None,
 ) -> None:
     """Restore a picture, or a pair into one picture or two, and tell of it.
 
@@ -31,6 +32,7 @@ def restore_picture(
       targets: .png files.
       reference: the true picture, or a folder of them by the names of the targets; for two targets
         with subfolders `left` and `right`.
+      buckets: those of the sizes that share one.
 
     Raises:
       ImageError, UserError: a file cannot be read or written, or sizes differ.
@@ -51,12 +53,13 @@ def restore_picture(
     if reference is not None:
         truth = _truth(reference, targets, (height * scale, width * scale, channels))
 
+    bucket = (buckets or {}).get((height, width))
     start = time.perf_counter()
     with console.status(Text(f"{source}: compiling")):
-        warm_up(model, params, pixels)
+        warm_up(model, params, pixels, bucket)
     compiled = time.perf_counter()
     with console.status(Text(f"{source}: restoring")):
-        restored = restore(model, params, pixels)
+        restored = restore(model, params, pixels, bucket)
     done = time.perf_counter()
     check_finite(source, restored)
     written = from_float(restored, np.result_type(*(picture.pixels for picture in pictures)))
@@ -69,6 +72,8 @@ def restore_picture(
         write_image(target, part, alpha=alpha, icc_profile=picture.icc_profile)
 
     size = f"{width}x{height}" + (f" to {width * scale}x{height * scale}" if scale > 1 else "")
+    if bucket:
+        size += f" in {bucket[1]}x{bucket[0]}"
     console.print(
         f"{', '.join(map(str, sources))} -> {', '.join(map(str, targets))}: {size}, compiled in "
         f"{compiled - start:.1f} s, ran in {done - compiled:.1f} s"

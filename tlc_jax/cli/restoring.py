@@ -1,5 +1,6 @@
 """`tlc-jax restore`: pictures, pairs of views and videos in, the same restored out."""
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -7,6 +8,7 @@ from typing import Annotated, NamedTuple
 import flax.linen as nn
 import typer
 
+from tlc_jax.buckets import BUCKETED, choose_buckets
 from tlc_jax.cli.common import (
     Checkpoint,
     ComputeIn,
@@ -26,7 +28,7 @@ from tlc_jax.cli.common import (
 from tlc_jax.cli.pictures import restore_picture
 from tlc_jax.cli.videos import restore_frames, restore_video
 from tlc_jax.data import PICTURES, file_pairs, is_visible_file
-from tlc_jax.image import ImageError
+from tlc_jax.image import ImageError, picture_size
 from tlc_jax.models import takes_clips
 from tlc_jax.video import VIDEOS, WRITABLE, VideoError
 
@@ -64,6 +66,14 @@ def restore(
     overlap: Annotated[
         int, typer.Option(min=0, help="Frames beyond them that it looks at, too; more is better.")
     ] = 5,
+    waste: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Pixels that may be added, as a share, for pictures of several sizes to share a "
+            "compiled program; the results are the same. 0 compiles for each size.",
+        ),
+    ] = 0.25,
     settings: Settings = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Redo what is done; what is unfinished always is.")
@@ -94,6 +104,7 @@ def restore(
     for folder in {target.parent for job in todo for target in job.targets}:
         check_writable(folder)
     params = load_params(checkpoint, model, shapes, mode, dtype)
+    buckets = _buckets(todo, waste) if waste and isinstance(model, BUCKETED) else {}
     remedy = "a smaller --chunk" if takes_clips(model) else "cut the picture"
     failed = False
     for sources, targets in progress(todo):
@@ -104,7 +115,7 @@ def restore(
                 elif takes_clips(model):
                     restore_frames(model, params, sources, targets, reference, chunk, overlap)
                 else:
-                    restore_picture(model, params, sources, targets, reference)
+                    restore_picture(model, params, sources, targets, reference, buckets)
         except (ImageError, VideoError, UserError, OSError) as error:
             failed = True
             complain(error)
@@ -174,6 +185,16 @@ def _pair_jobs(
         Job(pair, tuple(to / f"{view.stem}.png" for to, view in zip(folders, pair, strict=False)))
         for pair in sources
     ]
+
+
+def _buckets(jobs: list[Job], waste: float) -> dict[tuple[int, int], tuple[int, int]]:
+    """Those of the pictures that can be read; the others are told of when it is their turn."""
+    sizes = []
+    for (source, *_), _ in jobs:
+        if source.suffix.lower() in PICTURES:
+            with contextlib.suppress(ImageError):
+                sizes.append(picture_size(source))
+    return choose_buckets(sizes, waste)
 
 
 def _is_file(output: Path) -> bool:

@@ -5,20 +5,24 @@ import re
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import typer
 
 from tlc_jax import checkpoints
 from tlc_jax.catalogue import PUBLISHED
 from tlc_jax.cli.common import (
+    ComputeIn,
+    Dtype,
+    Mode,
     Settings,
     UserError,
     WindowSide,
     console,
+    open_network,
     parse_settings,
-    with_settings,
 )
-from tlc_jax.models import MODELS
-from tlc_jax.restore import sites
+from tlc_jax.models import MODELS, takes_clips
+from tlc_jax.restore import planned_memory, sites
 
 
 def models() -> None:
@@ -49,12 +53,14 @@ def models() -> None:
 def info(
     checkpoint: Annotated[Path, typer.Argument(help="A folder that 'tlc-jax convert' wrote.")],
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="List the windows for pictures of this size.")
+        str | None,
+        typer.Option(metavar="HxW", help="Tell windows and memory for pictures of this size."),
     ] = None,
     window: WindowSide = None,
+    dtype: ComputeIn = Dtype.FLOAT32,
     settings: Settings = None,
 ) -> None:
-    """Describe a checkpoint, and the window in force at every site of TLC."""
+    """Describe a checkpoint, the window at every site of TLC, and the memory that it takes."""
     height_width = re.fullmatch(r"(\d+)x(\d+)", size or "1x1")
     if height_width is None or "0" in height_width.groups():
         raise UserError(f"--size {size}: give height x width in pixels, as in --size 720x1280.")
@@ -64,9 +70,7 @@ def info(
         console.print(f"{name:22}{value}")
     if size is None:
         return
-    model, _ = checkpoints.load_abstract(checkpoint)
-    model = with_settings(model, settings)
-    model = model.clone(local_mode=True, window=None if window is None else (window, window))
+    model, _ = open_network(checkpoint, Mode.LOCAL, window, dtype, settings)
     # No table of rich's: it would cut the names to the width of the terminal.
     line = "{:12}{:12}{:12}{}".format
     console.print(line("statistics", "map", "window", "site"))
@@ -74,6 +78,13 @@ def info(
     for site in sites(model, (height, width)):
         (h, w), (k_h, k_w) = site.size, site.window
         console.print(line(site.kind, f"{h}x{w}", f"{k_h}x{k_w}", site.name))
+    if not takes_clips(model):
+        gibibytes = planned_memory(model, (height, width)) / 2**30
+        device = jax.devices()[0].platform
+        console.print(
+            f"{gibibytes:.2f} GiB of memory on {device} for a picture, in {dtype}; about half a "
+            "GiB more for the process"
+        )
 
 
 def convert(

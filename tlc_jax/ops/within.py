@@ -27,7 +27,8 @@ def window_mean_within(x: jax.Array, window: Window, extent: jax.Array) -> jax.A
     Arguments and shape are as of `window_mean` for the whole map, and `spread` makes of it what it
     would make of the corner's own means.
     """
-    size = clip_window(window, x.shape[1:3])
+    _, h, w, _ = x.shape
+    size = clip_window(window, (h, w))
     y = window_sum(zero_beyond(x, extent), size)
     # A window that is larger than the corner is cut to it.
     y = y / jnp.minimum(jnp.asarray(size), extent).prod().astype(y.dtype)
@@ -74,12 +75,12 @@ def _axis_tiles_within(extent: jax.Array, length: int, window: int, tile: int) -
     """
     most = len(axis_starts(length, window))
     which = jnp.arange(most)
-    window = jnp.minimum(window, extent)
-    count = (extent - 1) // window + 1
-    step = -(-(extent - window) // jnp.maximum(count - 1, 1))
-    starts = jnp.minimum(which * step, extent - window)
+    k = jnp.minimum(window, extent)
+    count = (extent - 1) // k + 1
+    step = -(-(extent - k) // jnp.maximum(count - 1, 1))
+    starts = jnp.minimum(which * step, extent - k)
 
-    cuts = jnp.sort(jnp.concatenate([starts, starts + window]))
+    cuts = jnp.sort(jnp.concatenate([starts, starts + k]))
     begin, end = cuts[:-1], cuts[1:]  # of the cells, some of them empty
     tiles = -(-(end - begin) // tile)
     before = jnp.cumsum(tiles) - tiles
@@ -93,7 +94,7 @@ def _axis_tiles_within(extent: jax.Array, length: int, window: int, tile: int) -
     position = jnp.arange(length)
     of_position = jnp.searchsorted(end, position, side="right").clip(0, begin.size - 1)
     start, in_tile = starts[:, None], first[None]
-    holds = (start <= in_tile) & (in_tile < start + window) & inside[None, :, 0]
+    holds = (start <= in_tile) & (in_tile < start + k) & inside[None, :, 0]
     return AxisTiles(
         source=jnp.minimum(wanted, extent - 1).ravel(),
         inside=inside.ravel(),
