@@ -1,7 +1,8 @@
 # make demo    restore a picture with the command line tool
 # make test    run the tests and the doctests
 # make check   lint, formatting, types
-# make bench   measure speed and memory
+# make bench   measure speed and memory against PyTorch; hours
+# make bench-check   whether the recorded ratios still hold; minutes
 # make clean   remove what these made
 #
 # All of it runs in .venv, made once and brought up to date when pyproject.toml changes.
@@ -21,7 +22,7 @@ CONVERT := "$(CHECKPOINT)" build/demo-checkpoint
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-check clean
 
 demo: $(DEMO_SET_UP)
 	@mkdir -p build
@@ -44,8 +45,11 @@ check: .venv/set-up-dev
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-bench: .venv/set-up-$(EXTRA)
+bench: .venv/set-up-dev
 	$(BIN)/python -m benchmarks
+
+bench-check: .venv/set-up-dev
+	$(BIN)/python -m benchmarks check
 
 clean:
 	rm -rf .venv build

@@ -16,12 +16,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from benchmarks import report
 from benchmarks.contestant import DTYPES, FORMS, NETWORKS, PEERS, Contestant
 from benchmarks.networks import race, ratios
 
 BATCHES = {(256, 256): (1, 8), (512, 512): (1,), (720, 1280): (1,), (2160, 3840): (1,)}
+RESULTS = Path(__file__).parent / "results"
 WORSE = 1.2  # a ratio that is so many times the recorded one
 
 
@@ -63,12 +65,15 @@ def main() -> None:
     parser.add_argument("--form", choices=FORMS, nargs="+", help="ours, and forms of PyTorch")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each")
     parser.add_argument("--patience", type=float, default=600, help="seconds; no turn begins later")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the figures")
     arguments = parser.parse_args()
 
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the contestants share the device
-    results = report.read(report.machine())
+    machine = report.machine()
+    path = report.file(arguments.output, machine)
+    results = report.read(path, machine)
     check = arguments.part == "check"  # unless asked for more, minutes: what TLC costs, and PyTorch
-    on_cpu = results["machine"]["platform"] == "cpu"
+    on_cpu = machine["platform"] == "cpu"
     arguments.network = arguments.network or (["nafnet"] if check else NETWORKS)
     arguments.size = arguments.size or ([(720, 1280)] if check else list(BATCHES))
     arguments.form = arguments.form or (["ours", "eager"] if check else FORMS)
@@ -88,12 +93,12 @@ def main() -> None:
                 worse |= is_worse(case, ratios(recorded), ratios(measured))
             else:
                 results["networks"][case] = measured
-                report.write(results)
+                report.write(path, results)
     for part in ("operations", "start"):
         if arguments.part in ("all", part):
             program = [sys.executable, "-m", f"benchmarks.{part}"]
             results[part] = json.loads(subprocess.check_output(program, text=True))
-            report.write(results)
+            report.write(path, results)
     sys.exit(worse)
 
 

@@ -15,7 +15,6 @@ from typing import Any
 from benchmarks.contestant import kernel_bytes
 from benchmarks.networks import ratio
 
-RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch")
 DEVICE = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind)"
 
@@ -40,20 +39,18 @@ def machine() -> dict[str, Any]:
     }
 
 
-def file(machine: dict[str, Any]) -> Path:
-    return RESULTS / (re.sub(r"\W+", "-", machine["device"]).strip("-").lower() + ".json")
+def file(folder: Path, machine: dict[str, Any]) -> Path:
+    return folder / (re.sub(r"\W+", "-", machine["device"]).strip("-").lower() + ".json")
 
 
-def read(machine: dict[str, Any]) -> dict[str, Any]:
+def read(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
     """What was recorded of this device."""
     empty = {"networks": {}, "operations": {}, "start": {}}
-    recorded = json.loads(file(machine).read_text()) if file(machine).exists() else empty
-    return recorded | {"machine": machine}
+    return (json.loads(path.read_text()) if path.exists() else empty) | {"machine": machine}
 
 
-def write(results: dict[str, Any]) -> None:
-    path = file(results["machine"])
-    path.parent.mkdir(exist_ok=True)
+def write(path: Path, results: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
     path.with_suffix(".md").write_text(markdown(results))
 

@@ -75,6 +75,7 @@ def forward_within(
 
 def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
     """Makes the layers that look beyond single positions look no further than the picture."""
+    tiles: dict[Any, Any] = {}  # blocks of one level have the same
 
     def run(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         if context.method_name != "__call__":
@@ -89,8 +90,13 @@ def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
             case LocalMoments():
                 return ops.window_moments_within(x, layer.window, here)
             case LocalAttention():
-                q, k, v, temperature = args
-                return ops.transposed_attention_within(q, k, v, temperature, layer.window, here)
+                *_, temperature = args
+                key = x.shape, temperature.size, layer.window
+                if key not in tiles:
+                    _, h, w, c = x.shape
+                    cost = c // temperature.size
+                    tiles[key] = ops.tiles_within(here, (h, w), layer.window, cost)
+                return ops.attention_of_tiles(*args, *tiles[key])
         return call(*args, **kwargs)
 
     return run

@@ -1,6 +1,6 @@
 """The mathematics of TLC on plain arrays: jax and numpy only, NHWC, any batch."""
 
-from tlc_jax.ops.attention import transposed_attention
+from tlc_jax.ops.attention import attention_of_tiles, transposed_attention
 from tlc_jax.ops.box import (
     local_mean,
     local_moments,
@@ -28,7 +28,7 @@ from tlc_jax.ops.windows import (
     tile_size,
 )
 from tlc_jax.ops.within import (
-    transposed_attention_within,
+    tiles_within,
     window_mean_within,
     window_moments_within,
     zero_beyond,
@@ -36,6 +36,7 @@ from tlc_jax.ops.within import (
 
 __all__ = [
     "Window",
+    "attention_of_tiles",
     "average_windows",
     "axis_cells",
     "axis_starts",
@@ -58,8 +59,8 @@ __all__ = [
     "spread",
     "stored",
     "tile_size",
+    "tiles_within",
     "transposed_attention",
-    "transposed_attention_within",
     "window_mean",
     "window_mean_within",
     "window_moments",

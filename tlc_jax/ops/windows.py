@@ -161,6 +161,11 @@ def tile_size(size: tuple[int, int], window: tuple[int, int], cost: int) -> tupl
         return np.ceil(cells / np.arange(1, cells.max() + 1)[:, None]).sum(axis=1)  # by tile length
 
     rows, columns = map(counts, size, window)
+    return cheapest_tile(rows, columns, cost)
+
+
+def cheapest_tile(rows: np.ndarray, columns: np.ndarray, cost: int) -> tuple[int, int]:
+    """As `tile_size`, of the numbers of tiles along each axis by their length, from 1 on."""
     pixels = np.outer(rows * (np.arange(rows.size) + 1), columns * (np.arange(columns.size) + 1))
     best = np.unravel_index(np.argmin(pixels + cost * np.outer(rows, columns)), pixels.shape)
     return int(best[0]) + 1, int(best[1]) + 1

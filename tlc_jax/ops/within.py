@@ -5,12 +5,14 @@ many sizes. `extent` is the (height, width) of the corner, an integer array (2,)
 what lies beyond it counts for nothing, and comes back as numbers without meaning.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from tlc_jax.ops.attention import attention_of_tiles
 from tlc_jax.ops.box import window_sum
-from tlc_jax.ops.windows import AxisTiles, Window, axis_starts, clip_window, tile_size
+from tlc_jax.ops.windows import AxisTiles, Window, axis_starts, cheapest_tile, clip_window
 
 
 def zero_beyond(x: jax.Array, extent: jax.Array) -> jax.Array:
@@ -50,29 +52,29 @@ def window_moments_within(
     return mean + offset, jnp.maximum(square - mean * mean, 0.0)
 
 
-def transposed_attention_within(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    temperature: jax.Array,
-    window: Window,
-    extent: jax.Array,
-) -> jax.Array:
-    """`transposed_attention` of the corner, (N, H, W, C)."""
-    _, h, w, c = v.shape
-    size = clip_window(window, (h, w))
-    tile = tile_size((h, w), size, cost=c // temperature.size)
-    rows, columns = (
-        _axis_tiles_within(extent[axis], (h, w)[axis], size[axis], tile[axis]) for axis in (0, 1)
-    )
-    return attention_of_tiles(q, k, v, temperature, rows, columns)
+def tiles_within(
+    extent: jax.Array, size: tuple[int, int], window: Window, cost: int
+) -> tuple[AxisTiles, AxisTiles]:
+    """Tiles of both axes of the corner of a map of `size`, for `attention_of_tiles`.
+
+    There are as many as the whole map may need; those that the corner does not need are empty.
+    """
+    window = clip_window(window, size)
+    lengths = map(np.arange, (1, 1), (size[0] + 1, size[1] + 1))
+    row_counts, column_counts = map(_most_tiles, size, window, lengths)
+    tile = cheapest_tile(row_counts, column_counts, cost)
+    rows, columns = map(_axis_tiles_within, extent, size, window, tile)
+    return rows, columns
+
+
+def _most_tiles(length: int, window: int, tile: Any) -> Any:
+    """How many tiles `length` positions may need: in each cell one may not be full."""
+    cells = 2 * len(axis_starts(length, window)) - 1
+    return length // tile + cells
 
 
 def _axis_tiles_within(extent: jax.Array, length: int, window: int, tile: int) -> AxisTiles:
-    """`axis_tiles` for the first `extent` positions of an axis, in as many tiles as all may need.
-
-    The windows and tiles that are not needed hold nothing.
-    """
+    """`axis_tiles` for the first `extent` positions of an axis."""
     most = len(axis_starts(length, window))
     which = jnp.arange(most)
     k = jnp.minimum(window, extent)
@@ -85,14 +87,18 @@ def _axis_tiles_within(extent: jax.Array, length: int, window: int, tile: int) -
     tiles = -(-(end - begin) // tile)
     before = jnp.cumsum(tiles) - tiles
 
-    number = jnp.arange(length // tile + begin.size)
-    cell = jnp.searchsorted(before + tiles, number, side="right").clip(0, begin.size - 1)
+    number = jnp.arange(_most_tiles(length, window, tile))
+    cell = jnp.searchsorted(before + tiles, number, side="right", method="compare_all").clip(
+        0, begin.size - 1
+    )
     first = begin[cell] + (number - before[cell]) * tile
     wanted = first[:, None] + jnp.arange(tile)[None]
     inside = wanted < end[cell][:, None]
 
     position = jnp.arange(length)
-    of_position = jnp.searchsorted(end, position, side="right").clip(0, begin.size - 1)
+    of_position = jnp.searchsorted(end, position, side="right", method="compare_all").clip(
+        0, begin.size - 1
+    )
     start, in_tile = starts[:, None], first[None]
     holds = (start <= in_tile) & (in_tile < start + k) & inside[None, :, 0]
     return AxisTiles(
