@@ -40,18 +40,19 @@ def races(arguments: argparse.Namespace) -> Iterator[list[Contestant]]:
         forms = [form for form in arguments.form if form == "ours" or network in PEERS]
         for batch in BATCHES.get(size, (1,)):
             yield [
-                Contestant(network, size, batch, dtype, form, mode)
+                Contestant(network, size, batch, dtype, form, mode, arguments.platform)
                 for form, mode in itertools.product(forms, ("global", "local"))
             ]
 
 
 def is_worse(case: str, recorded: dict[str, float], now: dict[str, float]) -> bool:
-    """Print the ratios of a case beside the recorded ones; whether one is worse."""
-    for name in recorded.keys() & now.keys():
+    """Print the ratios of a case beside the recorded ones; whether one is worse, or none there."""
+    both = [name for name in recorded if name in now]
+    for name in both:
         change = now[name] / recorded[name]
         mark = "WORSE" if change > WORSE else ""
         print(f"{case:28}{name:32}{recorded[name]:7.3f}{now[name]:7.3f}{change - 1:+8.0%} {mark}")
-    return any(now[name] > WORSE * recorded[name] for name in recorded.keys() & now.keys())
+    return not both or any(now[name] > WORSE * recorded[name] for name in both)
 
 
 def main() -> None:
@@ -71,9 +72,10 @@ def main() -> None:
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the contestants share the device
     machine = report.machine()
     path = report.file(arguments.output, machine)
-    results = report.read(path, machine)
+    results = report.read(path, machine, anew=arguments.part != "check")
     check = arguments.part == "check"  # unless asked for more, minutes: what TLC costs, and PyTorch
-    on_cpu = machine["platform"] == "cpu"
+    arguments.platform = machine["platform"]
+    on_cpu = arguments.platform == "cpu"
     arguments.network = arguments.network or (["nafnet"] if check else NETWORKS)
     arguments.size = arguments.size or ([(720, 1280)] if check else list(BATCHES))
     arguments.form = arguments.form or (["ours", "eager"] if check else FORMS)
@@ -83,13 +85,11 @@ def main() -> None:
     if arguments.part in ("all", "networks", "check"):
         for contestants in races(arguments):
             case = contestants[0].case
+            recorded = results["networks"].get(case)
+            if check and recorded is None:
+                parser.error(f"{path} has no {case} to compare with.")
             measured = race(contestants, arguments.repeats, arguments.patience)
             if check:
-                recorded = results["networks"].get(case)
-                if recorded is None:
-                    parser.error(
-                        f"{report.file(results['machine'])} has no {case} to compare with."
-                    )
                 worse |= is_worse(case, ratios(recorded), ratios(measured))
             else:
                 results["networks"][case] = measured

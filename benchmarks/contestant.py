@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-FORMS = ("ours", "eager", "channels_last", "compile")  # the last three are PyTorch's
+# The last three are PyTorch's; what it compiles is channels_last.
+FORMS = ("ours", "eager", "channels_last", "compile")
 PEERS = ("nafnet", "nafnet64", "restormer")  # what PyTorch has here; the next only we have
 NETWORKS = (*PEERS, "mprnet", "hinet")
 DTYPES = ("float32", "tf32", "bfloat16")
@@ -28,6 +29,7 @@ class Contestant:
     dtype: str = "float32"  # "tf32": products of float32 with 10 bits, on GPUs
     form: str = "ours"
     mode: str = "local"  # or "global"
+    platform: str = "cpu"  # or "gpu": of all contestants the same
 
     @property
     def case(self) -> str:
@@ -60,7 +62,7 @@ def ours(what: Contestant) -> Callable[[], Ready]:
     model = networks[what.network].clone(dtype=dtype, local_mode=what.mode == "local")
     image = jax.random.uniform(jax.random.key(0), (what.batch, *what.size, 3))
     params = jax.jit(model.init)(jax.random.key(1), image[:, :64, :64])["params"]
-    device = jax.devices()[0]
+    device = jax.devices(what.platform)[0]
 
     def device_peak() -> int | None:
         stats = device.memory_stats()
@@ -92,7 +94,7 @@ def theirs(what: Contestant) -> Callable[[], Ready]:
         "nafnet64": lambda: torch_peer.NAFNet(width=64),
         "restormer": torch_peer.Restormer,
     }
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = {"gpu": "cuda"}.get(what.platform, what.platform)
     torch.set_float32_matmul_precision("high" if what.dtype == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = what.dtype == "tf32"
     torch.backends.cudnn.benchmark = True  # fixed sizes: let it choose its kernels by trial

@@ -1,7 +1,8 @@
 """Networks against each other: they take turns, each in a process of its own."""
 
-import dataclasses
+import contextlib
 import json
+import os
 import signal
 import statistics
 import subprocess
@@ -16,12 +17,25 @@ class Worker:
     """The process of a contestant; it is stopped while others have their turn."""
 
     def __init__(self, what: Contestant) -> None:
+        command = [sys.executable, "-m", "benchmarks.contestant", json.dumps(what.__dict__)]
+        # What an earlier run compiled would hide what compiling takes.
+        fresh = {
+            name: value for name, value in os.environ.items() if "COMPILATION_CACHE" not in name
+        }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.contestant", json.dumps(dataclasses.asdict(what))],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=fresh | {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"},
         )
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def hear(self) -> Any:
         """Its next answer; None of one that could not go on."""
@@ -30,41 +44,44 @@ class Worker:
         self.process.send_signal(signal.SIGSTOP)
         return json.loads(line) if line else None
 
-    def turn(self) -> float:
+    def turn(self) -> float | None:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
         return self.hear()
 
-    def end(self) -> int:
+    def end(self) -> int | None:
         self.process.stdin.close()
-        peak = self.hear()
-        self.process.kill()
-        self.process.wait()
-        return peak
+        return self.hear()
 
 
 def race(contestants: list[Contestant], repeats: int, patience: float) -> list[dict[str, Any]]:
     """Get all ready, let them take turns, and return what was measured: bytes and seconds.
 
-    There are `repeats` turns, or fewer: none begins after `patience` seconds. What does not fit
-    into memory is left out.
+    There are `repeats` turns, or fewer: none begins after `patience` seconds. What fails, for want
+    of memory most often, says so by itself and is left out.
     """
     ready: list[tuple[Worker, dict[str, Any]]] = []
-    for what in contestants:
-        worker = Worker(what)
-        about = worker.hear()
-        print(what.case, what.form, what.mode, "" if about else "DOES NOT FIT", flush=True)
-        if about:
-            ready.append((worker, {"form": what.form, "mode": what.mode, "seconds": [], **about}))
-    start = time.monotonic()
-    for _ in range(repeats):
+    with contextlib.ExitStack() as stack:
+        for what in contestants:
+            worker = stack.enter_context(Worker(what))
+            about = worker.hear()
+            print(what.case, what.form, what.mode, "" if about else "FAILED", flush=True)
+            if about:
+                result = {"form": what.form, "mode": what.mode, "seconds": [], **about}
+                ready.append((worker, result))
+        start = time.monotonic()
+        for _ in range(repeats):
+            for worker, result in [*ready]:
+                seconds = worker.turn()
+                if seconds is None:
+                    print(what.case, result["form"], result["mode"], "FAILED", flush=True)
+                    ready.remove((worker, result))
+                result["seconds"].append(seconds)
+            if time.monotonic() - start > patience:
+                break
         for worker, result in ready:
-            result["seconds"].append(worker.turn())
-        if time.monotonic() - start > patience:
-            break
-    for worker, result in ready:
-        result["compile"] = result.pop("first") - statistics.median(result["seconds"])
-        result["peak"] = worker.end()
+            result["compile"] = result.pop("first") - statistics.median(result["seconds"])
+            result["peak"] = worker.end()
     return [result for _, result in ready]
 
 
@@ -76,10 +93,11 @@ def ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 def ratios(race: list[dict[str, Any]]) -> dict[str, float]:
     """What local costs us, and what we take of each peer's time: the less the better."""
-    ours = {one["mode"]: one for one in race if one["form"] == "ours"}
-    found = {"ours local / ours global": ratio(ours["local"], ours["global"])}
-    for other in race:
-        if other["form"] != "ours":
-            mode = other["mode"]
-            found[f"ours {mode} / {other['form']} {mode}"] = ratio(ours[mode], other)
-    return found
+    by_name = {f"{one['form']} {one['mode']}": one for one in race}
+    pairs = [("ours local", "ours global")]
+    pairs += [(f"ours {one['mode']}", f"{one['form']} {one['mode']}") for one in race]
+    return {
+        f"{mine} / {other}": ratio(by_name[mine], by_name[other])
+        for mine, other in pairs
+        if mine != other and {mine, other} <= by_name.keys()
+    }

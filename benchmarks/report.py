@@ -26,7 +26,9 @@ def machine() -> dict[str, Any]:
     kind, device = told.strip().split(maxsplit=1)
     if kind == "cpu":
         with open("/proc/cpuinfo") as lines:
-            device = next(x.split(":")[1].strip() for x in lines if x.startswith("model name"))
+            names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        device = f"{names[0] if names else platform.machine()} {os.cpu_count()} cores"
+    installed = {x.metadata["Name"]: x.version for x in importlib.metadata.distributions()}
     return {
         "platform": kind,
         "device": device,
@@ -34,7 +36,7 @@ def machine() -> dict[str, Any]:
         "GiB": round(kernel_bytes("/proc/meminfo", "MemTotal") / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in PACKAGES},
+        **{package: installed.get(package, "") for package in PACKAGES},
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
     }
 
@@ -43,10 +45,13 @@ def file(folder: Path, machine: dict[str, Any]) -> Path:
     return folder / (re.sub(r"\W+", "-", machine["device"]).strip("-").lower() + ".json")
 
 
-def read(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
-    """What was recorded of this device."""
-    empty = {"networks": {}, "operations": {}, "start": {}}
-    return (json.loads(path.read_text()) if path.exists() else empty) | {"machine": machine}
+def read(path: Path, machine: dict[str, Any], anew: bool) -> dict[str, Any]:
+    """What was recorded; nothing of another system or other versions where all begins `anew`."""
+    recorded = json.loads(path.read_text()) if path.exists() else {"machine": machine}
+    if anew and recorded["machine"] != machine:
+        print(f"{path} is of another machine or of other versions: beginning anew.")
+        recorded = {"machine": machine}
+    return {"networks": {}, "operations": {}, "start": {}} | recorded
 
 
 def write(path: Path, results: dict[str, Any]) -> None:

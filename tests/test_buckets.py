@@ -49,6 +49,7 @@ def test_buckets_waste_no_more_than_asked():
     sizes = [tuple(map(int, size)) for size in rng.integers(300, 3000, (200, 2))]
     for waste in (0.0, 0.1, 0.5):
         buckets = choose_buckets(sizes, waste)
+        assert set(buckets) <= set(sizes)
         for (h, w), (height, width) in buckets.items():
             assert h <= height and w <= width and height * width <= (1 + waste) * h * w
         # A bucket is for several sizes, and the more may be wasted the fewer programs there are.
@@ -63,6 +64,12 @@ def test_alike_sizes_share_the_smallest_that_holds_them():
         (720, 1280): (736, 1280),
         (736, 1240): (736, 1280),
     }
+
+
+def test_buckets_that_grow_into_each_other():
+    sizes = [(720, 1300), (720, 1299), (730, 1280), (729, 1280), (730, 1290), (700, 1300)]
+    buckets = choose_buckets(sizes, 0.25)
+    assert set(buckets) == set(sizes) and set(buckets.values()) == {(730, 1300)}
 
 
 def test_bad_buckets(random_params):

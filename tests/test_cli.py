@@ -313,10 +313,10 @@ def test_what_is_done_needs_no_parameters(run, tmp_path):
 def test_out_of_memory(run, tmp_path, monkeypatch):
     """One picture may be too large; the others need not be."""
 
-    def restore(model, params, image, bucket):
+    def restore(model, params, image, *, bucket):
         if image.shape[0] == 40:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
-        return tlc.restore(model, params, image, bucket)
+        return tlc.restore(model, params, image, bucket=bucket)
 
     monkeypatch.setattr(cli.pictures, "restore", restore)
     code, _, err = run("restore", "pictures", "-o", tmp_path / "out", "--checkpoint", "net")

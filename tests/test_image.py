@@ -20,6 +20,7 @@ from tlc_jax import image as module
 from tlc_jax.image import (
     ImageError,
     from_float,
+    picture_size,
     read_image,
     read_picture,
     to_float,
@@ -317,6 +318,8 @@ def test_exif_orientation(tmp_path, orientation):
         np.testing.assert_array_equal(picture.pixels, expected[..., :3])
         np.testing.assert_array_equal(picture.alpha, expected[..., 3])
         assert (note in picture.notes) == (orientation != 1)
+        if data != png(deep, after=eXIf):
+            assert picture_size(path) == expected.shape[:2]
         assert picture.pixels.flags.c_contiguous and picture.alpha.flags.c_contiguous
 
 

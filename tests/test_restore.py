@@ -1,6 +1,7 @@
 """Arrays in, arrays out: kinds of numbers, compilations, and the windows that are in force."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -240,10 +241,10 @@ def test_sites(model):
     assert [sum(site.size == size for site in local) for size, _ in resolutions] == counts
 
     assert len({site.name for site in local}) == len(local)
-    # A pooling has no parameters: the layer that holds it is the one to look for.
+    # What aggregates has no parameters: the layer that holds it is the one to look for.
     paths = flatten_dict(abstract_params(model), sep="/")
     for site in local:
-        layer = site.name.removesuffix("/pool")
+        layer = re.sub("/(pool|moments|attend)$", "", site.name)
         assert any(path.startswith(f"{layer}/") for path in paths), site.name
 
     everywhere = tlc.sites(model, (720, 1280))

@@ -20,9 +20,14 @@ from tlc_jax.models import Baseline, HINet, NAFNet, Params, Restormer
 
 # Made of the layers below and of such as act on each position by itself. MPRNet and MAXIM also cut
 # the picture where its size says.
-BUCKETED = NAFNet, Baseline, Restormer, HINet
+NETWORKS = NAFNet, Baseline, Restormer, HINet
 
 Size = tuple[int, int]
+
+
+def has_buckets(model: nn.Module) -> bool:
+    """Whether a network can restore pictures in buckets; a subclass may look where it likes."""
+    return type(model) in NETWORKS
 
 
 def choose_buckets(sizes: Iterable[Size], waste: float) -> dict[Size, Size]:
@@ -32,32 +37,30 @@ def choose_buckets(sizes: Iterable[Size], waste: float) -> dict[Size, Size]:
       sizes: (H, W) of pictures.
       waste: the most pixels that a bucket may add to a picture, as a share of the picture's.
 
+    Returns:
+      (height, width) of the bucket by (H, W) of a picture, for `restore`.
+
     Example:
       >>> choose_buckets([(720, 1280), (736, 1240), (480, 640)], waste=0.25)
       {(720, 1280): (736, 1280), (736, 1240): (736, 1280)}
     """
-    groups: list[list[Size]] = []
+    groups: dict[Size, list[Size]] = {}  # by bucket
     for size in sorted(set(sizes), key=math.prod, reverse=True):
-        # The last to come is the smallest, so if it does not waste too much, none does.
-        wide = [
-            g for g in groups if math.prod(_bucket([*g, size])) <= (1 + waste) * math.prod(size)
-        ]
-        if wide:
-            min(wide, key=lambda group: math.prod(_bucket([*group, size]))).append(size)
-        else:
-            groups.append([size])
-    return {size: _bucket(group) for group in groups if len(group) > 1 for size in group}
-
-
-def _bucket(sizes: list[Size]) -> Size:
-    return max(h for h, _ in sizes), max(w for _, w in sizes)
+        grown = {(max(h, size[0]), max(w, size[1])): (h, w) for h, w in groups}
+        best = min(grown, key=math.prod, default=size)
+        # This picture is the smallest so far, so if it is not wasted on, none is.
+        if math.prod(best) > (1 + waste) * math.prod(size):
+            best = size
+        old = grown.get(best, best)
+        groups[best] = [*groups.pop(old, []), *groups.pop(best, []), size]
+    return {size: bucket for bucket, group in groups.items() if group[1:] for size in group}
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def forward_within(
     model: nn.Module, params: Params, image: jax.Array, size: jax.Array
 ) -> jax.Array:
-    """A network of `BUCKETED` on a picture in the corner of its bucket.
+    """A network of which `has_buckets` is true on a picture in the corner of its bucket.
 
     Args:
       model, params: the network, global or local.
@@ -78,13 +81,16 @@ def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
     tiles: dict[Any, Any] = {}  # blocks of one level have the same
 
     def run(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        if context.method_name != "__call__":
+        layer = context.module
+        inside = isinstance(
+            layer, nn.Conv | DepthwiseConv3x3 | LocalPool | LocalMoments | LocalAttention
+        )
+        if not inside or context.method_name != "__call__":
             return call(*args, **kwargs)
-        x, layer = args[0], context.module
-        here = extent * np.array(x.shape[1:3], np.int32) // bucket
+        x = args[0]
+        _, h, w, c = x.shape
+        here = extent // (bucket // np.array((h, w), np.int32))
         match layer:
-            case nn.Conv() | DepthwiseConv3x3():
-                return call(ops.zero_beyond(x, here))
             case LocalPool():
                 return ops.window_mean_within(x, layer.window, here)
             case LocalMoments():
@@ -93,10 +99,9 @@ def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
                 *_, temperature = args
                 key = x.shape, temperature.size, layer.window
                 if key not in tiles:
-                    _, h, w, c = x.shape
                     cost = c // temperature.size
                     tiles[key] = ops.tiles_within(here, (h, w), layer.window, cost)
                 return ops.attention_of_tiles(*args, *tiles[key])
-        return call(*args, **kwargs)
+        return call(ops.zero_beyond(x, here))
 
     return run

@@ -172,18 +172,22 @@ def read_picture(
 def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(height, width) that `read_picture` will give, from the head of the file alone.
 
+    A PNG file may say how it is turned after its pixels; then the two are exchanged.
+
     Raises:
       ImageError: if the file cannot be read.
     """
     from PIL import Image
 
+    Image.MAX_IMAGE_PIXELS = LARGEST
     try:
         with Image.open(path, formats=READABLE) as image:
             width, height = image.size
-            lies = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+            # Pillow turns TIFF files itself; a PNG's own method would decode all of it.
+            turned = image.format != "TIFF" and Image.Image.getexif(image).get(ORIENTATION)
     except Exception as error:
         raise ImageError(f"cannot read {path}: {_why_unreadable(error)}.") from error
-    return (width, height) if lies else (height, width)
+    return (width, height) if turned in (5, 6, 7, 8) else (height, width)
 
 
 def to_gray(pixels: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlc_jax.buckets import BUCKETED, forward_within
+from tlc_jax.buckets import forward_within, has_buckets
 from tlc_jax.checkpoints import abstract_params
 from tlc_jax.image import from_float, to_float
 from tlc_jax.models import Params, example_input, takes_clips
@@ -32,7 +32,11 @@ def _forward_part(
 
 
 def restore(
-    model: nn.Module, params: Params, image: np.ndarray, bucket: tuple[int, int] | None = None
+    model: nn.Module,
+    params: Params,
+    image: np.ndarray,
+    *,
+    bucket: tuple[int, int] | None = None,
 ) -> np.ndarray:
     """Restore one picture with a network, global or local as `model.local_mode` says.
 
@@ -43,7 +47,7 @@ def restore(
       params: its parameter tree.
       image: (H, W, C) with the network's channels, float in [0, 1], uint8 or uint16.
       bucket: (height, width) no smaller than the picture. One compiled program then serves all
-        pictures of a bucket, with the same results; `choose_buckets` finds some.
+        pictures of a bucket, with the same results but for rounding; `choose_buckets` finds some.
 
     Returns:
       (H, W, C) of the same type, 3 channels of a dual-pixel network; whole numbers are rounded and
@@ -57,8 +61,10 @@ def restore(
     _refuse_clips(model)
     image = np.asarray(image)
     forward, *arguments = _program(model, _checked(model, image), bucket)
-    h, w, _ = image.shape
-    return _like(image, np.asarray(forward(model, params, *arguments))[:h, :w])
+    restored = np.asarray(forward(model, params, *arguments))
+    if bucket is not None:
+        restored = restored[: image.shape[0], : image.shape[1]]
+    return _like(image, restored)
 
 
 def restore_tiles(
@@ -173,7 +179,11 @@ def restore_clip(
 
 
 def warm_up(
-    model: nn.Module, params: Params, image: np.ndarray, bucket: tuple[int, int] | None = None
+    model: nn.Module,
+    params: Params,
+    image: np.ndarray,
+    *,
+    bucket: tuple[int, int] | None = None,
 ) -> None:
     """Compile what `restore` runs for a picture of this size, or bucket, without running it."""
     forward, *arguments = _program(model, _checked(model, np.asarray(image)), bucket)
@@ -184,7 +194,7 @@ def _program(model: nn.Module, image: np.ndarray, bucket: tuple[int, int] | None
     """The function that restores a picture, by itself or in its bucket, and what it takes."""
     if bucket is None:
         return _forward, image
-    if not isinstance(model, BUCKETED):
+    if not has_buckets(model):
         raise ValueError(
             f"{type(model).__name__} has no buckets; restore its pictures by themselves."
         )
@@ -222,12 +232,17 @@ def _like(image: np.ndarray, restored: np.ndarray) -> np.ndarray:
 def planned_memory(model: nn.Module, size: tuple[int, int]) -> int:
     """Bytes that XLA plans for one picture: parameters, picture, result and all between them.
 
-    It compiles what `restore` runs, and allocates none of it. The process itself takes half a
-    gigabyte besides, more while it compiles.
+    It compiles what `restore` runs for a picture by itself, and runs nothing.
 
     Args:
       model: a network for pictures.
       size: (H, W) of the picture.
+
+    Returns:
+      Bytes, of the device's memory; on a CPU the process itself takes half a gigabyte besides.
+
+    Raises:
+      ValueError: a network for video.
     """
     _refuse_clips(model)
     image = example_input(model, size)

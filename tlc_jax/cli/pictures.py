@@ -56,10 +56,10 @@ def restore_picture(
     bucket = (buckets or {}).get((height, width))
     start = time.perf_counter()
     with console.status(Text(f"{source}: compiling")):
-        warm_up(model, params, pixels, bucket)
+        warm_up(model, params, pixels, bucket=bucket)
     compiled = time.perf_counter()
     with console.status(Text(f"{source}: restoring")):
-        restored = restore(model, params, pixels, bucket)
+        restored = restore(model, params, pixels, bucket=bucket)
     done = time.perf_counter()
     check_finite(source, restored)
     written = from_float(restored, np.result_type(*(picture.pixels for picture in pictures)))

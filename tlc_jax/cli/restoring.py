@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 import flax.linen as nn
 import typer
 
-from tlc_jax.buckets import BUCKETED, choose_buckets
+from tlc_jax.buckets import choose_buckets, has_buckets
 from tlc_jax.cli.common import (
     Checkpoint,
     ComputeIn,
@@ -71,7 +71,7 @@ def restore(
         typer.Option(
             min=0,
             help="Pixels that may be added, as a share, for pictures of several sizes to share a "
-            "compiled program; the results are the same. 0 compiles for each size.",
+            "compiled program. 0 compiles for each size.",
         ),
     ] = 0.25,
     settings: Settings = None,
@@ -104,8 +104,10 @@ def restore(
     for folder in {target.parent for job in todo for target in job.targets}:
         check_writable(folder)
     params = load_params(checkpoint, model, shapes, mode, dtype)
-    buckets = _buckets(todo, waste) if waste and isinstance(model, BUCKETED) else {}
+    buckets = _buckets(todo, waste) if waste and has_buckets(model) else {}
     remedy = "a smaller --chunk" if takes_clips(model) else "cut the picture"
+    if buckets:
+        remedy = f"--waste 0, or {remedy}"
     failed = False
     for sources, targets in progress(todo):
         try:

@@ -75,7 +75,7 @@ def attention_of_tiles(
         # What fills up the tiles counts for nothing; masks of one axis stay small in the program.
         for inside, shape in ((rows.inside, (1, -1, 1, 1)), (columns.inside, (1, 1, -1, 1))):
             if isinstance(inside, jax.Array) or not inside.all():
-                x = x * jnp.asarray(inside, x.dtype).reshape(shape)
+                x = jnp.where(inside.reshape(shape), x, jnp.zeros((), x.dtype))
         x = x.reshape(n, r, t_h, s, t_w, heads, -1).transpose(0, 1, 3, 5, 2, 4, 6)
         return x.reshape(n * r * s * heads, t_h * t_w, -1)
 

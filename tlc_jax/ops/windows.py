@@ -104,6 +104,9 @@ def axis_cells(length: int, window: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(sorted({*starts, *(start + window for start in starts)})))
 
 
+Index = np.ndarray | jax.Array
+
+
 class AxisTiles(NamedTuple):
     """An axis cut into cells, and each cell into tiles of one length, the last one filled up.
 
@@ -111,12 +114,10 @@ class AxisTiles(NamedTuple):
     Arrays of numpy where the length of the axis is known before the program runs.
     """
 
-    source: (
-        np.ndarray | jax.Array
-    )  # (tiles * length,) the position on the axis of each position in the tiles
-    inside: np.ndarray | jax.Array  # (tiles * length,) False where a tile was filled up
-    place: np.ndarray | jax.Array  # (axis,) the position in the tiles of each position on the axis
-    cover: np.ndarray | jax.Array  # (windows, tiles) 1 where the window holds the tile
+    source: Index  # (tiles * length,) the position on the axis of each position in the tiles
+    inside: Index  # (tiles * length,) False where a tile was filled up
+    place: Index  # (axis,) the position in the tiles of each position on the axis
+    cover: Index  # (windows, tiles) 1 where the window holds the tile
 
 
 def axis_tiles(length: int, window: int, tile: int) -> AxisTiles:
