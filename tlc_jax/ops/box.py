@@ -138,9 +138,15 @@ def window_moments(
     """
     wide = x.astype(jnp.float32)
     offset = wide.mean(axis=(1, 2), keepdims=True)
-    centred = wide - offset
-    mean = window_mean(centred, window, method=method)
-    square = window_mean(centred * centred, window, method=method)
+    return moments_about(wide, offset, lambda x: window_mean(x, window, method=method))
+
+
+def moments_about(
+    x: jax.Array, offset: jax.Array, mean_of: Callable[[jax.Array], jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance by some mean of a float32 map, with `offset` taken off meanwhile."""
+    centred = x - offset
+    mean, square = mean_of(centred), mean_of(centred * centred)
     return mean + offset, jnp.maximum(square - mean * mean, 0.0)
 
 

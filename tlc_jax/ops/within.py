@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlc_jax.ops.box import window_sum
+from tlc_jax.ops.box import moments_about, window_sum
 from tlc_jax.ops.windows import AxisTiles, Window, axis_starts, cheapest_tile, clip_window
 
 
@@ -46,10 +46,7 @@ def window_moments_within(
     """Mean and biased variance as of `window_moments`, laid out as by `window_mean_within`."""
     wide = x.astype(jnp.float32)
     offset = window_mean_within(wide, None, extent)
-    centred = wide - offset
-    mean = window_mean_within(centred, window, extent)
-    square = window_mean_within(centred * centred, window, extent)
-    return mean + offset, jnp.maximum(square - mean * mean, 0.0)
+    return moments_about(wide, offset, lambda x: window_mean_within(x, window, extent))
 
 
 def tiles_within(
