@@ -88,7 +88,8 @@ def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
         if not inside or context.method_name != "__call__":
             return call(*args, **kwargs)
         x = args[0]
-        _, h, w, c = x.shape
+        border = getattr(layer, "border", 0)  # zeros that x has around it
+        h, w, c = x.shape[1] - 2 * border, x.shape[2] - 2 * border, x.shape[3]
         here = extent // (bucket // np.array((h, w), np.int32))
         match layer:
             case LocalPool():
@@ -102,6 +103,6 @@ def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
                     cost = c // temperature.size
                     tiles[key] = ops.tiles_within(here, (h, w), layer.window, cost)
                 return ops.attention_of_tiles(*args, *tiles[key])
-        return call(ops.zero_beyond(x, here))
+        return call(ops.zero_beyond(x, here + border))
 
     return run

@@ -21,31 +21,46 @@ kernel_init = nn.initializers.lecun_normal()
 
 
 class Conv1x1(nn.Module):
-    """1x1 convolution, (N, H, W, C) -> (N, H, W, features)."""
+    """1x1 convolution, (N, H, W, C) -> (N, H, W, features).
+
+    With a `border` of zeros around the result, (N, H + 2 border, W + 2 border, features), for a
+    larger convolution to come: the map is padded while it has fewer channels.
+    """
 
     features: int
     use_bias: bool = True
     dtype: Dtype | None = None
+    border: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features), jnp.float32)
-        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-        x = ops.pointwise(x, kernel)
-        return x + channel_param(self, "bias", x) if self.use_bias else x
+        bias = channel_param(self, "bias", kernel) if self.use_bias else None
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        if bias is not None and self.border:
+            # The weights of one more channel, of ones: so the bias is not added to the border.
+            x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+            kernel, bias = jnp.concatenate([kernel, bias], axis=2), None
+        around = self.border, self.border
+        x = ops.pointwise(jnp.pad(x, ((0, 0), around, around, (0, 0))), kernel)
+        return x if bias is None else x + bias
 
 
 class DepthwiseConv3x3(nn.Module):
-    """3x3 convolution of each channel by itself, zero padding, (N, H, W, C) -> (N, H, W, C)."""
+    """3x3 convolution of each channel by itself, zero padding, (N, H, W, C) -> (N, H, W, C).
+
+    With a `border` of 1, x comes with its padding, (N, H + 2, W + 2, C).
+    """
 
     use_bias: bool = True
     dtype: Dtype | None = None
+    border: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", kernel_init, (3, 3, 1, x.shape[-1]), jnp.float32)
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-        x = ops.depthwise_conv(x, kernel)
+        x = ops.depthwise_conv(x, kernel, self.border)
         return x + channel_param(self, "bias", x) if self.use_bias else x
 
 

@@ -30,8 +30,8 @@ class NAFBlock(nn.Module):
 
         shortcut = x
         x = LayerNorm(1e-6, dtype=self.dtype, name="norm1")(x)
-        x = Conv1x1(2 * c, dtype=self.dtype, name="conv1")(x)
-        x = DepthwiseConv3x3(dtype=self.dtype, name="conv2")(x)
+        x = Conv1x1(2 * c, dtype=self.dtype, border=1, name="conv1")(x)
+        x = DepthwiseConv3x3(dtype=self.dtype, border=1, name="conv2")(x)
         x = simple_gate(x)
         attention = LocalPool(self.window, name="pool")(x)
         attention = Conv1x1(c, dtype=self.dtype, name="sca")(attention)

@@ -39,8 +39,8 @@ class BaselineBlock(nn.Module):
 
         shortcut = x
         x = LayerNorm(1e-6, dtype=self.dtype, name="norm1")(x)
-        x = Conv1x1(dw, dtype=self.dtype, name="conv1")(x)
-        x = DepthwiseConv3x3(dtype=self.dtype, name="conv2")(x)
+        x = Conv1x1(dw, dtype=self.dtype, border=1, name="conv1")(x)
+        x = DepthwiseConv3x3(dtype=self.dtype, border=1, name="conv2")(x)
         x = jax.nn.gelu(x, approximate=False)
         x = SqueezeExcite(dw // 2, window=self.window, dtype=self.dtype, name="se")(x)
         x = Conv1x1(c, dtype=self.dtype, name="conv3")(x)

@@ -33,8 +33,8 @@ class TransposedAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = x.shape[-1]
-        qkv = Conv1x1(3 * c, self.use_bias, self.dtype, name="qkv")(x)
-        qkv = DepthwiseConv3x3(self.use_bias, self.dtype, name="qkv_dwconv")(qkv)
+        qkv = Conv1x1(3 * c, self.use_bias, self.dtype, border=1, name="qkv")(x)
+        qkv = DepthwiseConv3x3(self.use_bias, self.dtype, border=1, name="qkv_dwconv")(qkv)
         temperature = self.param("temperature", nn.initializers.ones, (self.heads,), jnp.float32)
         q, k, v = jnp.split(qkv, 3, axis=-1)
         x = LocalAttention(self.window, name="attend")(q, k, v, temperature)
@@ -52,8 +52,8 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c = x.shape[-1]
         hidden = int(c * self.expansion)
-        x = Conv1x1(2 * hidden, self.use_bias, self.dtype, name="project_in")(x)
-        x = DepthwiseConv3x3(self.use_bias, self.dtype, name="dwconv")(x)
+        x = Conv1x1(2 * hidden, self.use_bias, self.dtype, border=1, name="project_in")(x)
+        x = DepthwiseConv3x3(self.use_bias, self.dtype, border=1, name="dwconv")(x)
         gate, x = jnp.split(x, 2, axis=-1)
         x = jax.nn.gelu(gate, approximate=False) * x
         return Conv1x1(c, self.use_bias, self.dtype, name="project_out")(x)
