@@ -12,7 +12,9 @@ what else the machine does falls on all.
 import argparse
 import itertools
 import json
+import math
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,9 +22,11 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.contestant import DTYPES, FORMS, NETWORKS, PEERS, Contestant
-from benchmarks.networks import race, ratios
+from benchmarks.networks import race, ratio, ratios
 
-BATCHES = {(256, 256): (1, 8), (512, 512): (1,), (720, 1280): (1,), (2160, 3840): (1,)}
+SIZES = [(256, 256), (512, 512), (720, 1280), (2160, 3840)]
+BATCHES = {(256, 256): (1, 8)}  # 1 of other sizes
+WINDOW = 384  # pixels; of a picture that is no larger, local is global
 RESULTS = Path(__file__).parent / "results"
 WORSE = 1.2  # a ratio that is so many times the recorded one
 
@@ -38,11 +42,24 @@ def races(arguments: argparse.Namespace) -> Iterator[list[Contestant]]:
         arguments.network, arguments.size, arguments.dtype
     ):
         forms = [form for form in arguments.form if form == "ours" or network in PEERS]
+        modes = ("global", "local") if max(size) > WINDOW else ("global",)
         for batch in BATCHES.get(size, (1,)):
             yield [
                 Contestant(network, size, batch, dtype, form, mode, arguments.platform)
-                for form, mode in itertools.product(forms, ("global", "local"))
+                for form, mode in itertools.product(forms, modes)
             ]
+
+
+def growth(arguments: argparse.Namespace) -> dict[str, float]:
+    """What a pixel of a 4K picture costs, over what one of a 720p picture does."""
+    sizes = (720, 1280), (2160, 3840)
+    contestants = [Contestant("nafnet", size, platform=arguments.platform) for size in sizes]
+    small, large = race(contestants, arguments.repeats, arguments.patience)
+    return {
+        "720x1280": statistics.median(small["seconds"]),
+        "2160x3840": statistics.median(large["seconds"]),
+        "ratio for each pixel": ratio(large, small) * math.prod(sizes[0]) / math.prod(sizes[1]),
+    }
 
 
 def is_worse(case: str, recorded: dict[str, float], now: dict[str, float]) -> bool:
@@ -58,7 +75,7 @@ def is_worse(case: str, recorded: dict[str, float], now: dict[str, float]) -> bo
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parts = ("all", "networks", "operations", "start", "check")
+    parts = ("all", "networks", "growth", "operations", "start", "check")
     parser.add_argument("part", choices=parts, default="all", nargs="?")
     parser.add_argument("--network", choices=NETWORKS, nargs="+")
     parser.add_argument("--size", type=size, nargs="+", metavar="HxW")
@@ -77,7 +94,7 @@ def main() -> None:
     arguments.platform = machine["platform"]
     on_cpu = arguments.platform == "cpu"
     arguments.network = arguments.network or (["nafnet"] if check else NETWORKS)
-    arguments.size = arguments.size or ([(720, 1280)] if check else list(BATCHES))
+    arguments.size = arguments.size or ([(720, 1280)] if check else SIZES)
     arguments.form = arguments.form or (["ours", "eager"] if check else FORMS)
     arguments.dtype = arguments.dtype or (["float32"] if check or on_cpu else DTYPES)
 
@@ -94,6 +111,9 @@ def main() -> None:
             else:
                 results["networks"][case] = measured
                 report.write(path, results)
+    if arguments.part in ("all", "growth"):
+        results["growth"] = growth(arguments)
+        report.write(path, results)
     for part in ("operations", "start"):
         if arguments.part in ("all", part):
             program = [sys.executable, "-m", f"benchmarks.{part}"]

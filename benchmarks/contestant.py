@@ -48,6 +48,7 @@ def ours(what: Contestant) -> Callable[[], Ready]:
     import jax
 
     import tlc_jax as tlc
+    from tlc_jax.restore import planned_bytes
 
     networks = {
         "nafnet": tlc.NAFNet(width=32),
@@ -70,14 +71,10 @@ def ours(what: Contestant) -> Callable[[], Ready]:
 
     def get_ready() -> Ready:
         compiled = jax.jit(model.apply).lower({"params": params}, image).compile()
-        memory = compiled.memory_analysis()
-        planned = sum(
-            getattr(memory, f"{kind}_size_in_bytes") for kind in ("argument", "output", "temp")
-        )
         return Ready(
             lambda: jax.block_until_ready(compiled({"params": params}, image)),
             device_peak,
-            {"flop": compiled.cost_analysis()["flops"], "planned": planned},
+            {"flop": compiled.cost_analysis()["flops"], "planned": planned_bytes(compiled)},
         )
 
     return get_ready

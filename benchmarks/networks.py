@@ -12,6 +12,8 @@ from typing import Any
 
 from benchmarks.contestant import Contestant
 
+SETTLE = 0.5  # seconds in which a contestant gives back the memory of its turn
+
 
 class Worker:
     """The process of a contestant; it is stopped while others have their turn."""
@@ -41,12 +43,14 @@ class Worker:
         """Its next answer; None of one that could not go on."""
         self.process.send_signal(signal.SIGCONT)
         line = self.process.stdout.readline()
+        time.sleep(SETTLE)
         self.process.send_signal(signal.SIGSTOP)
         return json.loads(line) if line else None
 
     def turn(self) -> float | None:
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # of one that ended since
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
         return self.hear()
 
     def end(self) -> int | None:
@@ -70,8 +74,8 @@ def race(contestants: list[Contestant], repeats: int, patience: float) -> list[d
                 result = {"form": what.form, "mode": what.mode, "seconds": [], **about}
                 ready.append((worker, result))
         start = time.monotonic()
-        for _ in range(repeats):
-            for worker, result in [*ready]:
+        for turn in range(repeats):
+            for worker, result in ready[:: (-1) ** turn]:  # so that none always follows the same
                 seconds = worker.turn()
                 if seconds is None:
                     print(what.case, result["form"], result["mode"], "FAILED", flush=True)
@@ -86,7 +90,7 @@ def race(contestants: list[Contestant], repeats: int, patience: float) -> list[d
 
 
 def ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """One contestant's time as a share of another's: the median over the turns."""
+    """One contestant's time over another's: the median over the turns."""
     turns = zip(one["seconds"], other["seconds"], strict=True)
     return statistics.median(mine / others for mine, others in turns)
 

@@ -51,7 +51,7 @@ def read(path: Path, machine: dict[str, Any], anew: bool) -> dict[str, Any]:
     if anew and recorded["machine"] != machine:
         print(f"{path} is of another machine or of other versions: beginning anew.")
         recorded = {"machine": machine}
-    return {"networks": {}, "operations": {}, "start": {}} | recorded
+    return {"networks": {}, "growth": {}, "operations": {}, "start": {}} | recorded
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
@@ -66,9 +66,12 @@ def markdown(results: dict[str, Any]) -> str:
         table([{"": name, "machine": value} for name, value in results["machine"].items()]),
         "Times are medians over turns with their range, ratios medians of the turns' own ratios. "
         "`ours / it` is our time as a share of this one's, in the same mode. Peak memory is the "
-        "whole process's on a CPU and the device's on a GPU; planned is what XLA's buffers take.",
+        "whole process's on a CPU and the device's on a GPU; planned is what XLA's buffers take. "
+        "A picture of 256x256 is within one window: local is global.",
         table([row for case, race in results["networks"].items() for row in rows(case, race)]),
     ]
+    if results["growth"]:
+        parts += ["## NAFNet width 32 local, by size: seconds", table([results["growth"]])]
     for title, cases in results["operations"].items():
         parts += [f"## {title}", table(cases)]
     if results["start"]:

@@ -38,17 +38,17 @@ def test_check_shows_what_is_a_fifth_worse(capsys, now, worse):
 def test_a_race(tmp_path):
     """Figures are written as they come, and compared with later."""
     pytest.importorskip("torch")
-    small = ["--network", "nafnet", "--size", "16x16", "--form", "ours", "eager", "--repeats", "2"]
+    small = ["--network", "nafnet", "--size", "16x400", "--form", "ours", "eager", "--repeats", "2"]
 
     def run(part):
         command = [sys.executable, "-m", "benchmarks", part, *small, "--output", str(tmp_path)]
         return subprocess.run(command, capture_output=True, text=True)
 
-    assert "has no nafnet 1x16x16 float32 to compare with" in run("check").stderr
+    assert "has no nafnet 1x16x400 float32 to compare with" in run("check").stderr
     assert run("networks").returncode == 0
     (file,) = tmp_path.glob("*.json")
     results = json.loads(file.read_text())
-    race = results["networks"]["nafnet 1x16x16 float32"]
+    race = results["networks"]["nafnet 1x16x400 float32"]
     assert [(r["form"], r["mode"]) for r in race] == [
         ("ours", "global"), ("ours", "local"), ("eager", "global"), ("eager", "local"),
     ]  # fmt: skip

@@ -247,7 +247,12 @@ def planned_memory(model: nn.Module, size: tuple[int, int]) -> int:
     _refuse_clips(model)
     image = example_input(model, size)
     image = jax.ShapeDtypeStruct(image.shape[1:], image.dtype)
-    plan: Any = _forward.lower(model, abstract_params(model), image).compile().memory_analysis()
+    return planned_bytes(_forward.lower(model, abstract_params(model), image).compile())
+
+
+def planned_bytes(program: jax.stages.Compiled) -> int:
+    """Bytes of what a program takes and returns, and of all between them."""
+    plan: Any = program.memory_analysis()
     return plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
 
 

@@ -79,7 +79,8 @@ def info(
         (h, w), (k_h, k_w) = site.size, site.window
         console.print(line(site.kind, f"{h}x{w}", f"{k_h}x{k_w}", site.name))
     if not takes_clips(model):
-        gibibytes = planned_memory(model, (height, width)) / 2**30
+        with console.status(f"compiling for {size}, to see what memory it takes"):
+            gibibytes = planned_memory(model, (height, width)) / 2**30
         device = jax.devices()[0].platform
         console.print(
             f"{gibibytes:.2f} GiB of memory on {device} for a picture, in {dtype}; about half a "
