@@ -106,6 +106,22 @@ def test_depthwise_conv_of_any_odd_size(k):
     )
 
 
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_a_border_is_the_padding_of_the_convolution_that_follows(use_bias):
+    """The bias is added to the map only, and the results are those of padding in between."""
+    x = normal(2, 5, 4, 3)
+    widen, filtered = Conv1x1(6, use_bias), DepthwiseConv3x3()
+    params = {"kernel": normal(1, 1, 3, 6)} | ({"bias": normal(6)} if use_bias else {})
+    plain = widen.apply({"params": params}, x)
+    bordered = widen.clone(border=1).apply({"params": params}, x)
+    around = ((0, 0), (1, 1), (1, 1), (0, 0))
+    np.testing.assert_allclose(bordered, np.pad(plain, around), atol=1e-5)
+
+    variables = {"params": {"kernel": normal(3, 3, 1, 6), "bias": normal(6)}}
+    ours = filtered.clone(border=1).apply(variables, bordered)
+    np.testing.assert_allclose(ours, filtered.apply(variables, plain), atol=1e-5)
+
+
 def test_pointwise_takes_any_number_of_axes():
     x, kernel = normal(7, 4), normal(1, 1, 4, 6)
     np.testing.assert_allclose(pointwise(x, kernel), x @ kernel[0, 0], atol=1e-5)

@@ -23,8 +23,8 @@ kernel_init = nn.initializers.lecun_normal()
 class Conv1x1(nn.Module):
     """1x1 convolution, (N, H, W, C) -> (N, H, W, features).
 
-    With a `border` of zeros around the result, (N, H + 2 border, W + 2 border, features), for a
-    larger convolution to come: the map is padded while it has fewer channels.
+    With `border` zeros around the result, (N, H + 2 border, W + 2 border, features), where a larger
+    convolution is to follow.
     """
 
     features: int
@@ -37,12 +37,9 @@ class Conv1x1(nn.Module):
         kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features), jnp.float32)
         bias = channel_param(self, "bias", kernel) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        if bias is not None and self.border:
-            # The weights of one more channel, of ones: so the bias is not added to the border.
-            x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
-            kernel, bias = jnp.concatenate([kernel, bias], axis=2), None
-        around = self.border, self.border
-        x = ops.pointwise(jnp.pad(x, ((0, 0), around, around, (0, 0))), kernel)
+        if self.border:
+            return ops.pointwise_padded(x, kernel, bias, self.border)
+        x = ops.pointwise(x, kernel)
         return x if bias is None else x + bias
 
 

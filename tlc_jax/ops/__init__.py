@@ -10,7 +10,7 @@ from tlc_jax.ops.box import (
     window_moments,
     window_sum,
 )
-from tlc_jax.ops.conv import depthwise_conv, pointwise
+from tlc_jax.ops.conv import depthwise_conv, pointwise, pointwise_padded
 from tlc_jax.ops.fusion import stored
 from tlc_jax.ops.parallax import parallax_attention
 from tlc_jax.ops.resize import resize_bilinear
@@ -52,6 +52,7 @@ __all__ = [
     "pixel_shuffle",
     "pixel_unshuffle",
     "pointwise",
+    "pointwise_padded",
     "reflection",
     "resize_bilinear",
     "site_window",
