@@ -42,6 +42,8 @@ def races(arguments: argparse.Namespace) -> Iterator[list[Contestant]]:
         arguments.network, arguments.size, arguments.dtype
     ):
         forms = [form for form in arguments.form if form == "ours" or network in PEERS]
+        if not forms:
+            continue
         modes = ("global", "local") if max(size) > WINDOW else ("global",)
         for batch in BATCHES.get(size, (1,)):
             yield [
@@ -54,7 +56,10 @@ def growth(arguments: argparse.Namespace) -> dict[str, float]:
     """What a pixel of a 4K picture costs, over what one of a 720p picture does."""
     sizes = (720, 1280), (2160, 3840)
     contestants = [Contestant("nafnet", size, platform=arguments.platform) for size in sizes]
-    small, large = race(contestants, arguments.repeats, arguments.patience)
+    measured = race(contestants, arguments.repeats, arguments.patience)
+    if len(measured) < len(contestants):
+        return {}
+    small, large = measured
     return {
         "720x1280": statistics.median(small["seconds"]),
         "2160x3840": statistics.median(large["seconds"]),
@@ -64,12 +69,11 @@ def growth(arguments: argparse.Namespace) -> dict[str, float]:
 
 def is_worse(case: str, recorded: dict[str, float], now: dict[str, float]) -> bool:
     """Print the ratios of a case beside the recorded ones; whether one is worse, or none there."""
-    both = [name for name in recorded if name in now]
-    for name in both:
-        change = now[name] / recorded[name]
+    changes = {name: now[name] / recorded[name] for name in recorded if name in now}
+    for name, change in changes.items():
         mark = "WORSE" if change > WORSE else ""
         print(f"{case:28}{name:32}{recorded[name]:7.3f}{now[name]:7.3f}{change - 1:+8.0%} {mark}")
-    return not both or any(now[name] > WORSE * recorded[name] for name in both)
+    return max(changes.values(), default=math.inf) > WORSE
 
 
 def main() -> None:
@@ -89,8 +93,10 @@ def main() -> None:
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the contestants share the device
     machine = report.machine()
     path = report.file(arguments.output, machine)
-    results = report.read(path, machine, anew=arguments.part != "check")
+    results = report.read(path, machine)
     check = arguments.part == "check"  # unless asked for more, minutes: what TLC costs, and PyTorch
+    if not check and results["machine"] != machine:
+        parser.error(f"{path} is of another system or other versions: choose another --output.")
     arguments.platform = machine["platform"]
     on_cpu = arguments.platform == "cpu"
     arguments.network = arguments.network or (["nafnet"] if check else NETWORKS)
@@ -108,6 +114,8 @@ def main() -> None:
             measured = race(contestants, arguments.repeats, arguments.patience)
             if check:
                 worse |= is_worse(case, ratios(recorded), ratios(measured))
+            elif recorded and len(measured) < len(recorded):
+                print(f"{case}: not recorded, as {path} has it with more contestants.")
             else:
                 results["networks"][case] = measured
                 report.write(path, results)

@@ -64,29 +64,39 @@ def race(contestants: list[Contestant], repeats: int, patience: float) -> list[d
     There are `repeats` turns, or fewer: none begins after `patience` seconds. What fails, for want
     of memory most often, says so by itself and is left out.
     """
-    ready: list[tuple[Worker, dict[str, Any]]] = []
+    ready: list[tuple[Contestant, Worker, dict[str, Any]]] = []
+    done = []
+
+    def tell(what: Contestant, failed: bool) -> None:
+        print(what.case, what.form, what.mode, "FAILED" if failed else "", flush=True)
+
     with contextlib.ExitStack() as stack:
         for what in contestants:
             worker = stack.enter_context(Worker(what))
             about = worker.hear()
-            print(what.case, what.form, what.mode, "" if about else "FAILED", flush=True)
+            tell(what, failed=not about)
             if about:
                 result = {"form": what.form, "mode": what.mode, "seconds": [], **about}
-                ready.append((worker, result))
+                ready.append((what, worker, result))
         start = time.monotonic()
         for turn in range(repeats):
-            for worker, result in ready[:: (-1) ** turn]:  # so that none always follows the same
+            # To and fro, so that none always follows the same one.
+            for what, worker, result in ready[:: (-1) ** turn]:
                 seconds = worker.turn()
                 if seconds is None:
-                    print(what.case, result["form"], result["mode"], "FAILED", flush=True)
-                    ready.remove((worker, result))
+                    tell(what, failed=True)
+                    ready.remove((what, worker, result))
                 result["seconds"].append(seconds)
             if time.monotonic() - start > patience:
                 break
-        for worker, result in ready:
+        for what, worker, result in ready:
             result["compile"] = result.pop("first") - statistics.median(result["seconds"])
             result["peak"] = worker.end()
-    return [result for _, result in ready]
+            if result["peak"] is None:
+                tell(what, failed=True)
+            else:
+                done.append(result)
+    return done
 
 
 def ratio(one: dict[str, Any], other: dict[str, Any]) -> float:

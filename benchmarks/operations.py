@@ -67,9 +67,14 @@ def means(repeats: int) -> list[dict[str, Any]]:
 
 
 def prefix_sum_mean(x: np.ndarray, window: tuple[int, int]) -> np.ndarray:
-    """As the releases do it, in x's type: differences at four corners of a two-way prefix sum."""
+    """As the releases do it: differences at four corners of a two-way prefix sum in x's type.
+
+    PyTorch adds up in float64 on a CPU, and rounds each sum that it stores.
+    """
     k_h, k_w = window
-    total = np.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0))).cumsum(axis=1).cumsum(axis=2)
+    total = np.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
+    for axis in (1, 2):
+        total = total.cumsum(axis=axis, dtype=np.float64).astype(x.dtype)
     lower = total[:, k_h:, k_w:] - total[:, k_h:, :-k_w]
     upper = total[:, :-k_h, k_w:] - total[:, :-k_h, :-k_w]
     return (lower - upper) / x.dtype.type(k_h * k_w)

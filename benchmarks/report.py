@@ -45,12 +45,9 @@ def file(folder: Path, machine: dict[str, Any]) -> Path:
     return folder / (re.sub(r"\W+", "-", machine["device"]).strip("-").lower() + ".json")
 
 
-def read(path: Path, machine: dict[str, Any], anew: bool) -> dict[str, Any]:
-    """What was recorded; nothing of another system or other versions where all begins `anew`."""
+def read(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
+    """What was recorded; nothing so far of this machine where there is no file."""
     recorded = json.loads(path.read_text()) if path.exists() else {"machine": machine}
-    if anew and recorded["machine"] != machine:
-        print(f"{path} is of another machine or of other versions: beginning anew.")
-        recorded = {"machine": machine}
     return {"networks": {}, "growth": {}, "operations": {}, "start": {}} | recorded
 
 
@@ -68,8 +65,10 @@ def markdown(results: dict[str, Any]) -> str:
         "`ours / it` is our time as a share of this one's, in the same mode. Peak memory is the "
         "whole process's on a CPU and the device's on a GPU; planned is what XLA's buffers take. "
         "A picture of 256x256 is within one window: local is global.",
-        table([row for case, race in results["networks"].items() for row in rows(case, race)]),
     ]
+    if results["networks"]:
+        races = results["networks"].items()
+        parts.append(table([row for case, race in races for row in rows(case, race)]))
     if results["growth"]:
         parts += ["## NAFNet width 32 local, by size: seconds", table([results["growth"]])]
     for title, cases in results["operations"].items():

@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
+from benchmarks import operations
 from benchmarks.__main__ import is_worse
-from benchmarks.networks import ratios
+from benchmarks.contestant import Contestant
+from benchmarks.networks import race, ratios
+from tlc_jax import NAFNet
 
 
 def one(form, mode, *seconds):
@@ -33,6 +36,24 @@ def test_check_shows_what_is_a_fifth_worse(capsys, now, worse):
         is_worse("nafnet", {"ours / theirs": 0.4, "not run": 1.0}, {"ours / theirs": now}) == worse
     )
     assert ("WORSE" in capsys.readouterr().out) == worse
+
+
+def test_who_cannot_start_is_left_out(capsys):
+    contestants = [Contestant("nobody", (16, 16)), Contestant("nafnet", (16, 16), mode="global")]
+    (result,) = race(contestants, repeats=1, patience=60)
+    assert result["mode"] == "global" and len(result["seconds"]) == 1
+    assert "nobody 1x16x16 float32 ours local FAILED" in capsys.readouterr().out
+
+
+def test_tables_of_operations(monkeypatch):
+    monkeypatch.setattr(operations, "SIZE", (48, 64))
+    model = NAFNet(4, (1,), 1, (1,), train_size=(16, 16))
+    monkeypatch.setattr(operations, "NETWORKS", (model,))
+    rows = operations.means(repeats=1)
+    assert [row["window"] for row in rows] == ["24x24", "12x12"]
+    for row in rows:
+        assert {"global", "auto", "blocks", "cumsum", "reduce_window"} <= row.keys()
+        assert 0 < row["error of auto"] < 1e-6
 
 
 def test_a_race(tmp_path):

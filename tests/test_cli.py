@@ -287,6 +287,15 @@ def test_sizes_share_a_program(run, tmp_path):
         np.testing.assert_array_equal(*pictures)
 
 
+def test_a_common_size_has_a_program_of_its_own(run, tmp_path):
+    """All its pictures would be larger, for the sake of one compilation."""
+    (tmp_path / "in").mkdir()
+    for i, size in enumerate([(40, 56), *[(38, 56)] * 5]):
+        tlc.write_image(tmp_path / f"in/{i}.png", noise(*size, 3, seed=i))
+    out = restored(run, tmp_path / "in", "-o", tmp_path / "out", "--checkpoint", "net")
+    assert " in 56x40" not in out and ": 56x38, compiled" in out
+
+
 def test_names_are_not_markup(run, tmp_path):
     """Brackets in names mean something to the library that prints them."""
     folder = tmp_path / "[bold]x["

@@ -10,7 +10,15 @@ import pytest
 
 from tlc_jax.layers import Conv1x1, DepthwiseConv3x3, Downsample2x2, LayerNorm, simple_gate
 from tlc_jax.models import NAFNet
-from tlc_jax.ops import depthwise_conv, pad_to_multiple, pixel_shuffle, pixel_unshuffle, pointwise
+from tlc_jax.ops import (
+    conv,
+    depthwise_conv,
+    pad_to_multiple,
+    pixel_shuffle,
+    pixel_unshuffle,
+    pointwise,
+    pointwise_padded,
+)
 
 EPS = 2.0**-23  # of float32
 
@@ -120,6 +128,17 @@ def test_a_border_is_the_padding_of_the_convolution_that_follows(use_bias):
     variables = {"params": {"kernel": normal(3, 3, 1, 6), "bias": normal(6)}}
     ours = filtered.clone(border=1).apply(variables, bordered)
     np.testing.assert_allclose(ours, filtered.apply(variables, plain), atol=1e-5)
+
+
+@pytest.mark.parametrize("pad", [conv._pad_and_multiply, conv._multiply_and_pad])
+def test_every_backend_s_way_to_pad(pad):
+    """Only one of them runs here through the public door."""
+    x, kernel, bias = (
+        jnp.asarray(normal(*shape)) for shape in ((2, 5, 4, 3), (1, 1, 3, 6), (1, 1, 1, 6))
+    )
+    for given in (bias, None):
+        expected = pointwise_padded(x, kernel, given, 2)
+        np.testing.assert_allclose(pad(x, kernel, given, 2), expected, atol=1e-5)
 
 
 def test_pointwise_takes_any_number_of_axes():

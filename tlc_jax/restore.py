@@ -239,7 +239,7 @@ def planned_memory(model: nn.Module, size: tuple[int, int]) -> int:
       size: (H, W) of the picture.
 
     Returns:
-      Bytes, of the device's memory; on a CPU the process itself takes half a gigabyte besides.
+      Bytes, of the device's memory; on a CPU the process itself takes up to 1 GiB besides.
 
     Raises:
       ValueError: a network for video.

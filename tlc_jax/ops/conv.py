@@ -1,6 +1,6 @@
 """The two convolutions these networks are made of, in the forms that XLA runs fast on CPUs.
 
-They are the only ones so far: nothing was measured on other backends. Sums are float32.
+Nothing was measured on other backends so far. Sums are float32.
 """
 
 import functools
@@ -22,25 +22,37 @@ def pointwise_padded(
 ) -> jax.Array:
     """1x1 convolution with `border` zeros around it, (N, H, W, I) -> (N, H + 2 b, W + 2 b, O).
 
-    Where O is larger than I, as before a depthwise convolution. `bias` is (1, 1, 1, O) or None.
+    What a larger convolution reads next. `bias` is (1, 1, 1, O) or None.
     """
+    # XLA:CPU writes padded maps out: better x, which it writes anyway, and most often is smaller.
+    return lax.platform_dependent(
+        x,
+        kernel,
+        bias,
+        cpu=functools.partial(_pad_and_multiply, border=border),
+        default=functools.partial(_multiply_and_pad, border=border),
+    )
 
-    def pad(x: jax.Array) -> jax.Array:
-        return jnp.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
 
-    def before(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-        if bias is not None:
-            # The weights of one more channel, of ones: so the border gets none.
-            x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
-            kernel = jnp.concatenate([kernel, bias], axis=2)
-        return pointwise(pad(x), kernel)
+def _pad_and_multiply(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, border: int
+) -> jax.Array:
+    if bias is not None:
+        # The weights of one more channel, of ones: so the border gets none.
+        x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+        kernel = jnp.concatenate([kernel, bias], axis=2)
+    return pointwise(_pad(x, border), kernel)
 
-    def after(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-        y = pointwise(x, kernel)
-        return pad(y if bias is None else y + bias)
 
-    # XLA:CPU writes padded maps out, so the smaller one is padded; others fuse the padding.
-    return lax.platform_dependent(x, kernel, bias, cpu=before, default=after)
+def _multiply_and_pad(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, border: int
+) -> jax.Array:
+    y = pointwise(x, kernel)
+    return _pad(y if bias is None else y + bias, border)
+
+
+def _pad(x: jax.Array, border: int) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, border: int = 0) -> jax.Array:
@@ -52,8 +64,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, border: int = 0) -> jax.Arra
     `feature_group_count` is 40 times slower on XLA:CPU.
     """
     k = kernel.shape[0]
-    around = (k // 2 - border,) * 2
-    padded = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+    padded = _pad(x, k // 2 - border)
     h, w = (length - k + 1 for length in padded.shape[1:3])
     kernel = kernel.astype(jnp.float32)
     taps = [
