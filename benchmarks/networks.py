@@ -37,6 +37,9 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
         self.process.wait()
 
     def hear(self) -> Any:
