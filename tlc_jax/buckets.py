@@ -7,6 +7,7 @@ networks is, and no statistics count it. So the numbers are those of the picture
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -33,8 +34,10 @@ def has_buckets(model: nn.Module) -> bool:
 def choose_buckets(sizes: Iterable[Size], waste: float) -> dict[Size, Size]:
     """The bucket of each size that can share one, found greedily, the large ones first.
 
+    A size of so many pictures that enlarging them may cost more than one of them keeps its own.
+
     Args:
-      sizes: (H, W) of pictures.
+      sizes: (H, W) of pictures, of each as often as there are pictures of it.
       waste: the most pixels that a bucket may add to a picture, as a share of the picture's.
 
     Returns:
@@ -45,7 +48,9 @@ def choose_buckets(sizes: Iterable[Size], waste: float) -> dict[Size, Size]:
       {(720, 1280): (736, 1280), (736, 1240): (736, 1280)}
     """
     groups: dict[Size, list[Size]] = {}  # by bucket
-    for size in sorted(set(sizes), key=math.prod, reverse=True):
+    # What a bucket spares is a compilation, which takes about as long as a picture.
+    rare = [size for size, count in Counter(sizes).items() if count * waste <= 1]
+    for size in sorted(rare, key=math.prod, reverse=True):
         grown = {(max(h, size[0]), max(w, size[1])): (h, w) for h, w in groups}
         best = min(grown, key=math.prod, default=size)
         # This picture is the smallest so far, so if it is not wasted on, none is.

@@ -1,6 +1,5 @@
 """`tlc-jax restore`: pictures, pairs of views and videos in, the same restored out."""
 
-import collections
 import contextlib
 import re
 from pathlib import Path
@@ -197,9 +196,7 @@ def _buckets(jobs: list[Job], waste: float) -> dict[tuple[int, int], tuple[int, 
         if source.suffix.lower() in PICTURES:
             with contextlib.suppress(ImageError):
                 sizes.append(picture_size(source))
-    # Compiling takes about as long as restoring a picture: it pays for a size that is not rare.
-    rare = (size for size, count in collections.Counter(sizes).items() if count * waste <= 1)
-    return choose_buckets(rare, waste)
+    return choose_buckets(sizes, waste)
 
 
 def _is_file(output: Path) -> bool:
