@@ -76,6 +76,19 @@ def test_against_float64(size, window):
     assert errors[0] <= max(3 * errors[1], 4 * EPS * np.abs(exact).max()), report
 
 
+@pytest.mark.parametrize("window", [None, (20, 33)])
+def test_projection_is_of_the_result(window):
+    """Not of each head by itself, and to another number of channels."""
+    arrays = inputs((71, 103))
+    matrix = np.random.default_rng(0).normal(0, 0.3, (HEADS * CHANNELS, 7)).astype(np.float32)
+    exact = reference(*arrays, window) @ np.float64(matrix)
+    usual = reference(*arrays, window, np.float32) @ matrix
+    ours = transposed_attention(*arrays, window, project=jnp.asarray(matrix))
+    errors = [np.abs(x - exact).max() for x in (ours, usual)]
+    assert ours.shape == (2, 71, 103, 7)
+    assert errors[0] <= 3 * errors[1], errors
+
+
 @pytest.mark.parametrize("window", [(31, 45), (31, 46), (100, 100)])
 def test_window_that_covers_the_map_is_global(window):
     arrays = inputs((31, 45))

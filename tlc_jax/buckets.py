@@ -94,7 +94,7 @@ def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
             return call(*args, **kwargs)
         x = args[0]
         border = getattr(layer, "border", 0)  # zeros that x has around it
-        h, w, c = x.shape[1] - 2 * border, x.shape[2] - 2 * border, x.shape[3]
+        h, w = (length - 2 * border for length in x.shape[1:3])
         here = extent // (bucket // np.array((h, w), np.int32))
         match layer:
             case LocalPool():
@@ -102,11 +102,9 @@ def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
             case LocalMoments():
                 return ops.window_moments_within(x, layer.window, here)
             case LocalAttention():
-                *_, temperature = args
-                key = x.shape, temperature.size, layer.window
+                key = x.shape, layer.window
                 if key not in tiles:
-                    cost = c // temperature.size
-                    tiles[key] = ops.tiles_within(here, (h, w), layer.window, cost)
+                    tiles[key] = ops.tiles_within(here, (h, w), layer.window)
                 return ops.attention_of_tiles(*args, *tiles[key])
         return call(ops.zero_beyond(x, here + border))
 

@@ -33,10 +33,13 @@ class Conv1x1(nn.Module):
     border: int = 0
 
     @nn.compact
+    def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
+        """Kernel (1, 1, channels, features) and bias (1, 1, 1, features), if there is one."""
+        kernel = self.param("kernel", kernel_init, (1, 1, channels, self.features), jnp.float32)
+        return kernel, channel_param(self, "bias", kernel) if self.use_bias else None
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", kernel_init, (1, 1, x.shape[-1], self.features), jnp.float32)
-        bias = channel_param(self, "bias", kernel) if self.use_bias else None
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = promote_dtype(x, *self.weights(x.shape[-1]), dtype=self.dtype)
         if self.border:
             return ops.pointwise_padded(x, kernel, bias, self.border)
         x = ops.pointwise(x, kernel)
@@ -132,9 +135,14 @@ class LocalAttention(nn.Module):
     window: Window = None
 
     def __call__(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, temperature: jax.Array
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        temperature: jax.Array,
+        project: jax.Array | None = None,
     ) -> jax.Array:
-        return ops.transposed_attention(q, k, v, temperature, self.window)
+        return ops.transposed_attention(q, k, v, temperature, self.window, project=project)
 
 
 class SqueezeExcite(nn.Module):

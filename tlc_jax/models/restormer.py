@@ -37,8 +37,10 @@ class TransposedAttention(nn.Module):
         qkv = DepthwiseConv3x3(self.use_bias, self.dtype, border=1, name="qkv_dwconv")(qkv)
         temperature = self.param("temperature", nn.initializers.ones, (self.heads,), jnp.float32)
         q, k, v = jnp.split(qkv, 3, axis=-1)
-        x = LocalAttention(self.window, name="attend")(q, k, v, temperature)
-        return Conv1x1(c, self.use_bias, self.dtype, name="project_out")(x)
+        # A 1x1 convolution follows, which the attention takes in.
+        kernel, bias = Conv1x1(c, self.use_bias, name="project_out").weights(c)
+        x = LocalAttention(self.window, name="attend")(q, k, v, temperature, kernel[0, 0])
+        return x if bias is None else x + bias.astype(x.dtype)
 
 
 class FeedForward(nn.Module):

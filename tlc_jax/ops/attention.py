@@ -9,6 +9,8 @@ union of cells, so its products and norms are sums of its cells' own. And the av
 the windows that hold a pixel is (average of A_w) v, with the same windows for all pixels of a cell.
 So each pixel is met once, as in the global attention, however much the windows overlap. The cells
 are of many sizes; cut into equal tiles they make one batch of products.
+
+A 1x1 convolution of the result P is linear as A is, so v may be multiplied by P A at once.
 """
 
 import functools
@@ -24,7 +26,13 @@ SMALLEST_NORM = 1e-12
 
 @functools.partial(jax.jit, static_argnames="window")
 def transposed_attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, temperature: jax.Array, window: Window = None
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    temperature: jax.Array,
+    window: Window = None,
+    *,
+    project: jax.Array | None = None,
 ) -> jax.Array:
     """Softmax attention between the channels of each head, within windows.
 
@@ -34,9 +42,11 @@ def transposed_attention(
       q, k, v: (N, H, W, C), the heads side by side in C.
       temperature: (heads,) factor of the cosine similarity.
       window: (height, width) in pixels, clipped to the map; `None` is the whole map.
+      project: (C, features) matrix to multiply the result by, that of a 1x1 convolution; it costs
+        less here than it does afterwards.
 
     Returns:
-      (N, H, W, C) of v's type.
+      (N, H, W, C), or features in place of C, of v's type.
 
     Raises:
       ValueError: arrays of unlike shapes, or channels that do not divide into the heads.
@@ -47,12 +57,11 @@ def transposed_attention(
             f"q, k and v are (N, H, W, C) with C a multiple of {heads} heads, got {q.shape}, "
             f"{k.shape} and {v.shape}."
         )
-    _, h, w, c = v.shape
+    _, h, w, _ = v.shape
     size = clip_window(window, (h, w))
-    # A tile's products are made, summed into windows and come back as weights, c x c each time.
-    t_h, t_w = tile_size((h, w), size, cost=c // heads)
+    t_h, t_w = tile_size((h, w), size)
     rows, columns = axis_tiles(h, size[0], t_h), axis_tiles(w, size[1], t_w)
-    return attention_of_tiles(q, k, v, temperature, rows, columns)
+    return attention_of_tiles(q, k, v, temperature, project, rows, columns)
 
 
 def attention_of_tiles(
@@ -60,17 +69,18 @@ def attention_of_tiles(
     k: jax.Array,
     v: jax.Array,
     temperature: jax.Array,
+    project: jax.Array | None,
     rows: AxisTiles,
     columns: AxisTiles,
 ) -> jax.Array:
     """`transposed_attention` in windows that were cut into tiles."""
     n, _, _, c = v.shape
     heads = temperature.size
-    r, s = rows.cover.shape[1], columns.cover.shape[1]
+    (a, r), (b, s) = rows.cover.shape, columns.cover.shape
     t_h, t_w = rows.source.size // r, columns.source.size // s
 
-    def tiles(x: jax.Array) -> jax.Array:
-        """(n * r * s * heads, pixels of a tile, c)."""
+    def tiles(x: jax.Array, heads: int) -> jax.Array:
+        """(n * r * s * heads, pixels of a tile, c // heads)."""
         x = _take(_take(x, rows.source, axis=1), columns.source, axis=2)
         # What fills up the tiles counts for nothing; masks of one axis stay small in the program.
         for inside, shape in ((rows.inside, (1, -1, 1, 1)), (columns.inside, (1, 1, -1, 1))):
@@ -80,9 +90,18 @@ def attention_of_tiles(
         return x.reshape(n * r * s * heads, t_h * t_w, -1)
 
     def in_windows(of_tiles: jax.Array) -> jax.Array:
-        of_tiles = of_tiles.reshape(n, r, s, heads, *of_tiles.shape[1:])
-        cover = rows.cover, columns.cover
-        return jnp.einsum("ar,bs,nrs...->nab...", *cover, of_tiles, precision="highest")
+        """(n * r * s * heads, ...) -> (n, a, b, heads, ...)."""
+        x = _matmul(rows.cover, of_tiles.reshape(n, r, -1))
+        x = _matmul(columns.cover, x.reshape(n, a, s, -1))
+        return x.reshape(n, a, b, heads, *of_tiles.shape[1:])
+
+    def average(of_windows: jax.Array) -> jax.Array:
+        """(n, a, b, ...) -> (n * r * s, ...), for each tile that of the windows that hold it."""
+        share = (x.cover / x.cover.sum(axis=0, keepdims=True).clip(min=1) for x in (rows, columns))
+        of_rows, of_columns = share
+        x = _matmul(of_columns.T, of_windows.reshape(n, a, b, -1))
+        x = _matmul(of_rows.T, x.reshape(n, a, -1))
+        return x.reshape(n * r * s, *of_windows.shape[3:])
 
     def norms(x: jax.Array) -> jax.Array:
         squares = jnp.square(x.astype(jnp.float32)).sum(axis=1)
@@ -90,18 +109,25 @@ def attention_of_tiles(
         return jnp.sqrt(jnp.maximum(in_windows(squares), SMALLEST_NORM**2))
 
     # Stored once: XLA would make them anew, and in worse order, for each product that reads them.
-    q, k, v = jax.lax.optimization_barrier((tiles(q), tiles(k), tiles(v)))
+    q, k, v = jax.lax.optimization_barrier((tiles(q, heads), tiles(k, heads), tiles(v, 1)))
     gram = jnp.einsum("tpc,tpd->tcd", q, k, precision="highest", preferred_element_type=jnp.float32)
     cosine = in_windows(gram) / norms(q)[..., :, None] / norms(k)[..., None, :]
     weights = jax.nn.softmax(cosine * temperature.reshape(1, 1, 1, heads, 1, 1), axis=-1)
 
-    share = (x.cover / x.cover.sum(axis=0, keepdims=True).clip(min=1) for x in (rows, columns))
-    weights = jnp.einsum("ar,bs,nab...->nrs...", *share, weights, precision="highest")
-    weights = weights.reshape(gram.shape).astype(v.dtype)
-    out = jnp.einsum("tpd,tcd->tpc", v, weights)
-    out = out.reshape(n, r, s, heads, t_h, t_w, -1).transpose(0, 1, 4, 2, 5, 3, 6)
-    out = out.reshape(n, r * t_h, s * t_w, c)
+    project = jnp.eye(c) if project is None else project.astype(jnp.float32)
+    project = project.reshape(heads, c // heads, -1)
+    weights = jnp.einsum("nabhcd,hce->nabhde", weights, project, precision="highest")
+    weights = average(weights.reshape(n, a, b, c, -1)).astype(v.dtype)
+    out = jnp.einsum("tpd,tde->tpe", v, weights)
+    out = out.reshape(n, r, s, t_h, t_w, -1).transpose(0, 1, 3, 2, 4, 5)
+    out = out.reshape(n, r * t_h, s * t_w, -1)
     return _take(_take(out, rows.place, axis=1), columns.place, axis=2)
+
+
+def _matmul(matrix: np.ndarray | jax.Array, x: jax.Array) -> jax.Array:
+    """(i, j) by (..., j, k) -> (..., i, k); XLA:CPU transposes x if j comes first to it."""
+    matrix = jnp.broadcast_to(matrix, (*x.shape[:-2], *matrix.shape))
+    return jnp.matmul(matrix, x, precision="highest")
 
 
 def _take(x: jax.Array, index: np.ndarray | jax.Array, axis: int) -> jax.Array:

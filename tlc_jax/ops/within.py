@@ -50,7 +50,7 @@ def window_moments_within(
 
 
 def tiles_within(
-    extent: jax.Array, size: tuple[int, int], window: Window, cost: int
+    extent: jax.Array, size: tuple[int, int], window: Window
 ) -> tuple[AxisTiles, AxisTiles]:
     """Tiles of both axes of the corner of a map of `size`, for `attention_of_tiles`.
 
@@ -59,7 +59,7 @@ def tiles_within(
     window = clip_window(window, size)
     lengths = map(np.arange, (1, 1), (size[0] + 1, size[1] + 1))
     row_counts, column_counts = map(_most_tiles, size, window, lengths)
-    tile = cheapest_tile(row_counts, column_counts, cost)
+    tile = cheapest_tile(row_counts, column_counts)
     rows, columns = map(_axis_tiles_within, extent, size, window, tile)
     return rows, columns
 
