@@ -1,0 +1,143 @@
+"""What spoils photographs: its statistics, and its physics against plain loops in float64."""
+
+import io
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from tlc_jax import degradations as d
+from tlc_jax.metrics import psnr
+
+KEY = jax.random.key(0)
+
+
+def photograph(h: int, w: int) -> np.ndarray:
+    """Smooth colours with edges, float32 in [0, 1]."""
+    rows, columns = np.mgrid[:h, :w]
+    waves = [np.sin(rows / 17 + i) * np.cos(columns / 11 + i) for i in range(3)]
+    edges = 0.3 * ((rows // 23 + columns // 31) % 2)
+    return np.clip(0.4 + 0.25 * np.stack(waves, -1) + edges[..., None], 0, 1).astype(np.float32)
+
+
+EVERY = {
+    "gaussian": d.GaussianNoise((5, 50)),
+    "poisson": d.PoissonNoise((50, 5000)),
+    "motion": d.MotionBlur((2, 9)),
+    "defocus": d.Defocus((1, 4)),
+    "jpeg": d.Jpeg((20, 95)),
+    "8 bits": d.EightBits(),
+    "in turn": d.InTurn((d.MotionBlur((2, 9)), d.GaussianNoise((1, 5)), d.EightBits())),
+    "sometimes": d.Sometimes(0.5, d.Defocus((1, 4))),
+}
+
+
+@pytest.mark.parametrize("degradation", EVERY.values(), ids=EVERY.keys())
+def test_same_key_same_result_alone_and_in_a_batch(degradation):
+    image = jnp.asarray(photograph(45, 52))
+    keys = jax.random.split(KEY, 4)
+    alone = [jax.jit(degradation)(key, image) for key in keys]
+    batch = jax.vmap(degradation, (0, None))(keys, image)
+    assert batch.shape == (4, 45, 52, 3) and batch.dtype == jnp.float32
+    # A rounding of the blur can tip one that follows it: by one level of 8 bits, or of JPEG.
+    different = jnp.abs(batch - jnp.stack(alone)) > 1e-5
+    assert different.mean() < 1e-3
+    assert hash(degradation) is not None  # configurations are arguments of compiled functions
+    if not isinstance(degradation, d.EightBits | d.Sometimes):
+        assert all((one != two).any() for one, two in itertools.pairwise(alone))
+
+
+def test_gaussian_noise_has_its_sigma():
+    image = jnp.full((256, 256, 3), 0.5)
+    noise = d.GaussianNoise((25, 25))(KEY, image) - image
+    assert float(noise.std()) == pytest.approx(25 / 255, rel=0.01)
+    assert abs(float(noise.mean())) < 1e-3
+    sigmas = [float((d.GaussianNoise((10, 40))(jax.random.key(i), image) - image).std() * 255)
+              for i in range(20)]  # fmt: skip
+    assert 9.5 < min(sigmas) < 18 and 32 < max(sigmas) < 40.5
+
+
+def test_poisson_noise_grows_with_light():
+    noisy = {level: d.PoissonNoise((100, 100))(KEY, jnp.full((256, 256, 3), level))
+             for level in (0.0, 0.2, 0.8)}  # fmt: skip
+    for level, image in noisy.items():
+        assert float(image.mean()) == pytest.approx(level, abs=2e-3)
+        assert float(image.var()) == pytest.approx(level / 100, rel=0.03)
+
+
+@pytest.mark.parametrize("length", [0.0, 4.0, 12.0])
+def test_paths_of_a_camera(length):
+    kernels = np.float64([d.trajectory_kernel(jax.random.key(i), length, 12) for i in range(30)])
+    assert kernels.shape == (30, 25, 25) and kernels.min() >= 0
+    np.testing.assert_allclose(kernels.sum((1, 2)), 1, rtol=1e-5)
+    pixels = np.arange(-12, 13)
+    for axis in (1, 2):  # the picture stays where it was
+        np.testing.assert_allclose(kernels.sum(3 - axis) @ pixels, 0, atol=1e-4)
+    spread = np.sqrt(np.einsum("nij,ij->n", kernels, pixels[:, None] ** 2 + pixels**2))
+    # A straight path at a constant speed has length / sqrt(12), and none has more than half of it;
+    # the four pixels of each instant add up to a quarter of a pixel squared on each axis.
+    assert spread.max() <= np.hypot(length / 2, np.sqrt(0.5)) + 1e-4
+    assert np.median(spread) >= 0.5 * length / np.sqrt(12)
+    if length == 0:
+        np.testing.assert_allclose(kernels[:, 12, 12], 1, atol=1e-6)
+
+
+def test_discs():
+    disc = np.asarray(d.disc_kernel(5.0, 7))
+    assert disc.shape == (15, 15) and disc.sum() == pytest.approx(1, rel=1e-6)
+    assert 1 / disc.max() == pytest.approx(np.pi * 25, rel=0.02)  # its area
+    assert disc[7, 7 + 4] == disc.max() and disc[7, 7 + 6] == 0
+    np.testing.assert_allclose(d.disc_kernel(0.0, 2)[2, 2], 1)
+
+
+def linear(x):
+    return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+
+
+@pytest.mark.parametrize("size", [(33, 40), (20, 61)])
+def test_blur_is_a_convolution_of_light(size):
+    image = photograph(*size)
+    kernel = np.random.default_rng(0).random((7, 7)).astype(np.float32)
+    kernel /= kernel.sum()
+    light = np.pad(linear(np.float64(image)), ((3, 3), (3, 3), (0, 0)), mode="reflect")
+    h, w = size
+    exact = sum(
+        kernel[3 + i, 3 + j] * light[3 - i : 3 - i + h, 3 - j : 3 - j + w]
+        for i in range(-3, 4)
+        for j in range(-3, 4)
+    )
+    np.testing.assert_allclose(linear(np.float64(d.blur(image, kernel))), exact, atol=2e-6)
+
+
+def test_half_the_light_is_no_half_of_the_samples():
+    edge = jnp.tile(jnp.asarray([0.0, 0, 0, 1, 1, 1])[None, :, None], (6, 1, 3))
+    kernel = jnp.zeros((3, 3)).at[1].set(jnp.asarray([0.5, 0.5, 0]))
+    blurred = d.blur(edge, kernel)
+    assert float(blurred[3, 2, 0]) == pytest.approx(0.7354, abs=1e-3)  # sRGB of 0.5
+
+
+@pytest.mark.parametrize("curve", [d.to_srgb, d.to_linear])
+def test_curves_have_gradients_everywhere(curve):
+    values = jnp.asarray([0.0, 1e-4, 0.0031308, 0.04045, 0.5, 1.0])
+    assert jnp.isfinite(jax.vmap(jax.grad(curve))(values)).all()
+    np.testing.assert_allclose(d.to_srgb(d.to_linear(values)), values, atol=1e-6)
+
+
+@pytest.mark.parametrize("quality", [10, 40, 75, 95])
+@pytest.mark.parametrize("size", [(96, 128), (71, 53)])
+def test_jpeg_against_libjpeg(size, quality):
+    image = photograph(*size)
+    file = io.BytesIO()
+    pixels = Image.fromarray(np.uint8(np.rint(image * 255)))
+    pixels.save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    theirs = np.asarray(Image.open(file), np.float32) / 255
+    ours = d.jpeg(jnp.asarray(image), quality)
+    assert ours.shape == image.shape
+    lost = float(psnr(theirs, image))
+    # As much is lost, but for roundings inside of libjpeg, and the same: the two are closer to
+    # each other than to the photograph.
+    assert float(psnr(ours, image)) == pytest.approx(lost, abs=1)
+    assert float(psnr(ours, theirs)) > max(lost + 3, 36)

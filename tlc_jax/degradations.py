@@ -1,0 +1,246 @@
+"""What spoils photographs, as random processes to train and to measure on.
+
+A degradation takes a key and one photograph (H, W, C) in [0, 1], and returns it spoilt, of the same
+size. The same key spoils it in the same way on any device; `jax.vmap` serves a batch:
+
+    blurred = jax.vmap(MotionBlur(length=(3, 15)))(keys, photographs)
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Degradation = Callable[[jax.Array, jax.Array], jax.Array]
+
+STEPS = 64  # of a camera's trajectory
+
+# ITU-T T.81, annex K: what JPEG divides the frequencies of luma and of chroma by, at quality 50.
+LUMA = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
+CHROMA = (
+    (17, 18, 24, 47, 99, 99, 99, 99),
+    (18, 21, 26, 66, 99, 99, 99, 99),
+    (24, 26, 56, 99, 99, 99, 99, 99),
+    (47, 66, 99, 99, 99, 99, 99, 99),
+    *((99,) * 8,) * 4,
+)
+# ITU-T T.871: rows are luma, blue and red difference of an RGB colour.
+YCC = (
+    (0.299, 0.587, 0.114),
+    (-0.168735892, -0.331264108, 0.5),
+    (0.5, -0.418687589, -0.081312411),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianNoise:
+    """The same noise everywhere; `sigma` is drawn from a range, in levels of 8 bits."""
+
+    sigma: tuple[float, float]
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        draw, noise = jax.random.split(key)
+        sigma = jax.random.uniform(draw, minval=self.sigma[0], maxval=self.sigma[1]) / 255
+        return image + sigma * jax.random.normal(noise, image.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class PoissonNoise:
+    """Noise of light itself: as many `photons` as drawn from a range make a sample of 1."""
+
+    photons: tuple[float, float]
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        draw, noise = jax.random.split(key)
+        low, high = jnp.log(jnp.asarray(self.photons, jnp.float32))
+        photons = jnp.exp(jax.random.uniform(draw, minval=low, maxval=high))
+        return jax.random.poisson(noise, image * photons).astype(jnp.float32) / photons
+
+
+@dataclasses.dataclass(frozen=True)
+class MotionBlur:
+    """A camera that moves while it exposes, along a path of its own each time.
+
+    Attributes:
+      length: range of the path's length, pixels.
+    """
+
+    length: tuple[float, float]
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        draw, path = jax.random.split(key)
+        length = jax.random.uniform(draw, minval=self.length[0], maxval=self.length[1])
+        return blur(image, trajectory_kernel(path, length, math.ceil(self.length[1])))
+
+
+@dataclasses.dataclass(frozen=True)
+class Defocus:
+    """A lens out of focus: every point becomes a disc, of a `radius` drawn from a range, pixels."""
+
+    radius: tuple[float, float]
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        radius = jax.random.uniform(key, minval=self.radius[0], maxval=self.radius[1])
+        return blur(image, disc_kernel(radius, math.ceil(self.radius[1])))
+
+
+@dataclasses.dataclass(frozen=True)
+class Jpeg:
+    """JPEG compression, 4:2:0 as cameras do it, of a `quality` drawn from a range, 1 to 100."""
+
+    quality: tuple[float, float]
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        quality = jax.random.uniform(key, minval=self.quality[0], maxval=self.quality[1])
+        return jpeg(image, quality)
+
+
+@dataclasses.dataclass(frozen=True)
+class EightBits:
+    """Clipped and rounded as an 8-bit file is."""
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        return jnp.round(jnp.clip(image, 0, 1) * 255) / 255
+
+
+@dataclasses.dataclass(frozen=True)
+class InTurn:
+    """One degradation after the other, as in a camera: blur, noise, then the file."""
+
+    parts: tuple[Degradation, ...]
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        for i, part in enumerate(self.parts):
+            image = part(jax.random.fold_in(key, i), image)
+        return image
+
+
+@dataclasses.dataclass(frozen=True)
+class Sometimes:
+    """A degradation in a `share` of the cases, and the photograph as it is in the others."""
+
+    share: float
+    part: Degradation
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        draw, key = jax.random.split(key)
+        return jnp.where(jax.random.bernoulli(draw, self.share), self.part(key, image), image)
+
+
+def trajectory_kernel(key: jax.Array, length: jax.Array | float, radius: int) -> jax.Array:
+    """What a point becomes while a hand-held camera moves along a path of `length` pixels.
+
+    The path turns and changes its speed smoothly, both as integrated noise; its centroid stays
+    where the point was.
+
+    Args:
+      key: of this path.
+      length: of the path, pixels, at most `radius`.
+      radius: of the kernel.
+
+    Returns:
+      (2 radius + 1, 2 radius + 1), its sum is 1.
+    """
+    first, bend, much, pace = jax.random.split(key, 4)
+    bends = jnp.cumsum(jax.random.normal(bend, (STEPS,))) / math.sqrt(STEPS)
+    angle = 2 * jnp.pi * (jax.random.uniform(first) + jax.random.uniform(much) * bends)
+    speed = jnp.exp(jnp.cumsum(jax.random.normal(pace, (STEPS,))) / math.sqrt(STEPS))
+    step = length * speed / speed.sum()
+    path = jnp.stack([jnp.cumsum(step * jnp.sin(angle)), jnp.cumsum(step * jnp.cos(angle))])
+    path = path - path.mean(axis=1, keepdims=True)
+    # Each instant's light falls on the four pixels around its place.
+    pixels = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
+    rows, columns = jnp.maximum(1 - jnp.abs(path[..., None] - pixels[None, None]), 0)
+    kernel = jnp.einsum("ti,tj->ij", rows, columns, precision="highest")
+    return kernel / kernel.sum()
+
+
+def disc_kernel(radius: jax.Array | float, largest: int) -> jax.Array:
+    """A disc of `radius` pixels with a soft edge: (2 largest + 1, 2 largest + 1), its sum is 1."""
+    pixels = jnp.arange(-largest, largest + 1, dtype=jnp.float32)
+    distance = jnp.hypot(pixels[:, None], pixels[None])
+    disc = jnp.clip(radius + 0.5 - distance, 0, 1)
+    return disc / disc.sum()
+
+
+def blur(image: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolve a photograph with one kernel, in linear light, where exposures add up.
+
+    Args:
+      image: (H, W, C) in [0, 1], encoded as sRGB; beyond its edges it goes on as if mirrored.
+      kernel: (k, k), k odd and k // 2 smaller than the image.
+
+    Returns:
+      (H, W, C) in [0, 1], encoded as sRGB.
+    """
+    reach = kernel.shape[0] // 2
+    light = jnp.pad(to_linear(image), ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    size = light.shape[:2]
+    response = jnp.fft.rfft2(kernel, size)[..., None]
+    blurred = jnp.fft.irfft2(jnp.fft.rfft2(light, axes=(0, 1)) * response, size, axes=(0, 1))
+    return to_srgb(jnp.clip(blurred[2 * reach :, 2 * reach :], 0, 1))
+
+
+def to_linear(image: jax.Array) -> jax.Array:
+    """Light from sRGB samples, both in [0, 1] (IEC 61966-2-1)."""
+    return jnp.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
+
+
+def to_srgb(light: jax.Array) -> jax.Array:
+    """sRGB samples from light, both in [0, 1] (IEC 61966-2-1)."""
+    # The floor keeps the gradient of black finite.
+    curve = 1.055 * jnp.maximum(light, 0.0031308) ** (1 / 2.4) - 0.055
+    return jnp.where(light <= 0.0031308, 12.92 * light, curve)
+
+
+def jpeg(image: jax.Array, quality: jax.Array | float) -> jax.Array:
+    """What JPEG compression leaves of a photograph, chroma at half the resolution.
+
+    Args:
+      image: (H, W, 3) in [0, 1].
+      quality: 1 to 100, as of libjpeg.
+
+    Returns:
+      (H, W, 3) in whole levels of 8 bits.
+    """
+    h, w, _ = image.shape
+    padded = jnp.pad(image * 255, ((0, -h % 16), (0, -w % 16), (0, 0)), mode="edge")
+    rgb_to_ycc = np.asarray(YCC, np.float32)
+    y, *chroma = jnp.moveaxis(jnp.einsum("hwc,yc->hwy", padded, rgb_to_ycc), -1, 0)
+    y = _quantised(y - 128, LUMA, quality) + 128
+    halves = [x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2).mean((1, 3)) for x in chroma]
+    small = jnp.stack([_quantised(x, CHROMA, quality) for x in halves], -1)
+    chroma = jax.image.resize(small, (*y.shape, 2), "linear")
+    ycc = jnp.concatenate([y[..., None], chroma], axis=-1)
+    rgb = jnp.einsum("hwy,cy->hwc", ycc, np.linalg.inv(rgb_to_ycc))
+    return jnp.round(jnp.clip(rgb, 0, 255))[:h, :w] / 255
+
+
+def _quantised(plane: jax.Array, table: tuple, quality: jax.Array | float) -> jax.Array:
+    """One plane, of levels about 0, after its 8x8 blocks were rounded in frequency.
+
+    The levels are rounded before and after, as samples of a file are.
+    """
+    scale = jnp.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    steps = jnp.clip(jnp.floor((np.asarray(table, np.float32) * scale + 50) / 100), 1, 255)
+    cosines = np.cos(np.pi / 16 * np.outer(np.arange(8), 2 * np.arange(8) + 1)) / 2
+    cosines[0] /= math.sqrt(2)
+    transform = cosines.astype(np.float32)  # orthonormal, rows are frequencies
+    blocks = jnp.round(plane).reshape(plane.shape[0] // 8, 8, plane.shape[1] // 8, 8)
+    frequencies = jnp.einsum("ui,vj,aibj->aubv", transform, transform, blocks, precision="highest")
+    steps = steps[None, :, None, :]
+    rounded = jnp.round(frequencies / steps) * steps
+    blocks = jnp.einsum("ui,vj,aubv->aibj", transform, transform, rounded, precision="highest")
+    return jnp.round(blocks).reshape(plane.shape)
