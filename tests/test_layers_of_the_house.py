@@ -12,12 +12,12 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "tlc_jax").rglob("*.py"))
 
 LEVELS = {
-    0: ("ops", "image", "metrics"),
+    0: ("ops", "image", "metrics", "degradations"),
     1: ("layers", "video"),
     2: ("models",),
     3: ("buckets", "catalogue", "checkpoints", "data"),
-    4: ("restore",),
-    5: ("train", "evaluate"),
+    4: ("restore", "crops", "recipe"),
+    5: ("train", "evaluate", "configs"),
     6: ("app",),
     7: ("cli", "__main__"),
     8: ("__init__",),  # the public names stand on top of every room
@@ -26,7 +26,7 @@ LEVEL = {room: level for level, rooms in LEVELS.items() for room in rooms}
 
 OPS_MAY_IMPORT = sys.stdlib_module_names | {"jax", "numpy", "tlc_jax"}
 NEVER_IN_THE_LIBRARY = {"torch", "tests", "benchmarks"}
-HEAVY = {"torch", "orbax", "typer", "rich", "PIL", "av", "lmdb", "matplotlib", "scipy"}
+HEAVY = {"torch", "orbax", "typer", "rich", "PIL", "av", "lmdb", "matplotlib", "scipy", "grain"}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

@@ -83,6 +83,18 @@ def pairs(inputs: Path, targets: Path, *, spare_targets: bool = False) -> list[P
     return [Pair(*pair) for pair in found]
 
 
+def photographs(source: Path) -> dict[str, Reader]:
+    """The pictures of one source by their names, as of `pairs`.
+
+    Raises:
+      DataError: a source that is not there, is empty or cannot be read.
+    """
+    found = _readers(source)
+    if not found:
+        raise _empty(source)
+    return dict(sorted(found.items()))
+
+
 def file_pairs(left: Path, right: Path) -> list[tuple[Path, Path]]:
     """The files of two folders of pictures, paired by name; otherwise as `pairs`."""
     found = _paired(left, _files(left), right, _files(right))
@@ -95,7 +107,7 @@ def _paired(
     """What has the same name in two sources; `spare` is whether `theirs` may hold more."""
     for source, names in ((here, ours), (there, theirs)):
         if not names:
-            raise DataError(f"{source}: no pictures in this folder ({', '.join(PICTURES)}).")
+            raise _empty(source)
     alone = [(here, there, ours.keys() - theirs.keys())]
     if not spare:
         alone.append((there, here, theirs.keys() - ours.keys()))
@@ -107,6 +119,10 @@ def _paired(
                 "missing ones or remove these."
             )
     return [(name, ours[name], theirs[name]) for name in sorted(ours)]
+
+
+def _empty(source: Path) -> DataError:
+    return DataError(f"{source}: no pictures in this folder ({', '.join(PICTURES)}).")
 
 
 def dataset(root: Path) -> list[Pair]:

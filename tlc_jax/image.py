@@ -413,7 +413,7 @@ def _png_of_sixteen_bits(samples: np.ndarray, icc_profile: bytes | None) -> byte
     )
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Writes a file beside its name first, so that nobody meets half of it.
 
     Raises:

@@ -1,0 +1,190 @@
+"""What a network is trained on: random crops of pictures, the same ones whenever a run goes on.
+
+Sample number n of a run depends on the run's seed and n alone, so a run that was interrupted goes
+on with the sample it would have had, and processes share the samples of a batch by their numbers.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tlc_jax.data import DataError, pairs, photographs
+from tlc_jax.image import ImageError, write_whole
+
+Files = tuple[Path, ...]  # .npy files of (H, W, C): a target, or an input and its target
+AHEAD = 4  # batches that are made before they are asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class Crops:
+    """The samples of one stretch of a run: random access by the number within the stretch.
+
+    A sample is a dict of "target" and, where pictures have one, "input", (size, size, C) uint8 or
+    uint16, and "seed", uint32, for what is random about it later on.
+    """
+
+    pictures: tuple[Files, ...]
+    seed: int
+    first: int  # number of the stretch's first sample in the run
+    count: int
+    size: int  # pixels
+    flips: bool  # and turns by 90 degrees
+    dtype: np.dtype
+    rows: tuple[int, int, int]  # of a batch: all, then this process's own, from and to
+
+    def __len__(self) -> int:
+        whole, begin, end = self.rows
+        return self.count // whole * (end - begin)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        whole, begin, end = self.rows
+        batch, row = divmod(index, end - begin)
+        return self.sample(self.first + batch * whole + begin + row)
+
+    def sample(self, number: int) -> dict[str, Any]:
+        """Each picture once before any comes again, each time in another order."""
+        epoch, place = divmod(number, len(self.pictures))
+        files = self.pictures[_order(self.seed, epoch, len(self.pictures))[place]]
+        random = np.random.default_rng((self.seed, 1, number))
+        arrays = [np.load(file, mmap_mode="r") for file in files]
+        h, w, _ = arrays[0].shape
+        top, left = random.integers(0, (h - self.size + 1, w - self.size + 1))
+        down, across, turned = random.integers(0, 2, 3) if self.flips else (0, 0, 0)
+        names = ("input", "target")[-len(files) :]
+        made = {}
+        for name, array in zip(names, arrays, strict=True):
+            crop = array[top : top + self.size, left : left + self.size]
+            crop = crop[:: 1 - 2 * down, :: 1 - 2 * across]
+            crop = crop.swapaxes(0, 1) if turned else crop
+            widen = 257 if crop.dtype != self.dtype else 1  # of uint8 among uint16
+            made[name] = np.ascontiguousarray(crop, self.dtype) * self.dtype.type(widen)
+        return made | {"seed": random.integers(2**32, dtype=np.uint32)}
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, 0, epoch)).permutation(count)
+
+
+def batches(crops: Crops, skip: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
+    """This process's rows of a stretch's batches, from batch number `skip` on.
+
+    Args:
+      crops: the stretch.
+      skip: batches to leave out.
+      workers: processes that make them; 0 has threads do it.
+    """
+    import grain
+
+    rows = crops.rows[2] - crops.rows[1]
+    dataset = grain.MapDataset.source(crops)[skip * rows :].batch(rows, drop_remainder=True)
+    threads = os.cpu_count() or 1
+    made = dataset.to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=AHEAD))
+    if workers:
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # grain looks into them
+            flags.FLAGS.mark_as_parsed()
+        made = made.mp_prefetch(grain.MultiprocessingOptions(workers))
+    return iter(made)
+
+
+def decode(
+    inputs: Path | None,
+    targets: Path,
+    channels: int,
+    folder: Path,
+    *,
+    may_fail: int,
+    watch: Callable[[str], None],
+    turn: int = 0,
+) -> list[Files]:
+    """Decode all pictures into .npy files, of which crops are read without reading the rest.
+
+    Args:
+      inputs: a source of what is to be restored, as of `data.pairs`; `None` where only clean
+        photographs are given.
+      targets: the source of the truth.
+      channels: 1 or 3.
+      folder: for the files; those that it has already are taken as they are.
+      may_fail: how many pictures may be unreadable; these are left out.
+      watch: called with a sentence about each of those.
+      turn: which picture to begin with, so that several processes share the work.
+
+    Returns:
+      The files of each picture, in the order of their names.
+
+    Raises:
+      DataError: as of `data.pairs`, and if more pictures fail.
+    """
+    if inputs is None:
+        readers = {
+            name: lambda read=read: (read(channels),) for name, read in photographs(targets).items()
+        }
+    else:
+        readers = {
+            pair.name: functools.partial(pair.read, channels) for pair in pairs(inputs, targets)
+        }
+    folder.mkdir(parents=True, exist_ok=True)
+    names = list(readers)
+    found: dict[str, Files] = {}
+    failed = 0
+    for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        key = hashlib.sha256(f"{inputs}\0{targets}\0{channels}\0{name}".encode()).hexdigest()[:20]
+        kinds = ("target",) if inputs is None else ("input", "target")
+        files = tuple(folder / f"{key}-{kind}.npy" for kind in kinds)
+        if not all(file.exists() for file in files):
+            try:
+                arrays = readers[name]()
+            except ImageError as error:
+                failed += 1
+                if failed > may_fail:
+                    raise DataError(
+                        f"{error} That makes {failed} pictures that cannot be read, and "
+                        f"skip_unreadable is {may_fail}."
+                    ) from None
+                watch(f"left out: {error}")
+                continue
+            for file, array in zip(files, arrays, strict=True):
+                _write_array(file, array)
+        found[name] = files
+    if not found:
+        raise DataError(f"{targets}: none of the pictures can be read.")
+    return [found[name] for name in names if name in found]
+
+
+def _write_array(file: Path, array: np.ndarray) -> None:
+    """Whole or not at all; other processes may be writing the same."""
+    encoded = io.BytesIO()
+    np.save(encoded, array)
+    try:
+        write_whole(file, encoded.getbuffer())
+    except OSError as error:
+        raise DataError(
+            f"{file.parent}: a decoded picture cannot be written ({error.strerror or error}); free "
+            "some space."
+        ) from None
+
+
+def check_sizes(pictures: Sequence[Files], size: int) -> np.dtype:
+    """Refuse pictures that are smaller than a crop; the widest type of those that are not.
+
+    Raises:
+      DataError: how many are, and how small.
+    """
+    arrays = [np.load(file, mmap_mode="r") for files in pictures for file in files]
+    small = sorted({array.shape[:2] for array in arrays if min(array.shape[:2]) < size})
+    if small:
+        h, w = small[0]
+        raise DataError(
+            f"pictures of {w}x{h} pixels are smaller than the crops of {size}x{size}; leave them "
+            "out or take smaller crops."
+        )
+    return np.dtype(max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize))
