@@ -83,7 +83,10 @@ def save(path: str | os.PathLike, model: nn.Module, params: Params, **metadata: 
         "parameters": count_params(params),
     }
     with _whole_folder(path) as folder:
-        with ocp.StandardCheckpointer() as checkpointer:
+        # Whoever writes, writes alone: the other hosts of a training run are not waited for.
+        this = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+        with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
             checkpointer.save(folder / "params", params)
         description["params_sha256"] = _digest(folder / "params")
         (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")

@@ -11,6 +11,7 @@ from tlc_jax.checkpoints import CheckpointError
 from tlc_jax.cli.common import UserError, complain
 from tlc_jax.cli.evaluating import evaluate
 from tlc_jax.cli.restoring import restore
+from tlc_jax.cli.training import train
 from tlc_jax.cli.weights import convert, info, models
 from tlc_jax.evaluate import EvaluationError
 from tlc_jax.image import ImageError
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (restore, evaluate, models, convert, info):
+for command in (restore, evaluate, train, models, convert, info):
     app.command()(command)
 
 

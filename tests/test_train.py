@@ -1,0 +1,349 @@
+"""Training: it learns, it goes on after any end, and devices and processes make no difference."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import tlc_jax as tlc
+from tlc_jax import checkpoints
+from tlc_jax.data import DataError
+from tlc_jax.degradations import EightBits, GaussianNoise, InTurn, MotionBlur
+from tlc_jax.image import write_image
+from tlc_jax.recipe import LOSSES, Config, Phase, TrainingError, learning_rate
+from tlc_jax.train import train
+
+TINY = tlc.NAFNet(8, (1,), 1, (1,), train_size=(16, 16))
+CONFIG = """
+from tlc_jax import NAFNet
+from tlc_jax.degradations import EightBits, GaussianNoise, InTurn
+from tlc_jax.recipe import Config, Phase
+
+config = Config(
+    model=NAFNet(8, (1,), 1, (1,), train_size=(16, 16)),
+    phases=(Phase(steps=24, crop=16, batch=8), Phase(steps=16, crop=24, batch=8)),
+    degradation=InTurn((GaussianNoise((0, 50)), EightBits())),
+    mixup=1.2, constant=10, warmup=4, report_every=1, save_every=4,
+)
+"""
+
+
+@pytest.fixture(autouse=True)
+def usual_promotion():
+    """optax mixes types, and ranks, as JAX allows by default."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photographs")
+    rows, columns = np.mgrid[:60, :72]
+    for i in range(4):
+        waves = [np.sin(rows / (5 + i) + k) * np.cos(columns / (3 + i) - k) for k in range(3)]
+        write_image(folder / f"{i}.png", np.uint8(np.rint(127 + 100 * np.stack(waves, -1))))
+    return folder
+
+
+def configuration(photographs, **changes):
+    config = Config(
+        model=TINY,
+        phases=(Phase(steps=12, crop=16, batch=8),),
+        target=str(photographs),
+        degradation=InTurn((GaussianNoise((0, 50)), EightBits())),
+        report_every=4,
+        save_every=6,
+        validate_every=6,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in lines(run) if "loss" in line}
+
+
+def test_it_learns_to_denoise(tmp_path, photographs):
+    """And validates whole pictures, both ways; `model` is what restores them."""
+    config = configuration(
+        photographs,
+        phases=(Phase(steps=300, crop=16, batch=8),),
+        clip=None, learning_rate=3e-3, average=0.9, validation_target=str(photographs),
+        degradation=GaussianNoise((25, 25)), report_every=100, validate_every=150, save_every=300,
+    )  # fmt: skip
+    reports = []
+    made = train(config, tmp_path / "run", reports.append)
+    assert reports == lines(tmp_path / "run")
+    scores = [report for report in reports if "global" in report]
+    assert [report["step"] for report in scores] == [150, 300]
+    assert scores[0]["input"] == scores[1]["input"] == pytest.approx(20.2, abs=0.5)
+    assert scores[1]["global"] > max(scores[0]["global"], scores[1]["input"] + 3)
+    assert abs(scores[1]["local"] - scores[1]["global"]) > 1e-4
+
+    model, params = tlc.load(made)
+    assert model == TINY
+    described = checkpoints.describe(made)
+    assert described["steps"] == 300 and described["local"] == scores[1]["local"]
+    image = tlc.read_image(photographs / "0.png")
+    noisy = image + np.random.default_rng(0).normal(0, 25 / 255, image.shape).astype(np.float32)
+    gained = tlc.psnr(tlc.restore(model, params, noisy), image) - tlc.psnr(noisy, image)
+    assert gained > 3
+    assert not (tmp_path / "run" / "pictures").exists()
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses(loss):
+    random = np.random.default_rng(0)
+    image, target = random.random((2, 3, 5, 4, 3), np.float32)
+    error = np.float64(image) - target
+    exact = {
+        "psnr": np.mean(10 * np.log10((error**2).mean((1, 2, 3)))),
+        "l1": np.abs(error).mean(),
+        "mse": (error**2).mean(),
+        "charbonnier": np.sqrt(error**2 + 1e-6).mean(),
+    }
+    assert float(LOSSES[loss](image, target)) == pytest.approx(exact[loss], rel=1e-5)
+    assert np.isfinite(jax.grad(LOSSES[loss])(target, target)).all()
+
+
+def test_learning_rate(photographs):
+    config = configuration(
+        photographs, phases=(Phase(100, 16, 8), Phase(100, 16, 8)), warmup=10, constant=50,
+        learning_rate=1e-3, final_learning_rate=1e-5,
+    )  # fmt: skip
+    rate = learning_rate(config)
+    expected = {0: 0, 5: 5e-4, 10: 1e-3, 60: 1e-3, 130: (1e-3 + 1e-5) / 2, 200: 1e-5}
+    for number, value in expected.items():
+        assert float(rate(number)) == pytest.approx(value, rel=1e-3, abs=1e-9)
+
+
+def test_pairs_and_several_sizes_of_crops(tmp_path, photographs):
+    """What is learnt from pairs of equal pictures is to leave them alone."""
+    config = configuration(
+        photographs, input=str(photographs), degradation=None,
+        phases=(Phase(3, 16, 4), Phase(3, 32, 2)), validation_target=str(photographs),
+        validation_input=str(photographs),
+    )  # fmt: skip
+    reports = []
+    train(config, tmp_path / "run", reports.append)
+    assert reports[-1]["input"] > 100  # dB, of equal pictures
+
+    model = TINY.clone(train_size=(32, 32))
+    fine = dataclasses.replace(config, model=model, init_from=str(tmp_path / "run" / "model"))
+    train(fine, tmp_path / "fine", reports.append)
+    assert max(losses(tmp_path / "fine").values()) < losses(tmp_path / "run")[4]
+    wider = configuration(photographs, model=TINY.clone(width=16), init_from=fine.init_from)
+    with pytest.raises(TrainingError, match="holds another network"):
+        train(wider, tmp_path / "wider")
+
+
+def test_margins_are_cut_off(photographs, tmp_path):
+    config = configuration(photographs, degradation=MotionBlur((1, 5)), margin=5)
+    train(config, tmp_path / "run")
+    assert np.isfinite([*losses(tmp_path / "run").values()]).all()
+
+
+def test_bfloat16_computes_in_it_and_keeps_float32(photographs, tmp_path):
+    config = configuration(photographs, model=TINY.clone(dtype=jax.numpy.bfloat16))
+    made = train(config, tmp_path / "run")
+    _, params = tlc.load(made)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+
+
+# Of another process each: what ends or divides one cannot be tried inside of this one.
+
+
+def command(*arguments: str | Path) -> list[str]:
+    program = "from tlc_jax.cli import main; main()"
+    return [sys.executable, "-c", program, "train", *map(str, arguments)]
+
+
+def environment(tmp_path: Path, **more: str) -> dict[str, str]:
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    return os.environ | cache | {"JAX_PLATFORMS": "cpu"} | more
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, photographs):
+    """A run of `CONFIG` that nothing disturbed: its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "config.py").write_text(CONFIG)
+    subprocess.run(
+        command(folder / "config.py", "-o", folder / "run", "--target", photographs),
+        env=environment(folder), check=True,
+    )  # fmt: skip
+    return folder / "run"
+
+
+def assert_same_parameters(one: Path, other: Path, **tolerance: float) -> None:
+    (_, ours), (_, theirs) = tlc.load(one / "model"), tlc.load(other / "model")
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        if tolerance:
+            np.testing.assert_allclose(a, b, **tolerance)
+        else:
+            assert np.array_equal(a, b)
+
+
+def kill_after(steps: int, arguments: list[str], folder: Path) -> None:
+    """Start a run in `folder` and end it at no moment in particular after so many steps."""
+    journal = folder / "run" / "metrics.jsonl"
+    process = subprocess.Popen(arguments, env=environment(folder))
+    while process.poll() is None and not (
+        journal.exists() and len(journal.read_text().splitlines()) >= steps
+    ):
+        time.sleep(0.02)
+    time.sleep(np.random.default_rng(steps).uniform(0, 0.5))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, photographs, whole):
+    """To the last bit, wherever it is killed: starting, training or saving."""
+    (tmp_path / "config.py").write_text(CONFIG)
+    arguments = command(tmp_path / "config.py", "-o", tmp_path / "run", "--target", photographs)
+    for steps in (0, 3, 15):
+        kill_after(steps, arguments, tmp_path)
+    subprocess.run(arguments, env=environment(tmp_path), check=True)
+    assert_same_parameters(tmp_path / "run", whole)
+    assert losses(tmp_path / "run") == losses(whole)  # each step once
+
+
+@pytest.mark.parametrize("devices", [8])
+def test_devices_share_a_batch(tmp_path, photographs, whole, devices):
+    (tmp_path / "config.py").write_text(CONFIG)
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    subprocess.run(
+        command(tmp_path / "config.py", "-o", tmp_path / "run", "--target", photographs),
+        env=environment(tmp_path, XLA_FLAGS=flags), check=True,
+    )  # fmt: skip
+    ours, theirs = losses(tmp_path / "run"), losses(whole)
+    assert ours.keys() == theirs.keys()
+    np.testing.assert_allclose([*ours.values()], [*theirs.values()], rtol=1e-5)
+
+
+def test_processes_share_a_batch(tmp_path, photographs, whole):
+    (tmp_path / "config.py").write_text(CONFIG)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = [
+        subprocess.Popen(
+            command(
+                tmp_path / "config.py", "-o", tmp_path / "run", "--target", photographs,
+                "--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", i,
+            ),
+            env=environment(tmp_path),
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    assert [process.wait() for process in together] == [0, 0]
+    ours, theirs = losses(tmp_path / "run"), losses(whole)
+    assert ours.keys() == theirs.keys()
+    np.testing.assert_allclose([*ours.values()], [*theirs.values()], rtol=1e-5)
+
+
+def test_a_full_disk_loses_nothing(tmp_path, photographs, whole):
+    """A disk is full, too, for files that may not grow."""
+    (tmp_path / "config.py").write_text(CONFIG)
+    arguments = command(tmp_path / "config.py", "-o", tmp_path / "run", "--target", photographs)
+    kill_after(9, arguments, tmp_path)
+    stopped = subprocess.run(
+        ["bash", "-c", 'ulimit -f 25; exec "$@"', "bash", *arguments],  # KiB
+        env=environment(tmp_path), capture_output=True, text=True,
+    )  # fmt: skip
+    assert stopped.returncode == 2, stopped.stderr
+    assert "a checkpoint cannot be written" in stopped.stderr.splitlines()[-1]
+    subprocess.run(arguments, env=environment(tmp_path), check=True)
+    assert_same_parameters(tmp_path / "run", whole)
+
+
+# What is wrong is said in one sentence.
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, photographs):
+    config = configuration(photographs, learning_rate=1e30, clip=None, report_every=1, save_every=1)
+    with pytest.raises(TrainingError, match=r"step \d+: .* not a number.*of step \d+"):
+        train(config, tmp_path / "run")
+    kept = sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept and max(kept) < 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"phases": ()}, "name at least one"),
+        ({"loss": "ssim"}, "is one of psnr, l1, mse, charbonnier"),
+        ({"target": ""}, "name the pictures to train on"),
+        ({"degradation": None}, "or a degradation"),
+        ({"input": "somewhere"}, "not both"),
+        ({"phases": (Phase(4, 32, 8),)}, r"train_size is \(16, 16\).*crops are of 32"),
+        ({"model": TINY.clone(local_mode=True)}, "local_mode is for inference"),
+        ({"input": "pairs", "degradation": None, "margin": 4}, "margin"),
+    ],
+)
+def test_configurations_that_cannot_be_trained(tmp_path, photographs, changes, message):
+    with pytest.raises(TrainingError, match=message):
+        train(configuration(photographs, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pictures_smaller_than_a_crop(tmp_path, photographs):
+    config = configuration(photographs, model=TINY.clone(train_size=(64, 64)),
+                           phases=(Phase(4, 64, 8),))  # fmt: skip
+    with pytest.raises(DataError, match="72x60 pixels are smaller than the crops of 64x64"):
+        train(config, tmp_path / "run")
+
+
+def test_a_folder_is_of_one_run(tmp_path, photographs):
+    config = configuration(photographs)
+    train(config, tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"another configuration \(learning_rate, seed\)"):
+        train(dataclasses.replace(config, seed=1, learning_rate=1e-4), tmp_path / "run")
+    # How often things are noted is not part of it.
+    train(dataclasses.replace(config, report_every=1), tmp_path / "run")
+
+
+def test_fields_that_there_are_not(tmp_path, terminal):
+    def said(config: object, *options: object) -> str:
+        result = terminal(tmp_path, "train", config, "-o", "run", *options)
+        assert result.code == 2 and "Traceback" not in result.err
+        return result.err
+
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG.replace("save_every", "safe_every"))
+    assert "no field safe_every; did you mean save_every?" in said(path)
+    path.write_text(CONFIG)
+    assert "did you mean learning_rate?" in said(path, "--set", "lerning_rate=1")
+    assert "--set warmup=long: is to be like 4" in said(path, "--set", "warmup=long")
+    assert "target: name the pictures" in said(path)
+    path.write_text("config = 1")
+    assert "defines no 'config'" in said(path)
+    path.write_text("import nothing_like_it")
+    assert "nothing_like_it" in said(path)
+    assert "nafnet_gopro, nafnet_sidd, restormer" in said("nafnet")
+
+
+@pytest.mark.parametrize("name", ["nafnet_gopro", "nafnet_sidd", "restormer"])
+def test_our_configurations(name):
+    from tlc_jax.cli.training import open_config
+    from tlc_jax.train import _check
+
+    config = open_config(name)
+    assert config.steps in (200_000, 300_000)
+    _check(dataclasses.replace(config, target="target", input="input"))
+    published = {"nafnet_gopro": 17_111_907, "nafnet_sidd": 29_159_715}
+    shapes = checkpoints.abstract_params(config.model)
+    assert checkpoints.count_params(shapes) == published.get(name, 26_126_644)

@@ -1,0 +1,145 @@
+"""The command that trains."""
+
+import dataclasses
+import difflib
+import logging
+import re
+import runpy
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tlc_jax.cli.common import UserError, console, parse_settings
+
+OURS = Path(__file__).parent.parent / "configs"
+
+
+def train(
+    config: Annotated[
+        str, typer.Argument(help="A Python file that defines 'config', or the name of one of ours.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
+    target: Annotated[str | None, typer.Option(help="Pictures to train on.")] = None,
+    input_: Annotated[
+        str | None, typer.Option("--input", help="What is to be restored, paired by name.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Another field; can be repeated."),
+    ] = None,
+    coordinator: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the first of several processes.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(help="How many there are.")] = None,
+    process: Annotated[int | None, typer.Option(help="Which one this is, from 0.")] = None,
+) -> None:
+    """Train a network, or go on with a run that was interrupted.
+
+    \b
+    tlc-jax train nafnet_gopro -o runs/nafnet --input GoPro/train/input \\
+      --target GoPro/train/target
+
+    Our configurations: nafnet_gopro, nafnet_sidd, restormer.
+    """
+    from tlc_jax.recipe import TrainingError
+    from tlc_jax.train import train as run
+
+    sources = {"target": target, "input": input_}
+    given = {name: source for name, source in sources.items() if source is not None}
+    wanted = with_changes(open_config(config), parse_settings(settings) | given)
+    # Where a checkpoint cannot be written, orbax reports there each array that is not.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    if coordinator is not None:
+        jax.distributed.initialize(coordinator, processes, process)
+    with Progress(
+        TextColumn("{task.completed}/{task.total}"),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal or jax.process_index() > 0,
+    ) as bar:
+        task = bar.add_task("", total=wanted.steps)
+
+        def watch(report: dict[str, Any]) -> None:
+            if jax.process_index() > 0:
+                return
+            if "loss" in report:
+                bar.update(task, completed=report["step"], description=_said(report))
+            if "loss" not in report or not console.is_terminal:
+                console.print(_said(report))
+
+        try:
+            made = run(wanted, output, watch)
+        except TrainingError as error:
+            raise UserError(str(error)) from None
+    if jax.process_index() == 0:
+        console.print(f"{made}: the averaged parameters after {wanted.steps} steps")
+
+
+def _said(report: dict[str, Any]) -> str:
+    if "note" in report:
+        return report["note"]
+    if "loss" in report:
+        return "step {step}: loss {loss:.4g}, {samples_per_second:.3g} samples/s".format(**report)
+    scores = (f"{name} {report[name]:.2f}" for name in ("input", "global", "local"))
+    return f"step {report['step']}: PSNR {', '.join(scores)} dB"
+
+
+def open_config(name: str) -> Any:
+    """The configuration that a Python file defines, by its path or as one of ours."""
+    from tlc_jax.recipe import Config
+
+    path = Path(name)
+    if path.suffix != ".py":
+        path = OURS / f"{name}.py"
+    if not path.is_file():
+        ours = ", ".join(sorted(file.stem for file in OURS.glob("[a-z]*.py")))
+        raise UserError(f"{name}: neither a Python file nor one of our configurations, {ours}.")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except Exception as error:  # of somebody's own program
+        raise UserError(f"{path}: {_explained(error, Config)}") from None
+    if not isinstance(config, Config):
+        raise UserError(f"{path}: defines no 'config' that is a tlc_jax.recipe.Config.")
+    return config
+
+
+def _explained(error: Exception, config: type) -> str:
+    if not (match := re.search(r"unexpected keyword argument '(\w+)'", str(error))):
+        return f"{type(error).__name__}: {error}"
+    fields = [field.name for field in dataclasses.fields(config)]
+    close = difflib.get_close_matches(match[1], fields, 1)
+    meant = f"; did you mean {close[0]}?" if close else f"; the fields are {', '.join(fields)}."
+    return f"there is no field {match[1]}{meant}"
+
+
+def with_changes(config: Any, changes: dict[str, Any]) -> Any:
+    """The configuration with some fields changed, as of the command line."""
+    from tlc_jax.recipe import Phase
+
+    fields = {field.name for field in dataclasses.fields(config)} - {"model", "degradation"}
+    for name, value in changes.items():
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, 1)
+            raise UserError(
+                f"--set {name}: no field that can be set here; "
+                + (
+                    f"did you mean {close[0]}?"
+                    if close
+                    else f"there are {', '.join(sorted(fields))}."
+                )
+            )
+        try:
+            if name == "phases":
+                changes[name] = tuple(Phase(*map(int, phase)) for phase in value)
+            elif isinstance(default := getattr(config, name), bool | int | float | tuple):
+                changes[name] = type(default)(value)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"--set {name}={value}: is to be like {getattr(config, name)}."
+            ) from None
+    return dataclasses.replace(config, **changes)

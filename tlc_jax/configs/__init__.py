@@ -1,0 +1,1 @@
+"""Configurations of runs, for `tlc-jax train NAME`."""

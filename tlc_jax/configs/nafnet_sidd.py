@@ -1,0 +1,22 @@
+"""NAFNet width 32 on SIDD, as published (Chen et al., arXiv 2204.04676): noise of smartphones.
+
+    tlc-jax train nafnet_sidd -o runs/sidd --input train/input_crops --target train/gt_crops
+
+200,000 steps of 32 crops. Published: 39.97 dB on SIDD's validation blocks, global.
+Not trained here.
+"""
+
+from tlc_jax.models import NAFNet
+from tlc_jax.recipe import Config, Phase
+
+config = Config(
+    model=NAFNet(width=32, enc_blk_nums=(2, 2, 4, 8), middle_blk_num=12, dec_blk_nums=(2, 2, 2, 2)),
+    phases=(Phase(steps=200_000, crop=256, batch=32),),
+    flips=False,
+    loss="psnr",
+    learning_rate=1e-3,
+    final_learning_rate=1e-7,
+    betas=(0.9, 0.9),
+    weight_decay=0.0,
+    clip=0.01,
+)

@@ -1,0 +1,310 @@
+"""Training: pairs of pictures, or clean photographs and what spoils them, to a checkpoint.
+
+    from tlc_jax.recipe import Config, Phase
+    from tlc_jax.train import train
+
+    config = Config(model=NAFNet(width=32), phases=(Phase(200_000, crop=256, batch=32),),
+                    input="GoPro/train/input", target="GoPro/train/target")
+    train(config, "runs/nafnet")
+
+A run is a folder; `train` with the same folder goes on where the last whole checkpoint was made, to
+the same parameters that it would have had without an interruption. In it are
+
+    model/         the averaged parameters, a checkpoint as of `tlc_jax.save`, made anew each time
+                   that the run is validated
+    checkpoints/   what the run needs to go on
+    metrics.jsonl  one line for each report and each validation; tensorboard/ holds the same
+    config.json    what is trained
+    pictures/      the decoded pictures, until the run is done
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tlc_jax import checkpoints
+from tlc_jax.crops import Crops, Files, batches, check_sizes, decode
+from tlc_jax.degradations import Degradation
+from tlc_jax.image import to_float, write_whole
+from tlc_jax.metrics import Protocol, measure
+from tlc_jax.models import Params
+from tlc_jax.recipe import LOSSES, Batch, Config, State, TrainingError, init, learning_rate, step
+from tlc_jax.restore import restore
+
+Watch = Callable[[dict[str, Any]], None]
+
+
+def train(config: Config, run: Path | str, watch: Watch = lambda report: None) -> Path:
+    """Train, or go on with a run; every host of a distributed run calls it.
+
+    Args:
+      config: what to train.
+      run: a folder, of this run alone; hosts share it.
+      watch: called with what also goes to metrics.jsonl: "step" and, in a report, "loss",
+        "gradient" (its norm), "learning_rate" and "samples_per_second", or after a validation the
+        PSNR in dB of "input", "global" and "local"; or "note", a sentence.
+
+    Returns:
+      The checkpoint with the averaged parameters.
+
+    Raises:
+      TrainingError: a configuration that cannot be trained, a run of another one, a loss that is
+        not finite, or a checkpoint that cannot be written.
+      DataError: pictures that are not there, do not pair or are too small.
+    """
+    import orbax.checkpoint as ocp
+
+    run = Path(run).absolute()
+    _check(config)
+    mesh = jax.sharding.Mesh(jax.devices(), ("data",))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    _claim(config, run)
+    pictures, held_out = _pictures(config, run, watch)
+
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
+    with ocp.CheckpointManager(run / "checkpoints", options=options) as manager:
+        state = jax.device_put(init(config), everywhere)
+        if (last := manager.latest_step()) is not None:
+            # Arrays of the state to come have the same shapes and places.
+            state = manager.restore(last, args=ocp.args.StandardRestore(state))
+        done = last or 0
+        journal = _Journal(run, done, watch)
+        pending: list[dict[str, jax.Array]] = []
+        start = time.monotonic()
+        for batch in _stream(config, pictures, done, mesh):
+            state, report = step(config, state, batch)
+            done += 1
+            pending.append(report)
+            if len(pending) > 2:  # or batches would pile up on the device
+                jax.block_until_ready(pending[-3])
+            last_one = done == config.steps
+            to_report, to_save, to_validate = (
+                done % every == 0 or last_one
+                for every in (config.report_every, config.save_every, config.validate_every)
+            )
+            if to_report or to_save or to_validate:
+                reports = jax.device_get(pending)
+                _check_finite(reports, done, manager.latest_step())
+            if to_report:
+                seconds, start = time.monotonic() - start, time.monotonic()
+                journal.write(
+                    step=done,
+                    loss=float(np.mean([report["loss"] for report in reports])),
+                    gradient=float(np.mean([report["gradient"] for report in reports])),
+                    learning_rate=np.asarray(learning_rate(config)(done)).item(),
+                    samples_per_second=len(pending) * batch["target"].shape[0] / seconds,
+                )
+                pending = []
+            if to_validate and jax.process_index() == 0:
+                params = jax.device_get(state.average)
+                scores = validate(config, params, held_out)
+                if scores:
+                    journal.write(step=done, **scores)
+                _export(config, run, params, done, scores)
+            if to_save:  # last of all, so that a run that is done has its model
+                _save(manager, done, state)
+            if to_validate or to_save:
+                start = time.monotonic()
+        _save(manager, done, None)
+    if jax.process_index() == 0:
+        shutil.rmtree(run / "pictures", ignore_errors=True)
+    return run / "model"
+
+
+def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str, float]:
+    """Mean PSNR in dB of whole pictures: the "input", and restored "global" and "local"."""
+    scores: dict[str, list[float]] = {"input": [], "global": [], "local": []}
+    for number, files in enumerate(pictures):
+        *inputs, target = (np.load(file) for file in files)
+        if config.degradation is None:
+            image = to_float(inputs[0])
+        else:  # each picture in the same way every time
+            key = jax.random.key(number)
+            image = np.asarray(_degrade(config.degradation, key, to_float(target)))
+        restored = {
+            mode: restore(config.model.clone(local_mode=mode == "local"), params, image)
+            for mode in ("global", "local")
+        }
+        for name, result in ({"input": image} | restored).items():
+            scores[name].append(float(measure(result, to_float(target), Protocol.RGB)[0]))
+    return {name: float(np.mean(values)) for name, values in scores.items() if values}
+
+
+@functools.partial(jax.jit, static_argnames="degradation")
+def _degrade(degradation: Degradation, key: jax.Array, image: jax.Array) -> jax.Array:
+    return degradation(key, image)
+
+
+def _check(config: Config) -> None:
+    """Refuse what could only fail later, or train something else than was meant."""
+    crops = {phase.crop for phase in config.phases}
+    devices = jax.device_count()
+    problems = {
+        "phases: name at least one.": not config.phases,
+        f"loss {config.loss}: is one of {', '.join(LOSSES)}.": config.loss not in LOSSES,
+        "target: name the pictures to train on.": not config.target,
+        "input: name the pictures that pair with target, or a degradation to make them, not both.":
+            (config.input is None) == (config.degradation is None),
+        "margin: is for a degradation; pairs are cropped as they are.":
+            config.margin != 0 and config.degradation is None,
+        f"phases: batches must be multiples of the {devices} devices.":
+            any(phase.batch % devices for phase in config.phases),
+        f"model: train_size is {config.model.train_size}, which the windows of the local network "
+        f"follow, but crops are of {', '.join(map(str, sorted(crops)))} pixels; set one of them.":
+            not {*config.model.train_size} <= crops,
+        "model: local_mode is for inference; train the global network.": config.model.local_mode,
+    }  # fmt: skip
+    for problem, found in problems.items():
+        if found:
+            raise TrainingError(problem)
+
+
+# What may change when a run goes on.
+BOOKKEEPING = {
+    "workers", "report_every", "validate_every", "save_every",
+    "validation_target", "validation_input", "validation_pictures",
+}  # fmt: skip
+
+
+def _claim(config: Config, run: Path) -> None:
+    """Note in the folder what it is a run of, or refuse to go on with another one's."""
+    fields = {field.name: repr(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    path = run / "config.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = [name for name in fields if before.get(name) != fields[name]]
+        if other := sorted({*changed} - BOOKKEEPING):
+            raise TrainingError(
+                f"{run}: a run of another configuration ({', '.join(other)}); choose another "
+                "folder, or remove this one."
+            )
+    elif jax.process_index() == 0:
+        run.mkdir(parents=True, exist_ok=True)
+        write_whole(path, (json.dumps(fields, indent=2) + "\n").encode())
+
+
+def _pictures(config: Config, run: Path, watch: Watch) -> tuple[tuple[Files, ...], list[Files]]:
+    """What to train on and what to validate with, decoded."""
+
+    def decoded(inputs: str | None, targets: str) -> list[Files]:
+        return decode(
+            None if inputs is None else Path(inputs),
+            Path(targets),
+            config.model.inp_channels,
+            run / "pictures",
+            may_fail=config.skip_unreadable,
+            watch=lambda sentence: watch({"note": sentence}),
+            turn=jax.process_index(),
+        )
+
+    pictures = decoded(config.input, config.target)
+    if config.validation_target is None:
+        return tuple(pictures), []
+    held_out = decoded(config.validation_input, config.validation_target)
+    return tuple(pictures), held_out[: config.validation_pictures]
+
+
+def _stream(
+    config: Config, pictures: tuple[Files, ...], done: int, mesh: jax.sharding.Mesh
+) -> Iterator[Batch]:
+    """The batches of the steps to come, each on its devices."""
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    first_step = first_sample = 0
+    largest = max(phase.crop for phase in config.phases)
+    dtype = check_sizes(pictures, largest + 2 * config.margin)
+    for phase in config.phases:
+        size = phase.crop + 2 * config.margin
+        share = phase.batch // jax.process_count()
+        begin = jax.process_index() * share
+        crops = Crops(
+            pictures, config.seed, first_sample, phase.steps * phase.batch, size, config.flips,
+            dtype, (phase.batch, begin, begin + share),
+        )  # fmt: skip
+        if (skip := max(done - first_step, 0)) < phase.steps:
+            for batch in batches(crops, skip, config.workers):
+                yield {
+                    name: jax.make_array_from_process_local_data(rows, array)
+                    for name, array in batch.items()
+                }
+        first_step, first_sample = first_step + phase.steps, first_sample + crops.count
+
+
+def _check_finite(reports: list[dict[str, np.ndarray]], done: int, kept: int | None) -> None:
+    for number, report in enumerate(reports, done - len(reports) + 1):
+        if not all(map(np.isfinite, report.values())):
+            last = "none was saved" if kept is None else f"the last good one is of step {kept}"
+            raise TrainingError(
+                f"step {number}: the loss or its gradient is not a number; of the checkpoints "
+                f"{last}. Lower the learning rate, or compute in float32."
+            )
+
+
+def _save(manager: Any, done: int, state: State | None) -> None:
+    """Begin to write a checkpoint, or wait for the last one where there is no state."""
+    import orbax.checkpoint as ocp
+
+    try:
+        manager.wait_until_finished()
+        if state is not None:
+            # Of a copy: the next step takes the state's own memory while files are written.
+            manager.save(done, args=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)))
+    except (OSError, ValueError) as error:  # the latter is tensorstore's
+        reason = str(error).strip().partition("\n")[0]
+        raise TrainingError(
+            f"{manager.directory}: a checkpoint cannot be written ({reason}); free some space and "
+            "start again, the run goes on from the last one that is whole."
+        ) from None
+
+
+def _export(config: Config, run: Path, params: Params, done: int, scores: dict[str, float]) -> None:
+    """Put the averaged parameters in place of those of an earlier step."""
+    new, old = run / ".model-new", run / ".model-old"
+    for folder in (new, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    checkpoints.save(new, config.model, params, source="trained with tlc-jax", steps=done, **scores)
+    if (run / "model").exists():
+        (run / "model").rename(old)
+    new.rename(run / "model")
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class _Journal:
+    """metrics.jsonl and TensorBoard's files, written by the first host."""
+
+    def __init__(self, run: Path, done: int, watch: Watch) -> None:
+        from tensorboardX import SummaryWriter
+
+        self.path, self.watch = run / "metrics.jsonl", watch
+        if jax.process_index() == 0:
+            # What an interrupted run reported after its last checkpoint comes once more.
+            lines = self.path.read_text().splitlines() if self.path.exists() else []
+            kept = [line for line in lines if _step_of(line) <= done]
+            write_whole(self.path, "".join(f"{line}\n" for line in kept).encode())
+            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+
+    def write(self, step: int, **report: float) -> None:
+        self.watch({"step": step} | report)
+        if jax.process_index() == 0:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": step} | report) + "\n")
+            for name, value in report.items():
+                self.board.add_scalar(name, value, step)
+            self.board.flush()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # cut off when the run was killed
+        return math.inf
