@@ -89,6 +89,12 @@ def test_projection_is_of_the_result(window):
     assert errors[0] <= 3 * errors[1], errors
 
 
+def test_a_matrix_for_other_channels_is_refused():
+    arrays = inputs((7, 5))
+    with pytest.raises(ValueError, match=r"C = 12 channels, got \(7, 12\)"):
+        transposed_attention(*arrays, project=jnp.zeros((7, 12)))
+
+
 @pytest.mark.parametrize("window", [(31, 45), (31, 46), (100, 100)])
 def test_window_that_covers_the_map_is_global(window):
     arrays = inputs((31, 45))

@@ -129,7 +129,10 @@ class LocalMoments(nn.Module):
 
 
 class LocalAttention(nn.Module):
-    """Attention between channels, `ops.transposed_attention`, in windows: a site of TLC."""
+    """Attention between channels in windows: a site of TLC.
+
+    Called as `ops.transposed_attention`; `project` is the matrix of a 1x1 convolution of the result.
+    """
 
     site: ClassVar[str] = "attention"
     window: Window = None

@@ -10,7 +10,7 @@ the windows that hold a pixel is (average of A_w) v, with the same windows for a
 So each pixel is met once, as in the global attention, however much the windows overlap. The cells
 are of many sizes; cut into equal tiles they make one batch of products.
 
-A 1x1 convolution of the result P is linear as A is, so v may be multiplied by P A at once.
+The matrix P of a 1x1 convolution that follows is as linear as A is: v is multiplied by P A at once.
 """
 
 import functools
@@ -49,13 +49,18 @@ def transposed_attention(
       (N, H, W, C), or features in place of C, of v's type.
 
     Raises:
-      ValueError: arrays of unlike shapes, or channels that do not divide into the heads.
+      ValueError: arrays of unlike shapes, channels that do not divide into the heads, or a matrix
+        for other channels.
     """
     heads = temperature.size
     if not q.shape == k.shape == v.shape or v.ndim != 4 or v.shape[-1] % heads:
         raise ValueError(
             f"q, k and v are (N, H, W, C) with C a multiple of {heads} heads, got {q.shape}, "
             f"{k.shape} and {v.shape}."
+        )
+    if project is not None and (project.ndim != 2 or project.shape[0] != v.shape[-1]):
+        raise ValueError(
+            f"project is (C, features) with C = {v.shape[-1]} channels, got {project.shape}."
         )
     _, h, w, _ = v.shape
     size = clip_window(window, (h, w))
@@ -117,8 +122,11 @@ def attention_of_tiles(
     project = jnp.eye(c) if project is None else project.astype(jnp.float32)
     project = project.reshape(heads, c // heads, -1)
     weights = jnp.einsum("nabhcd,hce->nabhde", weights, project, precision="highest")
-    weights = average(weights.reshape(n, a, b, c, -1)).astype(v.dtype)
-    out = jnp.einsum("tpd,tde->tpe", v, weights)
+    weights = weights.reshape(n, a, b, c, -1)
+    # One window has one matrix, not as many copies as it has tiles.
+    weights = weights.reshape(n, c, -1) if a * b == 1 else average(weights)
+    v = v.reshape(len(weights), -1, c)
+    out = jnp.einsum("tpd,tde->tpe", v, weights.astype(v.dtype))
     out = out.reshape(n, r, s, t_h, t_w, -1).transpose(0, 1, 3, 2, 4, 5)
     out = out.reshape(n, r * t_h, s * t_w, -1)
     return _take(_take(out, rows.place, axis=1), columns.place, axis=2)
