@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tlc_jax.crops import Crops, batches, check_sizes, decode
+from tlc_jax.crops import Crops, batches, decode, widest_type
 from tlc_jax.data import DataError
 from tlc_jax.image import write_image
 
@@ -103,7 +103,7 @@ def test_eight_bits_among_sixteen(pictures):
     files = decoded(pictures)
     wide = np.load(files[0][0]).astype(np.uint16) * 257
     np.save(files[0][0], wide)
-    assert check_sizes(files, 16) == np.uint16
+    assert widest_type(files, 16) == np.uint16
     made = Crops(files, 0, 0, 20, 16, True, np.dtype(np.uint16), (4, 0, 4))
     for i in range(20):
         levels = made[i]["input"]
@@ -111,8 +111,10 @@ def test_eight_bits_among_sixteen(pictures):
 
 
 def test_small_pictures_are_refused(pictures):
-    with pytest.raises(DataError, match=r"31x20 pixels are smaller .* 24x24"):
-        check_sizes(decoded(pictures), 24)
+    with pytest.raises(
+        DataError, match="3 pictures are smaller than the crops of 24x24 pixels, one is 31x20"
+    ):
+        widest_type(decoded(pictures), 24)
 
 
 def test_unreadable_pictures(pictures):
@@ -127,6 +129,12 @@ def test_unreadable_pictures(pictures):
     shutil.rmtree(pictures / "npy")
     with pytest.raises(DataError, match=r"3\.png"):
         decoded(pictures, may_fail=1)
+
+
+def test_pairs_that_do_not_match_are_never_left_out(pictures):
+    write_image(pictures / "input" / "2.png", np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(DataError, match="picture 2: is 9x9, but its target is"):
+        decoded(pictures, may_fail=5)
 
 
 def test_sources_that_cannot_be_used(pictures, tmp_path):
@@ -144,7 +152,7 @@ def test_what_is_decoded_is_not_decoded_again(pictures):
     assert [file.stat().st_mtime_ns for pair in files for file in pair] == before
     turned = decode(
         pictures / "input", pictures / "target", 3, pictures / "other",
-        may_fail=0, watch=print, turn=3,
+        may_fail=0, watch=print, host=(1, 2),
     )  # fmt: skip
     for one, other in zip(files, turned, strict=True):
         assert all(map(np.array_equal, map(np.load, one), map(np.load, other)))

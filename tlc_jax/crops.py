@@ -104,7 +104,8 @@ def decode(
     *,
     may_fail: int,
     watch: Callable[[str], None],
-    turn: int = 0,
+    most: int | None = None,
+    host: tuple[int, int] = (0, 1),
 ) -> list[Files]:
     """Decode all pictures into .npy files, of which crops are read without reading the rest.
 
@@ -116,13 +117,15 @@ def decode(
       folder: for the files; those that it has already are taken as they are.
       may_fail: how many pictures may be unreadable; these are left out.
       watch: called with a sentence about each of those.
-      turn: which picture to begin with, so that several processes share the work.
+      most: how many pictures to take, the first ones by name.
+      host: number of this process, and of how many; each begins with another part of the pictures.
 
     Returns:
       The files of each picture, in the order of their names.
 
     Raises:
-      DataError: as of `data.pairs`, and if more pictures fail.
+      DataError: as of `data.pairs`, if more pictures fail, and if an input and its target differ in
+        size.
     """
     if inputs is None:
         readers = {
@@ -133,16 +136,19 @@ def decode(
             pair.name: functools.partial(pair.read, channels) for pair in pairs(inputs, targets)
         }
     folder.mkdir(parents=True, exist_ok=True)
-    names = list(readers)
+    names = list(readers)[:most]
+    begin = len(names) * host[0] // host[1]
     found: dict[str, Files] = {}
     failed = 0
-    for name in names[turn % len(names) :] + names[: turn % len(names)]:
+    for name in names[begin:] + names[:begin]:
         key = hashlib.sha256(f"{inputs}\0{targets}\0{channels}\0{name}".encode()).hexdigest()[:20]
         kinds = ("target",) if inputs is None else ("input", "target")
         files = tuple(folder / f"{key}-{kind}.npy" for kind in kinds)
         if not all(file.exists() for file in files):
             try:
                 arrays = readers[name]()
+            except DataError:
+                raise
             except ImageError as error:
                 failed += 1
                 if failed > may_fail:
@@ -173,18 +179,24 @@ def _write_array(file: Path, array: np.ndarray) -> None:
         ) from None
 
 
-def check_sizes(pictures: Sequence[Files], size: int) -> np.dtype:
-    """Refuse pictures that are smaller than a crop; the widest type of those that are not.
+def widest_type(pictures: Sequence[Files], size: int) -> np.dtype:
+    """The type that holds the samples of all pictures, none of which may be smaller than a crop.
 
     Raises:
       DataError: how many are, and how small.
     """
-    arrays = [np.load(file, mmap_mode="r") for files in pictures for file in files]
-    small = sorted({array.shape[:2] for array in arrays if min(array.shape[:2]) < size})
-    if small:
-        h, w = small[0]
+    described = [[_describe(file) for file in files] for files in pictures]
+    shapes = [shape for *_, (shape, _) in described]  # an input has its target's
+    if small := [shape for shape in shapes if min(shape[:2]) < size]:
+        h, w, _ = min(small)
         raise DataError(
-            f"pictures of {w}x{h} pixels are smaller than the crops of {size}x{size}; leave them "
-            "out or take smaller crops."
+            f"{len(small)} pictures are smaller than the crops of {size}x{size} pixels, one is "
+            f"{w}x{h}; leave them out or take smaller crops."
         )
-    return np.dtype(max((array.dtype for array in arrays), key=lambda dtype: dtype.itemsize))
+    types = [dtype for files in described for _, dtype in files]
+    return max(types, key=lambda dtype: dtype.itemsize)
+
+
+def _describe(file: Path) -> tuple[tuple[int, ...], np.dtype]:
+    array = np.load(file, mmap_mode="r")  # which is closed at once, as there may be thousands
+    return array.shape, array.dtype

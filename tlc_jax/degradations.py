@@ -58,7 +58,10 @@ class GaussianNoise:
 
 @dataclasses.dataclass(frozen=True)
 class PoissonNoise:
-    """Noise of light itself: as many `photons` as drawn from a range make a sample of 1."""
+    """Noise of light itself: as many `photons` make a sample of 1 as are drawn from a range.
+
+    They are drawn evenly by their logarithm.
+    """
 
     photons: tuple[float, float]
 
@@ -66,7 +69,9 @@ class PoissonNoise:
         draw, noise = jax.random.split(key)
         low, high = jnp.log(jnp.asarray(self.photons, jnp.float32))
         photons = jnp.exp(jax.random.uniform(draw, minval=low, maxval=high))
-        return jax.random.poisson(noise, image * photons).astype(jnp.float32) / photons
+        return (
+            jax.random.poisson(noise, jnp.maximum(image, 0) * photons).astype(jnp.float32) / photons
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,22 +214,27 @@ def jpeg(image: jax.Array, quality: jax.Array | float) -> jax.Array:
     """What JPEG compression leaves of a photograph, chroma at half the resolution.
 
     Args:
-      image: (H, W, 3) in [0, 1].
+      image: (H, W, 3) or (H, W, 1) in [0, 1], to which it is clipped.
       quality: 1 to 100, as of libjpeg.
 
     Returns:
-      (H, W, 3) in whole levels of 8 bits.
+      The same shape, in whole levels of 8 bits.
     """
-    h, w, _ = image.shape
-    padded = jnp.pad(image * 255, ((0, -h % 16), (0, -w % 16), (0, 0)), mode="edge")
+    h, w, c = image.shape
+    levels = jnp.round(jnp.clip(image, 0, 1) * 255)
+    padded = jnp.pad(levels, ((0, -h % 16), (0, -w % 16), (0, 0)), mode="edge")
+    if c == 1:
+        gray = _quantised(padded[..., 0] - 128, LUMA, quality) + 128
+        return jnp.clip(gray, 0, 255)[:h, :w, None] / 255
     rgb_to_ycc = np.asarray(YCC, np.float32)
-    y, *chroma = jnp.moveaxis(jnp.einsum("hwc,yc->hwy", padded, rgb_to_ycc), -1, 0)
+    ycc = jnp.einsum("hwc,yc->hwy", padded, rgb_to_ycc, precision="highest")
+    y, *chroma = jnp.moveaxis(ycc, -1, 0)
     y = _quantised(y - 128, LUMA, quality) + 128
     halves = [x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2).mean((1, 3)) for x in chroma]
     small = jnp.stack([_quantised(x, CHROMA, quality) for x in halves], -1)
     chroma = jax.image.resize(small, (*y.shape, 2), "linear")
     ycc = jnp.concatenate([y[..., None], chroma], axis=-1)
-    rgb = jnp.einsum("hwy,cy->hwc", ycc, np.linalg.inv(rgb_to_ycc))
+    rgb = jnp.einsum("hwy,cy->hwc", ycc, np.linalg.inv(rgb_to_ycc), precision="highest")
     return jnp.round(jnp.clip(rgb, 0, 255))[:h, :w] / 255
 
 

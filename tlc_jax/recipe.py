@@ -13,7 +13,7 @@ import optax
 
 from tlc_jax import checkpoints
 from tlc_jax.degradations import Degradation
-from tlc_jax.models import Params
+from tlc_jax.models import MODELS, NAFSSR, Params, example_input, takes_clips
 
 Batch = dict[str, jax.Array]
 
@@ -47,7 +47,8 @@ class Config:
       loss: one of `LOSSES`.
       clip: largest norm of a gradient, `None` for any.
       average: decay of the moving average of the parameters, which is what is kept; 0 for none.
-      mixup: parameter of the beta distribution by which samples are mixed, `None` not to.
+      mixup: parameter of the beta distribution by which half of the samples are mixed with their
+        neighbours, `None` not to.
       init_from: a checkpoint to begin with, as for fine-tuning.
       validation_target, validation_input: as the other two; the pictures stay whole.
       validation_pictures: the most of them that are restored, in both modes.
@@ -87,6 +88,66 @@ class Config:
     @property
     def steps(self) -> int:
         return sum(phase.steps for phase in self.phases)
+
+
+def check(config: Config) -> None:
+    """Refuse what could only fail later, or would train something else than was meant.
+
+    Raises:
+      TrainingError: what is wrong, and with which field.
+    """
+    phases = config.phases
+    if not phases or not all(isinstance(phase, Phase) and min(phase) > 0 for phase in phases):
+        raise TrainingError("phases: a tuple of one Phase or more, of at least one step each.")
+    try:
+        hash(config)
+    except TypeError:
+        raise TrainingError("a field holds a list; write tuples.") from None
+    model, devices = config.model, jax.device_count()
+    crops = sorted({phase.crop for phase in phases})
+    validates = config.validation_target is not None
+    problems = [
+        (config.loss not in LOSSES, f"loss {config.loss}: is one of {', '.join(LOSSES)}."),
+        (not config.target, "target: name the pictures to train on."),
+        (
+            (config.input is None) == (config.degradation is None),
+            "input: name what pairs with target, or a degradation to make it, not both.",
+        ),
+        (
+            (config.validation_input is not None)
+            != (validates and config.degradation is None),
+            "validation_input: pairs with validation_target where input pairs with target.",
+        ),
+        (
+            config.margin and config.degradation is None,
+            "margin: is for a degradation; pairs are cropped as they are.",
+        ),
+        (
+            any(phase.batch % devices for phase in phases),
+            f"phases: batches must be multiples of the {devices} devices.",
+        ),
+        (
+            min(config.report_every, config.validate_every, config.save_every) < 1,
+            "report_every, validate_every and save_every: are at least 1.",
+        ),
+        (config.seed < 0, "seed: is at least 0."),
+        (
+            type(model) not in MODELS.values()
+            or isinstance(model, NAFSSR)
+            or takes_clips(model)
+            or model.inp_channels not in (1, 3),
+            f"model: {type(model).__name__} is no network of single pictures, gray or RGB.",
+        ),
+        (model.local_mode, "model: local_mode is for inference; train the global network."),
+        (
+            not {*model.train_size} <= {*crops},
+            f"model: train_size is {model.train_size}, which the windows of the local network "
+            f"follow, but crops are of {', '.join(map(str, crops))} pixels; make it one of them.",
+        ),
+    ]  # fmt: skip
+    for wrong, sentence in problems:
+        if wrong:
+            raise TrainingError(sentence)
 
 
 class State(NamedTuple):
@@ -142,7 +203,7 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 def init(config: Config) -> State:
     """The state before the first step."""
     if config.init_from is None:
-        example = jnp.zeros((1, 8, 8, config.model.inp_channels))
+        example = jnp.zeros(example_input(config.model, (8, 8)).shape)
         params = config.model.init(jax.random.key(config.seed), example)["params"]
     else:
         _, params = checkpoints.load(config.init_from)
@@ -167,10 +228,14 @@ def samples(config: Config, batch: Batch) -> tuple[jax.Array, jax.Array]:
         inside = slice(config.margin, target.shape[1] - config.margin)
         image, target = image[:, inside, inside], target[:, inside, inside]
     if config.mixup is not None:
-        share = jax.vmap(jax.random.beta, (0, None, None))(keys[:, 1], config.mixup, config.mixup)
-        share = share.reshape(-1, 1, 1, 1)
+        share = jax.vmap(functools.partial(_share, config.mixup))(keys[:, 1]).reshape(-1, 1, 1, 1)
         image, target = (share * x + (1 - share) * jnp.roll(x, 1, axis=0) for x in (image, target))
     return image, target
+
+
+def _share(parameter: float, key: jax.Array) -> jax.Array:
+    draw, mix = jax.random.split(key)
+    return jnp.where(jax.random.bernoulli(mix), jax.random.beta(draw, parameter, parameter), 1.0)
 
 
 def _to_unit(pixels: jax.Array) -> jax.Array:
@@ -179,7 +244,7 @@ def _to_unit(pixels: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
 def step(config: Config, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
-    """One step of training; what it reports is about the parameters before it."""
+    """One step of training; reports its loss and the norms of its gradient and its parameters."""
     image, target = samples(config, batch)
 
     def loss_of(params: Params) -> jax.Array:
@@ -192,5 +257,6 @@ def step(config: Config, state: State, batch: Batch) -> tuple[State, dict[str, j
     # The first steps count for more, or the average would remember the start for long.
     decay = jnp.minimum(config.average, (1 + state.step) / (10 + state.step))
     average = optax.incremental_update(params, state.average, 1 - decay)
-    report = {"loss": loss, "gradient": optax.tree.norm(gradients)}
+    norms = {"gradient": optax.tree.norm(gradients), "parameters": optax.tree.norm(params)}
+    report = {"loss": loss, **norms}
     return State(state.step + 1, params, average, optimizer_state), report

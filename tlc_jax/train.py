@@ -20,6 +20,8 @@ the same parameters that it would have had without an interruption. In it are
 
 import dataclasses
 import functools
+import hashlib
+import importlib.util
 import json
 import math
 import shutil
@@ -31,15 +33,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tlc_jax import checkpoints
-from tlc_jax.crops import Crops, Files, batches, check_sizes, decode
+from tlc_jax.crops import Crops, Files, batches, decode, widest_type
 from tlc_jax.degradations import Degradation
 from tlc_jax.image import to_float, write_whole
 from tlc_jax.metrics import Protocol, measure
 from tlc_jax.models import Params
-from tlc_jax.recipe import LOSSES, Batch, Config, State, TrainingError, init, learning_rate, step
+from tlc_jax.recipe import Batch, Config, State, TrainingError, check, init, learning_rate, step
 from tlc_jax.restore import restore
 
 Watch = Callable[[dict[str, Any]], None]
@@ -65,61 +68,76 @@ def train(config: Config, run: Path | str, watch: Watch = lambda report: None) -
     """
     import orbax.checkpoint as ocp
 
+    for package in ("grain", "tensorboardX"):
+        if importlib.util.find_spec(package) is None:
+            raise TrainingError(f"training needs the package {package}; install the extra [train].")
+    check(config)
     run = Path(run).absolute()
-    _check(config)
-    mesh = jax.sharding.Mesh(jax.devices(), ("data",))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    _claim(config, run)
-    pictures, held_out = _pictures(config, run, watch)
-
+    _refuse_other_runs(config, run)
     options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
     with ocp.CheckpointManager(run / "checkpoints", options=options) as manager:
-        state = jax.device_put(init(config), everywhere)
-        if (last := manager.latest_step()) is not None:
-            # Arrays of the state to come have the same shapes and places.
-            state = manager.restore(last, args=ocp.args.StandardRestore(state))
-        done = last or 0
-        journal = _Journal(run, done, watch)
-        pending: list[dict[str, jax.Array]] = []
-        start = time.monotonic()
-        for batch in _stream(config, pictures, done, mesh):
-            state, report = step(config, state, batch)
-            done += 1
-            pending.append(report)
-            if len(pending) > 2:  # or batches would pile up on the device
-                jax.block_until_ready(pending[-3])
-            last_one = done == config.steps
-            to_report, to_save, to_validate = (
-                done % every == 0 or last_one
-                for every in (config.report_every, config.save_every, config.validate_every)
-            )
-            if to_report or to_save or to_validate:
-                reports = jax.device_get(pending)
-                _check_finite(reports, done, manager.latest_step())
-            if to_report:
-                seconds, start = time.monotonic() - start, time.monotonic()
-                journal.write(
-                    step=done,
-                    loss=float(np.mean([report["loss"] for report in reports])),
-                    gradient=float(np.mean([report["gradient"] for report in reports])),
-                    learning_rate=np.asarray(learning_rate(config)(done)).item(),
-                    samples_per_second=len(pending) * batch["target"].shape[0] / seconds,
-                )
-                pending = []
-            if to_validate and jax.process_index() == 0:
-                params = jax.device_get(state.average)
-                scores = validate(config, params, held_out)
-                if scores:
-                    journal.write(step=done, **scores)
-                _export(config, run, params, done, scores)
-            if to_save:  # last of all, so that a run that is done has its model
-                _save(manager, done, state)
-            if to_validate or to_save:
-                start = time.monotonic()
-        _save(manager, done, None)
-    if jax.process_index() == 0:
-        shutil.rmtree(run / "pictures", ignore_errors=True)
+        last = manager.latest_step()
+        if last != config.steps:
+            _go_on(config, run, manager, last, watch)
     return run / "model"
+
+
+def _go_on(config: Config, run: Path, manager: Any, last: int | None, watch: Watch) -> None:
+    """Train from the last checkpoint, if there is one, to the end."""
+    import orbax.checkpoint as ocp
+
+    first_host = jax.process_index() == 0
+    pictures = _pictures(config, run, watch)
+    held_out = _held_out(config, run, watch) if first_host else []
+    mesh = jax.sharding.Mesh(jax.devices(), ("data",))
+    state = jax.device_put(init(config), NamedSharding(mesh, PartitionSpec()))
+    largest = max(phase.crop for phase in config.phases)
+    dtype = widest_type(pictures, largest + 2 * config.margin)
+    _describe(config, run, pictures)
+    if last is not None:
+        # Arrays of the state to come have the same shapes and places.
+        state = manager.restore(last, args=ocp.args.StandardRestore(state))
+    done = last or 0
+    journal = _Journal(run, done, watch)
+    pending: list[dict[str, jax.Array]] = []
+    count, start = 0, time.monotonic()
+    for batch in _stream(config, pictures, dtype, done, mesh):
+        state, report = step(config, state, batch)
+        done += 1
+        count += len(batch["target"])
+        pending.append(report)
+        if len(pending) > 2:  # or batches would pile up on the device
+            jax.block_until_ready(pending[-3])
+        to_report, to_save, to_validate = (
+            done % every == 0 or done == config.steps
+            for every in (config.report_every, config.save_every, config.validate_every)
+        )
+        if not (to_report or to_save or to_validate):
+            continue
+        reports = jax.device_get(pending)
+        _check_finite(reports, done, run, manager.latest_step())
+        paused = time.monotonic()
+        if to_report:
+            journal.write(
+                step=done,
+                loss=float(np.mean([report["loss"] for report in reports])),
+                gradient=float(np.mean([report["gradient"] for report in reports])),
+                learning_rate=np.asarray(learning_rate(config)(done - 1)).item(),
+                samples_per_second=count / (paused - start),
+            )
+            pending, count, start = [], 0, paused
+        if to_validate and first_host:
+            params = jax.device_get(state.average)
+            if scores := validate(config, params, held_out):
+                journal.write(step=done, **scores)
+            _export(config, run, params, done, scores)
+        if to_save:  # last of all, so that a run that is done has its model
+            _save(manager, done, state)
+        start += time.monotonic() - paused
+    _save(manager, done, None)
+    if first_host:
+        journal.board.close()
+        shutil.rmtree(run / "pictures", ignore_errors=True)
 
 
 def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str, float]:
@@ -146,30 +164,6 @@ def _degrade(degradation: Degradation, key: jax.Array, image: jax.Array) -> jax.
     return degradation(key, image)
 
 
-def _check(config: Config) -> None:
-    """Refuse what could only fail later, or train something else than was meant."""
-    crops = {phase.crop for phase in config.phases}
-    devices = jax.device_count()
-    problems = {
-        "phases: name at least one.": not config.phases,
-        f"loss {config.loss}: is one of {', '.join(LOSSES)}.": config.loss not in LOSSES,
-        "target: name the pictures to train on.": not config.target,
-        "input: name the pictures that pair with target, or a degradation to make them, not both.":
-            (config.input is None) == (config.degradation is None),
-        "margin: is for a degradation; pairs are cropped as they are.":
-            config.margin != 0 and config.degradation is None,
-        f"phases: batches must be multiples of the {devices} devices.":
-            any(phase.batch % devices for phase in config.phases),
-        f"model: train_size is {config.model.train_size}, which the windows of the local network "
-        f"follow, but crops are of {', '.join(map(str, sorted(crops)))} pixels; set one of them.":
-            not {*config.model.train_size} <= crops,
-        "model: local_mode is for inference; train the global network.": config.model.local_mode,
-    }  # fmt: skip
-    for problem, found in problems.items():
-        if found:
-            raise TrainingError(problem)
-
-
 # What may change when a run goes on.
 BOOKKEEPING = {
     "workers", "report_every", "validate_every", "save_every",
@@ -177,52 +171,78 @@ BOOKKEEPING = {
 }  # fmt: skip
 
 
-def _claim(config: Config, run: Path) -> None:
-    """Note in the folder what it is a run of, or refuse to go on with another one's."""
-    fields = {field.name: repr(getattr(config, field.name)) for field in dataclasses.fields(config)}
+def _refuse_other_runs(config: Config, run: Path) -> None:
     path = run / "config.json"
     if path.exists():
-        before = json.loads(path.read_text())
-        changed = [name for name in fields if before.get(name) != fields[name]]
-        if other := sorted({*changed} - BOOKKEEPING):
+        before, now = json.loads(path.read_text()), _fields(config)
+        changed = {name for name in now if before.get(name) != now[name]}
+        if other := sorted(changed - BOOKKEEPING):
             raise TrainingError(
                 f"{run}: a run of another configuration ({', '.join(other)}); choose another "
                 "folder, or remove this one."
             )
-    elif jax.process_index() == 0:
-        run.mkdir(parents=True, exist_ok=True)
+
+
+def _describe(config: Config, run: Path, pictures: tuple[Files, ...]) -> None:
+    """Note in the folder what it is a run of; refuse to go on with other pictures."""
+    names = hashlib.sha256(repr([[file.name for file in files] for files in pictures]).encode())
+    path = run / "config.json"
+    if jax.process_index() == 0 and not path.exists():
+        fields = _fields(config) | {"pictures": names.hexdigest()}
         write_whole(path, (json.dumps(fields, indent=2) + "\n").encode())
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("config.json")
+    if json.loads(path.read_text())["pictures"] != names.hexdigest():
+        raise TrainingError(
+            f"{config.target}: not the pictures that {run} began with; bring those back, or choose "
+            "another folder."
+        )
 
 
-def _pictures(config: Config, run: Path, watch: Watch) -> tuple[tuple[Files, ...], list[Files]]:
-    """What to train on and what to validate with, decoded."""
+def _fields(config: Config) -> dict[str, str]:
+    return {field.name: repr(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
-    def decoded(inputs: str | None, targets: str) -> list[Files]:
-        return decode(
-            None if inputs is None else Path(inputs),
-            Path(targets),
+
+def _pictures(config: Config, run: Path, watch: Watch) -> tuple[Files, ...]:
+    """What to train on, decoded."""
+    return tuple(
+        decode(
+            None if config.input is None else Path(config.input),
+            Path(config.target),
             config.model.inp_channels,
             run / "pictures",
             may_fail=config.skip_unreadable,
             watch=lambda sentence: watch({"note": sentence}),
-            turn=jax.process_index(),
+            host=(jax.process_index(), jax.process_count()),
         )
+    )
 
-    pictures = decoded(config.input, config.target)
+
+def _held_out(config: Config, run: Path, watch: Watch) -> list[Files]:
+    """What to validate with, decoded."""
     if config.validation_target is None:
-        return tuple(pictures), []
-    held_out = decoded(config.validation_input, config.validation_target)
-    return tuple(pictures), held_out[: config.validation_pictures]
+        return []
+    return decode(
+        None if config.validation_input is None else Path(config.validation_input),
+        Path(config.validation_target),
+        config.model.inp_channels,
+        run / "pictures",
+        may_fail=config.skip_unreadable,
+        watch=lambda sentence: watch({"note": sentence}),
+        most=config.validation_pictures,
+    )
 
 
 def _stream(
-    config: Config, pictures: tuple[Files, ...], done: int, mesh: jax.sharding.Mesh
+    config: Config,
+    pictures: tuple[Files, ...],
+    dtype: np.dtype,
+    done: int,
+    mesh: jax.sharding.Mesh,
 ) -> Iterator[Batch]:
     """The batches of the steps to come, each on its devices."""
     rows = NamedSharding(mesh, PartitionSpec("data"))
     first_step = first_sample = 0
-    largest = max(phase.crop for phase in config.phases)
-    dtype = check_sizes(pictures, largest + 2 * config.margin)
     for phase in config.phases:
         size = phase.crop + 2 * config.margin
         share = phase.batch // jax.process_count()
@@ -240,13 +260,16 @@ def _stream(
         first_step, first_sample = first_step + phase.steps, first_sample + crops.count
 
 
-def _check_finite(reports: list[dict[str, np.ndarray]], done: int, kept: int | None) -> None:
+def _check_finite(
+    reports: list[dict[str, np.ndarray]], done: int, run: Path, kept: int | None
+) -> None:
     for number, report in enumerate(reports, done - len(reports) + 1):
         if not all(map(np.isfinite, report.values())):
-            last = "none was saved" if kept is None else f"the last good one is of step {kept}"
+            last = "there is no checkpoint" if kept is None else f"the last checkpoint is of {kept}"
             raise TrainingError(
-                f"step {number}: the loss or its gradient is not a number; of the checkpoints "
-                f"{last}. Lower the learning rate, or compute in float32."
+                f"{run}: the loss, its gradient or the parameters are no numbers after step "
+                f"{number}, {last}. Start in another folder with a lower learning rate or in "
+                "float32; init_from may name this run's model."
             )
 
 

@@ -5,6 +5,7 @@ import difflib
 import logging
 import re
 import runpy
+import typing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +45,7 @@ def train(
 
     Our configurations: nafnet_gopro, nafnet_sidd, restormer.
     """
-    from tlc_jax.recipe import TrainingError
+    from tlc_jax.recipe import TrainingError, check
     from tlc_jax.train import train as run
 
     sources = {"target": target, "input": input_}
@@ -52,8 +53,15 @@ def train(
     wanted = with_changes(open_config(config), parse_settings(settings) | given)
     # Where a checkpoint cannot be written, orbax reports there each array that is not.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    if coordinator is not None:
+    together = (coordinator, processes, process)
+    if any(option is not None for option in together):
+        if None in together:
+            raise UserError("--coordinator, --processes and --process: give all three or none.")
         jax.distributed.initialize(coordinator, processes, process)
+    try:
+        check(wanted)
+    except TrainingError as error:
+        raise UserError(str(error)) from None
     with Progress(
         TextColumn("{task.completed}/{task.total}"),
         BarColumn(),
@@ -109,37 +117,50 @@ def open_config(name: str) -> Any:
 
 
 def _explained(error: Exception, config: type) -> str:
-    if not (match := re.search(r"unexpected keyword argument '(\w+)'", str(error))):
+    found = re.search(
+        r"Config\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)
+    )
+    if not found:
         return f"{type(error).__name__}: {error}"
     fields = [field.name for field in dataclasses.fields(config)]
-    close = difflib.get_close_matches(match[1], fields, 1)
+    close = difflib.get_close_matches(found[1], fields, 1)
     meant = f"; did you mean {close[0]}?" if close else f"; the fields are {', '.join(fields)}."
-    return f"there is no field {match[1]}{meant}"
+    return f"there is no field {found[1]}{meant}"
 
 
 def with_changes(config: Any, changes: dict[str, Any]) -> Any:
     """The configuration with some fields changed, as of the command line."""
-    from tlc_jax.recipe import Phase
+    from tlc_jax.recipe import Config, Phase
 
-    fields = {field.name for field in dataclasses.fields(config)} - {"model", "degradation"}
+    types = typing.get_type_hints(Config)
+    del types["model"], types["degradation"]
+    checked = {}
     for name, value in changes.items():
-        if name not in fields:
-            close = difflib.get_close_matches(name, fields, 1)
-            raise UserError(
-                f"--set {name}: no field that can be set here; "
-                + (
-                    f"did you mean {close[0]}?"
-                    if close
-                    else f"there are {', '.join(sorted(fields))}."
-                )
+        if name not in types:
+            close = difflib.get_close_matches(name, types, 1)
+            meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(types)}."
+            raise UserError(f"--set {name}: no field that can be set here; {meant}")
+        if name == "phases" and isinstance(value, tuple):
+            whole = (isinstance(part, list) and len(part) == 3 for part in value)
+            value = tuple(
+                Phase(*part) if ok else part for part, ok in zip(value, whole, strict=True)
             )
-        try:
-            if name == "phases":
-                changes[name] = tuple(Phase(*map(int, phase)) for phase in value)
-            elif isinstance(default := getattr(config, name), bool | int | float | tuple):
-                changes[name] = type(default)(value)
-        except (TypeError, ValueError):
-            raise UserError(
-                f"--set {name}={value}: is to be like {getattr(config, name)}."
-            ) from None
-    return dataclasses.replace(config, **changes)
+        if not _fits(value, types[name]):
+            raise UserError(f"--set {name}={value}: is to be like {getattr(config, name)}.")
+        checked[name] = value
+    return dataclasses.replace(config, **checked)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type; whole numbers are numbers, truth values are not."""
+    if hint in (int, float):
+        numbers = int if hint is int else int | float
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    if parts := typing.get_args(hint):
+        if typing.get_origin(hint) is not tuple:
+            return any(_fits(value, part) for part in parts)
+        if not isinstance(value, tuple):
+            return False
+        parts = parts[:1] * len(value) if parts[-1] is ... else parts
+        return len(parts) == len(value) and all(map(_fits, value, parts))
+    return isinstance(value, hint)

@@ -18,4 +18,5 @@ config = Config(
     betas=(0.9, 0.9),
     weight_decay=1e-3,
     clip=0.01,
+    average=0.0,
 )

@@ -19,4 +19,5 @@ config = Config(
     betas=(0.9, 0.9),
     weight_decay=0.0,
     clip=0.01,
+    average=0.0,
 )

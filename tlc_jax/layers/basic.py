@@ -131,7 +131,7 @@ class LocalMoments(nn.Module):
 class LocalAttention(nn.Module):
     """Attention between channels in windows: a site of TLC.
 
-    Called as `ops.transposed_attention`; `project` is the matrix of a 1x1 convolution of the result.
+    Called as `ops.transposed_attention`; `project` is the matrix of a 1x1 convolution after it.
     """
 
     site: ClassVar[str] = "attention"
