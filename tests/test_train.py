@@ -233,13 +233,10 @@ def whole(tmp_path_factory, photographs):
     return folder / "run"
 
 
-def assert_same_parameters(one: Path, other: Path, **tolerance: float) -> None:
+def assert_same_parameters(one: Path, other: Path) -> None:
     (_, ours), (_, theirs) = tlc.load(one / "model"), tlc.load(other / "model")
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        if tolerance:
-            np.testing.assert_allclose(a, b, **tolerance)
-        else:
-            assert np.array_equal(a, b)
+        assert np.array_equal(a, b)
 
 
 def kill_after(steps: int, arguments: list[str], folder: Path) -> None:

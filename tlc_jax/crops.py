@@ -19,6 +19,7 @@ from tlc_jax.data import DataError, pairs, photographs
 from tlc_jax.image import ImageError, write_whole
 
 Files = tuple[Path, ...]  # .npy files of (H, W, C): a target, or an input and its target
+KINDS = ("input", "target")
 AHEAD = 4  # batches that are made before they are asked for
 
 
@@ -57,9 +58,8 @@ class Crops:
         h, w, _ = arrays[0].shape
         top, left = random.integers(0, (h - self.size + 1, w - self.size + 1))
         down, across, turned = random.integers(0, 2, 3) if self.flips else (0, 0, 0)
-        names = ("input", "target")[-len(files) :]
         made = {}
-        for name, array in zip(names, arrays, strict=True):
+        for name, array in zip(KINDS[-len(files) :], arrays, strict=True):
             crop = array[top : top + self.size, left : left + self.size]
             crop = crop[:: 1 - 2 * down, :: 1 - 2 * across]
             crop = crop.swapaxes(0, 1) if turned else crop
@@ -142,7 +142,7 @@ def decode(
     failed = 0
     for name in names[begin:] + names[:begin]:
         key = hashlib.sha256(f"{inputs}\0{targets}\0{channels}\0{name}".encode()).hexdigest()[:20]
-        kinds = ("target",) if inputs is None else ("input", "target")
+        kinds = KINDS if inputs is not None else KINDS[-1:]
         files = tuple(folder / f"{key}-{kind}.npy" for kind in kinds)
         if not all(file.exists() for file in files):
             try:

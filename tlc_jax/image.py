@@ -14,7 +14,7 @@ import uuid
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,8 @@ BITS_PER_SAMPLE, PLANAR_CONFIGURATION = 258, 284  # TIFF
 # Pillow's names of byte orders (big, little, native), each with that of the opposite order.
 OPPOSITE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
 
 class ImageError(ValueError):
     """A picture that cannot be read or written; the message is a sentence for the user."""
@@ -66,7 +68,7 @@ class Picture:
     notes: tuple[str, ...]
 
 
-def to_float(pixels: np.ndarray) -> np.ndarray:
+def to_float(pixels: Array) -> Array:
     """Whole numbers to fractions of full scale.
 
     Args:

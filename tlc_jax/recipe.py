@@ -13,6 +13,7 @@ import optax
 
 from tlc_jax import checkpoints
 from tlc_jax.degradations import Degradation
+from tlc_jax.image import to_float
 from tlc_jax.models import MODELS, NAFSSR, Params, example_input, takes_clips
 
 Batch = dict[str, jax.Array]
@@ -219,10 +220,10 @@ def init(config: Config) -> State:
 
 def samples(config: Config, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Inputs and targets of a step, float32 in [0, 1], from what `Crops` gives."""
-    target = _to_unit(batch["target"])
+    target = to_float(batch["target"])
     keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(batch["seed"])
     if config.degradation is None:
-        image = _to_unit(batch["input"])
+        image = to_float(batch["input"])
     else:
         image = jax.vmap(config.degradation)(keys[:, 0], target)
         inside = slice(config.margin, target.shape[1] - config.margin)
@@ -236,10 +237,6 @@ def samples(config: Config, batch: Batch) -> tuple[jax.Array, jax.Array]:
 def _share(parameter: float, key: jax.Array) -> jax.Array:
     draw, mix = jax.random.split(key)
     return jnp.where(jax.random.bernoulli(mix), jax.random.beta(draw, parameter, parameter), 1.0)
-
-
-def _to_unit(pixels: jax.Array) -> jax.Array:
-    return pixels.astype(jnp.float32) / jnp.iinfo(pixels.dtype).max
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")

@@ -87,8 +87,13 @@ def _go_on(config: Config, run: Path, manager: Any, last: int | None, watch: Wat
     import orbax.checkpoint as ocp
 
     first_host = jax.process_index() == 0
-    pictures = _pictures(config, run, watch)
-    held_out = _held_out(config, run, watch) if first_host else []
+    decoded = functools.partial(_decoded, config, run, watch)
+    host = jax.process_index(), jax.process_count()
+    pictures = tuple(decoded(config.input, config.target, host=host))
+    held_out = []
+    if first_host and config.validation_target is not None:
+        sources = config.validation_input, config.validation_target
+        held_out = decoded(*sources, most=config.validation_pictures)
     mesh = jax.sharding.Mesh(jax.devices(), ("data",))
     state = jax.device_put(init(config), NamedSharding(mesh, PartitionSpec()))
     largest = max(phase.crop for phase in config.phases)
@@ -144,18 +149,18 @@ def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str,
     """Mean PSNR in dB of whole pictures: the "input", and restored "global" and "local"."""
     scores: dict[str, list[float]] = {"input": [], "global": [], "local": []}
     for number, files in enumerate(pictures):
-        *inputs, target = (np.load(file) for file in files)
+        *inputs, target = (to_float(np.load(file)) for file in files)
         if config.degradation is None:
-            image = to_float(inputs[0])
+            image = inputs[0]
         else:  # each picture in the same way every time
             key = jax.random.key(number)
-            image = np.asarray(_degrade(config.degradation, key, to_float(target)))
+            image = np.asarray(_degrade(config.degradation, key, target))
         restored = {
             mode: restore(config.model.clone(local_mode=mode == "local"), params, image)
             for mode in ("global", "local")
         }
         for name, result in ({"input": image} | restored).items():
-            scores[name].append(float(measure(result, to_float(target), Protocol.RGB)[0]))
+            scores[name].append(float(measure(result, target, Protocol.RGB)[0]))
     return {name: float(np.mean(values)) for name, values in scores.items() if values}
 
 
@@ -203,33 +208,18 @@ def _fields(config: Config) -> dict[str, str]:
     return {field.name: repr(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
-def _pictures(config: Config, run: Path, watch: Watch) -> tuple[Files, ...]:
-    """What to train on, decoded."""
-    return tuple(
-        decode(
-            None if config.input is None else Path(config.input),
-            Path(config.target),
-            config.model.inp_channels,
-            run / "pictures",
-            may_fail=config.skip_unreadable,
-            watch=lambda sentence: watch({"note": sentence}),
-            host=(jax.process_index(), jax.process_count()),
-        )
-    )
-
-
-def _held_out(config: Config, run: Path, watch: Watch) -> list[Files]:
-    """What to validate with, decoded."""
-    if config.validation_target is None:
-        return []
+def _decoded(
+    config: Config, run: Path, watch: Watch, source: str | None, target: str, **options: Any
+) -> list[Files]:
+    """What to train on or to validate with, for `crops.decode` with more options."""
     return decode(
-        None if config.validation_input is None else Path(config.validation_input),
-        Path(config.validation_target),
+        None if source is None else Path(source),
+        Path(target),
         config.model.inp_channels,
         run / "pictures",
         may_fail=config.skip_unreadable,
         watch=lambda sentence: watch({"note": sentence}),
-        most=config.validation_pictures,
+        **options,
     )
 
 

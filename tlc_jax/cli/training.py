@@ -6,6 +6,7 @@ import logging
 import re
 import runpy
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,7 +47,6 @@ def train(
     Our configurations: nafnet_gopro, nafnet_sidd, restormer.
     """
     from tlc_jax.recipe import TrainingError, check
-    from tlc_jax.train import train as run
 
     sources = {"target": target, "input": input_}
     given = {name: source for name, source in sources.items() if source is not None}
@@ -59,9 +59,18 @@ def train(
             raise UserError("--coordinator, --processes and --process: give all three or none.")
         jax.distributed.initialize(coordinator, processes, process)
     try:
-        check(wanted)
+        check(wanted)  # before the bar, which asks how many steps there are
+        made = _watched(wanted, output)
     except TrainingError as error:
         raise UserError(str(error)) from None
+    if jax.process_index() == 0:
+        console.print(f"{made}: the averaged parameters after {wanted.steps} steps")
+
+
+def _watched(config: Any, output: Path) -> Path:
+    """Train, telling on the terminal of the first host how it goes."""
+    from tlc_jax.train import train
+
     with Progress(
         TextColumn("{task.completed}/{task.total}"),
         BarColumn(),
@@ -70,7 +79,7 @@ def train(
         console=console,
         disable=not console.is_terminal or jax.process_index() > 0,
     ) as bar:
-        task = bar.add_task("", total=wanted.steps)
+        task = bar.add_task("", total=config.steps)
 
         def watch(report: dict[str, Any]) -> None:
             if jax.process_index() > 0:
@@ -80,12 +89,7 @@ def train(
             if "loss" not in report or not console.is_terminal:
                 console.print(_said(report))
 
-        try:
-            made = run(wanted, output, watch)
-        except TrainingError as error:
-            raise UserError(str(error)) from None
-    if jax.process_index() == 0:
-        console.print(f"{made}: the averaged parameters after {wanted.steps} steps")
+        return train(config, output, watch)
 
 
 def _said(report: dict[str, Any]) -> str:
@@ -123,9 +127,12 @@ def _explained(error: Exception, config: type) -> str:
     if not found:
         return f"{type(error).__name__}: {error}"
     fields = [field.name for field in dataclasses.fields(config)]
-    close = difflib.get_close_matches(found[1], fields, 1)
-    meant = f"; did you mean {close[0]}?" if close else f"; the fields are {', '.join(fields)}."
-    return f"there is no field {found[1]}{meant}"
+    return f"there is no field {found[1]}; {_meant(found[1], fields)}"
+
+
+def _meant(name: str, fields: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, fields, 1)
+    return f"did you mean {close[0]}?" if close else f"the fields are {', '.join(fields)}."
 
 
 def with_changes(config: Any, changes: dict[str, Any]) -> Any:
@@ -137,13 +144,11 @@ def with_changes(config: Any, changes: dict[str, Any]) -> Any:
     checked = {}
     for name, value in changes.items():
         if name not in types:
-            close = difflib.get_close_matches(name, types, 1)
-            meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(types)}."
-            raise UserError(f"--set {name}: no field that can be set here; {meant}")
+            raise UserError(f"--set {name}: no field that can be set here; {_meant(name, types)}")
         if name == "phases" and isinstance(value, tuple):
-            whole = (isinstance(part, list) and len(part) == 3 for part in value)
             value = tuple(
-                Phase(*part) if ok else part for part, ok in zip(value, whole, strict=True)
+                Phase(*part) if isinstance(part, list) and len(part) == 3 else part
+                for part in value
             )
         if not _fits(value, types[name]):
             raise UserError(f"--set {name}={value}: is to be like {getattr(config, name)}.")
