@@ -6,6 +6,7 @@ import logging
 import re
 import runpy
 import typing
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,8 +52,10 @@ def train(
     sources = {"target": target, "input": input_}
     given = {name: source for name, source in sources.items() if source is not None}
     wanted = with_changes(open_config(config), parse_settings(settings) | given)
-    # Where a checkpoint cannot be written, orbax reports there each array that is not.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # Where a checkpoint cannot be written, orbax tells at length of each array that is not.
+    for logger in ("absl", "asyncio"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     together = (coordinator, processes, process)
     if any(option is not None for option in together):
         if None in together:
