@@ -114,6 +114,45 @@ def test_depthwise_conv_of_any_odd_size(k):
     )
 
 
+@pytest.mark.parametrize(("k", "border"), [(1, 0), (3, 0), (3, 1), (5, 1), (5, 2)])
+def test_gradients_of_depthwise_conv(k, border):
+    """They are written out; by every backend's way they are those of XLA's own convolution."""
+    margin = k // 2 - border
+    x, kernel = jnp.asarray(normal(2, 9, 12, 6)), jnp.asarray(normal(k, k, 1, 6))
+
+    def definition(x, kernel):
+        layout = ("NHWC", "HWIO", "NHWC")
+        pads = [(margin, margin)] * 2
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), pads, dimension_numbers=layout, feature_group_count=6
+        )
+
+    y, exact = jax.vjp(definition, x, kernel)
+    gradient = jnp.asarray(normal(*y.shape))
+    ours = jax.vjp(lambda x, kernel: depthwise_conv(x, kernel, border), x, kernel)[1](gradient)
+    for got, expected in zip(ours, exact(gradient), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=2e-6, atol=4e-5)
+    padded = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+    at_once = conv._sums_at_once(padded, gradient, k)
+    np.testing.assert_allclose(at_once, ours[1].reshape(k * k, 6), rtol=2e-6, atol=4e-5)
+
+    half = jax.vjp(depthwise_conv, x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+    assert {array.dtype for array in half[1](half[0])} == {jnp.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_gradients_through_a_border(use_bias):
+    x, kernel = jnp.asarray(normal(2, 5, 4, 3)), jnp.asarray(normal(1, 1, 3, 6))
+    bias = jnp.asarray(normal(1, 1, 1, 6)) if use_bias else None
+    gradient = jnp.asarray(normal(2, 9, 8, 6))
+    ours, exact = (
+        jax.vjp(lambda *given, pad=pad: pad(*given, 2), x, kernel, bias)[1](gradient)
+        for pad in (pointwise_padded, conv._pad_and_multiply)
+    )
+    for got, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
+        np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_a_border_is_the_padding_of_the_convolution_that_follows(use_bias):
     """The bias is added to the map only, and the results are those of padding in between."""

@@ -1,0 +1,20 @@
+"""The denoiser that comes with the package: noise of any strength up to sigma 50 on 8 bits.
+
+tlc-jax train denoise -o runs/denoise --target photographs/train
+"""
+
+from tlc_jax.degradations import EightBits, GaussianNoise, InTurn
+from tlc_jax.models import NAFNet
+from tlc_jax.recipe import Config, Phase
+
+config = Config(
+    model=NAFNet(
+        width=24, enc_blk_nums=(1, 1, 2), middle_blk_num=2, dec_blk_nums=(1, 1, 1),
+        train_size=(96, 96),
+    ),
+    phases=(Phase(steps=12_000, crop=96, batch=8),),
+    degradation=InTurn((GaussianNoise((0, 55)), EightBits())),
+    learning_rate=1e-3,
+    final_learning_rate=1e-6,
+    warmup=200,
+)  # fmt: skip
