@@ -102,7 +102,7 @@ def _depthwise_forward(
 
 def _depthwise_backward(
     border: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple:
     """Of x, a convolution by the turned kernel; of the kernel, sums of products with shifted maps.
 
     JAX's own keeps the k^2 shifted maps, and XLA:CPU sums their products 15 times slower.
