@@ -1,4 +1,4 @@
-# make demo    restore a picture with the command line tool
+# make demo    take noise and camera shake from a photograph with the weights of the package
 # make test    run the tests and the doctests
 # make check   lint, formatting, types
 # make bench   measure speed and memory against PyTorch; hours
@@ -10,32 +10,16 @@
 PYTHON ?= python3
 # EXTRA=test leaves out torch (and make check): the tests that need it skip.
 EXTRA ?= dev
-CHECKPOINT ?=
-
 BIN := .venv/bin
-# Files of PyTorch need torch to be read, folders that were converted before do not.
-DEMO_SET_UP := .venv/set-up-$(if $(filter %.pth %.pt,$(CHECKPOINT)),dev,demo)
-ifeq ($(CHECKPOINT),)
-CONVERT := examples/nafnet-random.safetensors build/demo-checkpoint --set 'train_size=[32,32]'
-else ifeq ($(wildcard $(CHECKPOINT)/model.json),)
-CONVERT := "$(CHECKPOINT)" build/demo-checkpoint
-endif
 
 .DELETE_ON_ERROR:
 .PHONY: demo test check bench bench-check clean
 
-demo: $(DEMO_SET_UP)
-	@mkdir -p build
-ifdef CONVERT
-	rm -rf build/demo-checkpoint
-	$(BIN)/tlc-jax convert $(CONVERT)
-endif
-	$(BIN)/tlc-jax restore examples/kodim.png --output build/demo.png --overwrite \
-	  --checkpoint $(if $(CONVERT),build/demo-checkpoint,"$(CHECKPOINT)")
-ifeq ($(CHECKPOINT),)
-	@echo "These weights are RANDOM: build/demo.png is no restoration, it only shows that all runs."
-	@echo "To restore, name published weights or what was made of them: make demo CHECKPOINT=path"
-endif
+demo: .venv/set-up-demo
+	$(BIN)/tlc-jax restore examples/noisy.png -o build/demo.png --overwrite \
+	  --reference examples/kodim.png
+	$(BIN)/tlc-jax restore examples/shaken.png -o build/sharp.png --overwrite --task deblur \
+	  --reference examples/kodim.png
 
 test: .venv/set-up-$(EXTRA)
 	$(BIN)/python -m pytest
@@ -55,7 +39,7 @@ clean:
 	rm -rf .venv build
 
 .venv/set-up-demo: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable . "safetensors>=0.5"
+	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 .venv/set-up-%: pyproject.toml | $(BIN)/python

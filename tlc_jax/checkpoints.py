@@ -3,6 +3,8 @@
 nafnet-gopro-width32/
   model.json   network, its configuration, where the weights come from and their licence
   params/      the parameter tree
+
+Two come with the package, and go by their names alone: "denoise" and "deblur".
 """
 
 import contextlib
@@ -24,6 +26,8 @@ import numpy as np
 from tlc_jax.models import MODELS, Params, example_input
 
 FORMAT = 1
+WEIGHTS = Path(__file__).parent / "weights"
+SHIPPED = ("denoise", "deblur")
 # How a network is run, not what it is.
 RUN_FIELDS = {"local_mode", "local_attention", "local_grid", "window", "padding", "dtype"}
 
@@ -88,8 +92,18 @@ def save(path: str | os.PathLike, model: nn.Module, params: Params, **metadata: 
         alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
         with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
             checkpointer.save(folder / "params", params)
+        # It tells nothing but a path on this machine.
+        (folder / "params" / "commit_success.txt").unlink(missing_ok=True)
         description["params_sha256"] = _digest(folder / "params")
         (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def find(path: str | os.PathLike) -> Path:
+    """The folder of a checkpoint: `path` itself, or one of ours for a string of `SHIPPED`.
+
+    A folder of one's own by such a name is "./denoise", or a `Path`.
+    """
+    return WEIGHTS / path if isinstance(path, str) and path in SHIPPED else Path(path)
 
 
 def describe(path: str | os.PathLike) -> dict[str, Any]:
@@ -98,7 +112,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
       CheckpointError: there is none, or it is not what this version writes.
     """
-    path = Path(path)
+    path = find(path)
     if path.is_file():
         raise CheckpointError(
             f"{path}: a file, not a checkpoint folder; make one with 'tlc-jax convert {path} "
@@ -148,7 +162,7 @@ def load_abstract(path: str | os.PathLike) -> tuple[nn.Module, Params]:
         params = abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
     except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise CheckpointError(
-            f"{Path(path) / 'model.json'}: not a configuration of {description['network']} "
+            f"{find(path) / 'model.json'}: not a configuration of {description['network']} "
             f"({_first_line(error)}); convert the weights again."
         ) from None
     return model, params
@@ -158,7 +172,7 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, Params]:
     """Read a checkpoint folder.
 
     Args:
-      path: a folder that `save` or the converter wrote.
+      path: a folder that `save` or the converter wrote, or a name of `SHIPPED`.
 
     Returns:
       The network, global, and its parameters. `model.clone(local_mode=True)` takes the same ones.
@@ -178,7 +192,7 @@ def load_params(path: str | os.PathLike, target: Params) -> Params:
     """
     import orbax.checkpoint as ocp
 
-    path = Path(path).absolute()
+    path = find(path).absolute()
     # Seen before orbax opens the files: once that fails, its threads print tracebacks of their own.
     try:
         whole = _digest(path / "params") == describe(path).get("params_sha256")

@@ -79,7 +79,8 @@ def picture(package: str, version: str, file: str, scratch: Path) -> Image.Image
     return Image.open(path).convert("RGB")
 
 
-def main(destination: Path) -> None:
+def fetch(destination: Path) -> None:
+    """Write the photographs into the folders train/ and test/ of `destination`."""
     with tempfile.TemporaryDirectory() as scratch, LIST.open(newline="") as lines:
         for number, row in enumerate(csv.DictReader(lines, delimiter="\t")):
             image = picture(row["package"], row["version"], row["file"], Path(scratch))
@@ -93,4 +94,4 @@ def main(destination: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    fetch(Path(sys.argv[1]))

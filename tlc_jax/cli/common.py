@@ -40,6 +40,13 @@ class Mode(enum.StrEnum):
     GLOBAL = "global"
 
 
+class Task(enum.StrEnum):
+    """What the weights that come with the package are for: `checkpoints.SHIPPED`."""
+
+    DENOISE = "denoise"
+    DEBLUR = "deblur"
+
+
 class Dtype(enum.StrEnum):
     """The type to compute in."""
 
@@ -47,7 +54,12 @@ class Dtype(enum.StrEnum):
     BFLOAT16 = "bfloat16"
 
 
-Checkpoint = Annotated[Path, typer.Option(help="A folder that 'tlc-jax convert' wrote.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="A folder that 'tlc-jax convert' or 'tlc-jax train' wrote.")
+]
+OurTask = Annotated[
+    Task | None, typer.Option("--task", help="Instead, which of our own weights [denoise].")
+]
 WindowSide = Annotated[
     int | None,
     typer.Option(min=1, help="Side of the window, input pixels [1.5 x the training crops]."),
@@ -59,6 +71,15 @@ Settings = Annotated[
         "--set", metavar="FIELD=VALUE", help="A field of the network, see 'info'; can be repeated."
     ),
 ]
+
+
+def choose_checkpoint(checkpoint: Path | None, task: Task | None) -> Path:
+    """The folder that the two options name."""
+    if checkpoint is None:
+        return checkpoints.find((task or Task.DENOISE).value)
+    if task is not None:
+        raise UserError(f"--task {task}: chooses among our weights; leave --checkpoint out.")
+    return checkpoint
 
 
 def open_network(
@@ -94,14 +115,16 @@ def progress(jobs: Sequence[Job]) -> Iterable[Job]:
 
 
 @contextlib.contextmanager
-def enough_memory(source: Path, remedy: str = "cut the picture") -> Iterator[None]:
+def enough_memory(
+    source: Path, remedy: str = "--dtype bfloat16 or cut the picture"
+) -> Iterator[None]:
     """Turns the errors of a machine that runs out of memory into a sentence about `source`."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError(f"{source}: not enough memory; try --dtype bfloat16 or {remedy}.") from None
+        raise UserError(f"{source}: not enough memory; try {remedy}.") from None
 
 
 def complain(error: Exception | str) -> None:

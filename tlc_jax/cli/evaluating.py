@@ -13,10 +13,12 @@ from tlc_jax.cli.common import (
     Checkpoint,
     ComputeIn,
     Dtype,
+    OurTask,
     Settings,
     UserError,
     WindowSide,
     check_writable,
+    choose_checkpoint,
     complain,
     console,
     enough_memory,
@@ -31,7 +33,6 @@ from tlc_jax.models import takes_clips
 
 
 def evaluate(
-    checkpoint: Checkpoint,
     inputs: Annotated[
         Path | None, typer.Option("--input", help="A folder, LMDB folder or .mat of pictures.")
     ] = None,
@@ -42,6 +43,8 @@ def evaluate(
         Path | None,
         typer.Option("--data", help="Instead of both: GoPro, HIDE, REDS or SIDD as distributed."),
     ] = None,
+    task: OurTask = None,
+    checkpoint: Checkpoint = None,
     mode: Annotated[
         str, typer.Option(help="Of local, global and tiles:SIZE/OVERLAP, with commas.")
     ] = "local,global",
@@ -58,6 +61,7 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin the report anew.")] = False,
 ) -> None:
     """Measure PSNR and SSIM on pictures whose truth is known."""
+    checkpoint = choose_checkpoint(checkpoint, task)
     modes = evaluation.parse_modes(mode)
     pairs, sources = _pairs(inputs, targets, root)
     if report is not None:

@@ -14,10 +14,12 @@ from tlc_jax.cli.common import (
     ComputeIn,
     Dtype,
     Mode,
+    OurTask,
     Settings,
     UserError,
     WindowSide,
     check_writable,
+    choose_checkpoint,
     complain,
     console,
     enough_memory,
@@ -41,13 +43,14 @@ class Job(NamedTuple):
 
 
 def restore(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="A folder, or a file for one input.")
-    ],
-    checkpoint: Checkpoint,
     inputs: Annotated[
         list[Path] | None, typer.Argument(help="Pictures, videos, or folders of them.")
     ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A folder, or a file for one input.")
+    ] = Path("restored"),
+    task: OurTask = None,
+    checkpoint: Checkpoint = None,
     left: Annotated[
         Path | None, typer.Option(help="The left view of a pair, or a folder of them.")
     ] = None,
@@ -84,6 +87,7 @@ def restore(
     Pictures become PNG files with 8 or 16 bits as they came. A video stays one, with its sound.
     For a network for video a folder is a clip, whose frames are in the order of their names.
     """
+    checkpoint = choose_checkpoint(checkpoint, task)
     model, shapes = open_network(checkpoint, mode, window, dtype, settings)
     if model.inp_channels == 6:
         jobs = _pair_jobs(model, inputs, left, right, output)
@@ -106,8 +110,7 @@ def restore(
     params = load_params(checkpoint, model, shapes, mode, dtype)
     buckets = _buckets(todo, waste) if waste and has_buckets(model) else {}
     remedy = "a smaller --chunk" if takes_clips(model) else "cut the picture"
-    if buckets:
-        remedy = f"--waste 0, or {remedy}"
+    remedy = f"--dtype bfloat16{', --waste 0' if buckets else ''} or {remedy}"
     failed = False
     for sources, targets in progress(todo):
         try:

@@ -15,7 +15,7 @@ import jax
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tlc_jax.cli.common import UserError, console, parse_settings
+from tlc_jax.cli.common import UserError, console, enough_memory, parse_settings
 
 OURS = Path(__file__).parent.parent / "configs"
 
@@ -45,7 +45,7 @@ def train(
     tlc-jax train nafnet_gopro -o runs/nafnet --input GoPro/train/input \\
       --target GoPro/train/target
 
-    Our configurations: nafnet_gopro, nafnet_sidd, restormer.
+    Our configurations: denoise, deblur, nafnet_gopro, nafnet_sidd, restormer.
     """
     from tlc_jax.recipe import TrainingError, check
 
@@ -63,7 +63,8 @@ def train(
         jax.distributed.initialize(coordinator, processes, process)
     try:
         check(wanted)  # before the bar, which asks how many steps there are
-        made = _watched(wanted, output)
+        with enough_memory(output, "smaller crops or batches"):
+            made = _watched(wanted, output)
     except TrainingError as error:
         raise UserError(str(error)) from None
     if jax.process_index() == 0:

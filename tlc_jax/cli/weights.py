@@ -51,7 +51,9 @@ def models() -> None:
 
 
 def info(
-    checkpoint: Annotated[Path, typer.Argument(help="A folder that 'tlc-jax convert' wrote.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A folder, or 'denoise' or 'deblur', which are ours.")
+    ],
     size: Annotated[
         str | None,
         typer.Option(metavar="HxW", help="Tell windows and memory for pictures of this size."),
@@ -70,7 +72,7 @@ def info(
         console.print(f"{name:22}{value}")
     if size is None:
         return
-    model, _ = open_network(checkpoint, Mode.LOCAL, window, dtype, settings)
+    model, _ = open_network(checkpoints.find(checkpoint), Mode.LOCAL, window, dtype, settings)
     # No table of rich's: it would cut the names to the width of the terminal.
     line = "{:12}{:12}{:12}{}".format
     console.print(line("statistics", "map", "window", "site"))

@@ -1,0 +1,89 @@
+"""PSNR of one network on photographs: global, in windows of several sizes, in tiles."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from tlc_jax import metrics
+from tlc_jax.degradations import Degradation
+from tlc_jax.image import from_float, read_image
+from tlc_jax.restore import restore, restore_tiles, warm_up
+
+FACTORS = (0.5, 1, 1.5, 2, 4)  # side of the windows over that of the training crops; TLC's is 1.5
+LOCAL = "local 1.5x"
+SIZES = (96, 128, 192, 256, 384, 512, 768, 1024, 1536)  # sides of crops, pixels
+
+Restore = Callable[[np.ndarray], np.ndarray]
+
+
+class Network(NamedTuple):
+    """What is measured: a network, and what it was trained to take away."""
+
+    model: nn.Module
+    params: Any
+    degradation: Degradation
+
+
+def ways(network: Network) -> dict[str, tuple[nn.Module, Restore]]:
+    """The ways to restore with the same parameters."""
+    model, params, _ = network
+    side = model.train_size[0]
+    models = {"global": model}
+    for factor in FACTORS:
+        window = (round(factor * side),) * 2
+        models[f"local {factor:g}x"] = model.clone(local_mode=True, window=window)
+    made = {
+        name: (variant, functools.partial(restore, variant, params))
+        for name, variant in models.items()
+    }
+    tiles = functools.partial(restore_tiles, model, params, tile=side, overlap=side // 3)
+    return made | {"tiles": (model, tiles)}
+
+
+def spoilt(
+    degradation: Degradation, folder: Path, most: int | None = None
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The names of a folder's photographs, these spoilt, and as they are; the same every time."""
+    degrade = jax.jit(degradation)
+    for number, file in enumerate(sorted(folder.glob("*.png"))[:most]):
+        truth = read_image(file)
+        yield file.stem, np.asarray(degrade(jax.random.key(number), truth)), truth
+
+
+def by_way(network: Network, folder: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """By the name of the photograph and the way to restore it: "psnr" in dB, and "seconds"."""
+    scores = {}
+    for name, image, truth in spoilt(network.degradation, folder):
+        scores[name] = {"input": {"psnr": psnr(image, truth)}}
+        for way, (model, restored_by) in ways(network).items():
+            side = model.train_size[0]
+            warm_up(model, network.params, image[:side, :side] if way == "tiles" else image)
+            start = time.perf_counter()
+            restored = restored_by(image)
+            seconds = time.perf_counter() - start
+            scores[name][way] = {"psnr": psnr(restored, truth), "seconds": seconds}
+    return scores
+
+
+def by_size(network: Network, folder: Path) -> dict[int, list[float]]:
+    """By the side of crops from the middle of photographs: what local gains on each, in dB."""
+    variants = [ways(network)[way][1] for way in (LOCAL, "global")]
+    gains: dict[int, list[float]] = {size: [] for size in SIZES}
+    for _, image, truth in spoilt(network.degradation, folder):
+        for size in (size for size in SIZES if size <= min(image.shape[:2])):
+            top, left = ((length - size) // 2 for length in image.shape[:2])
+            crop = np.s_[top : top + size, left : left + size]
+            local, everywhere = (psnr(way(image[crop]), truth[crop]) for way in variants)
+            gains[size].append(local - everywhere)
+    return gains
+
+
+def psnr(image: np.ndarray, truth: np.ndarray) -> float:
+    """In dB, of the picture as it is written: in 8 bits."""
+    return float(metrics.psnr(from_float(image, np.uint8), truth))

@@ -1,0 +1,50 @@
+"""TLC on MAXIM with Google's weights, on a frame of GoPro, averaged over alignments.
+
+MAXIM's blocks lie on a lattice of up to 64 pixels, and where it lies against the picture moves the
+result by more than TLC does. So each way to restore is tried with the lattice at several places.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.tlc_gain.gain import FACTORS, psnr
+from tlc_jax.models import Maxim
+from tlc_jax.restore import restore, restore_tiles
+
+# Rows and columns that the picture moves by; both coordinates fall evenly into the lattice.
+SHIFTS = ((0, 0), (13, 39), (26, 14), (39, 53), (52, 28))
+
+
+def by_way(model: Maxim, params: Any, image: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """By the way to restore: "psnr" in dB for each of `SHIFTS`, and that of the "mean" picture."""
+    model = model.clone(padding="end")  # where the lattice begins in the upper left corner
+    both = model.clone(local_mode=True)
+    side = model.train_size[0]
+    ways = {
+        "global": model,
+        "channel attention local": both.clone(local_grid=False),
+        "grid mixing local": both.clone(local_attention=False),
+        "both local": both,
+        **{
+            f"both local, {factor:g}x": both.clone(window=(round(factor * side),) * 2)
+            for factor in FACTORS
+            if factor != 1.5  # which is the one above
+        },
+        "tiles": model,
+    }
+    scores: dict[str, Any] = {"input": psnr(image, truth)}
+    for way, variant in ways.items():
+        of_each, total = [], np.zeros_like(truth)
+        for shift in SHIFTS:
+            moved = np.pad(image, (*((pixels, 0) for pixels in shift), (0, 0)), mode="reflect")
+            if way == "tiles":
+                restored = restore_tiles(variant, params, moved, side, side // 8)
+            else:
+                restored = restore(variant, params, moved)
+            restored = restored[shift[0] :, shift[1] :]
+            of_each.append(psnr(restored, truth))
+            total += restored / len(SHIFTS)
+        scores[way] = {"psnr": of_each, "mean": psnr(total, truth)}
+        print(f"MAXIM {way}: {scores[way]}", flush=True)
+    return scores

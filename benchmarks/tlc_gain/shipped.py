@@ -1,0 +1,60 @@
+"""What the weights of the package do on photographs that they were not trained on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import tlc_jax as tlc
+from benchmarks.tlc_gain.gain import psnr, spoilt
+from tlc_jax.degradations import Degradation, EightBits, GaussianNoise, InTurn, MotionBlur
+
+SHAKE = InTurn((MotionBlur((5, 20)), GaussianNoise((0, 2)), EightBits()))
+NOISE = {sigma: InTurn((GaussianNoise((sigma, sigma)), EightBits())) for sigma in (15, 25, 50)}
+CLEAN = EightBits()
+
+
+def nonlocal_means(image: np.ndarray) -> np.ndarray:
+    """scikit-image's, as its gallery has it, with its own estimate of the noise."""
+    from skimage.restoration import denoise_nl_means, estimate_sigma
+
+    sigma = float(np.mean(estimate_sigma(image, channel_axis=-1)))
+    return denoise_nl_means(
+        image, h=0.8 * sigma, sigma=sigma, fast_mode=True, patch_size=5, patch_distance=6,
+        channel_axis=-1,
+    ).astype(np.float32)  # fmt: skip
+
+
+def scores(folder: Path) -> dict[str, dict[str, float]]:
+    """Mean PSNR in dB by what spoilt the photographs and what restored them, rounded to 8 bits."""
+    restored_by: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+    for task in ("denoise", "deblur"):
+        model, params = tlc.load(task)
+        for mode in ("global", "local"):
+            variant = model.clone(local_mode=mode == "local")
+            restored_by[f"{task}, {mode}"] = _restoring(variant, params)
+    noisy = {f"noise, sigma {sigma}": noise for sigma, noise in NOISE.items()}
+    table = {}
+    for case, degradation in {**noisy, "camera shake": SHAKE, "nothing": CLEAN}.items():
+        task = {"camera shake": ["deblur"], "nothing": ["denoise", "deblur"]}.get(case, ["denoise"])
+        named = {name: way for name, way in restored_by.items() if name.split(",")[0] in task}
+        if case in noisy:
+            named["non-local means"] = nonlocal_means
+        table[case] = _means(degradation, folder, named)
+        print(case, table[case], flush=True)
+    return table
+
+
+def _restoring(model: object, params: object) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda image: tlc.restore(model, params, image)
+
+
+def _means(
+    degradation: Degradation, folder: Path, ways: dict[str, Callable[[np.ndarray], np.ndarray]]
+) -> dict[str, float]:
+    found: dict[str, list[float]] = {name: [] for name in ("input", *ways)}
+    for _, image, truth in spoilt(degradation, folder):
+        found["input"].append(psnr(image, truth))
+        for name, way in ways.items():
+            found[name].append(psnr(way(image), truth))
+    return {name: float(np.mean(values)) for name, values in found.items()}

@@ -1,0 +1,79 @@
+"""The weights that come with the package: they restore, and leave alone what needs no mending."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import tlc_jax as tlc
+from tlc_jax import checkpoints
+from tlc_jax.image import from_float
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+TRUTH = tlc.read_image(EXAMPLES / "kodim.png")
+
+
+def restored(task: str, image: np.ndarray, *, local: bool = True) -> np.ndarray:
+    """As it is written, in 8 bits."""
+    model, params = tlc.load(task)
+    return from_float(tlc.restore(model.clone(local_mode=local), params, image), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "gain"), [("denoise", "noisy", 11.5), ("deblur", "shaken", 3.0)]
+)
+@pytest.mark.parametrize("local", [True, False], ids=["local", "global"])
+def test_they_restore_the_examples(task, name, gain, local):
+    image = tlc.read_image(EXAMPLES / f"{name}.png")
+    before = tlc.psnr(image, TRUTH)
+    assert tlc.psnr(restored(task, image, local=local), TRUTH) > before + gain
+
+
+@pytest.mark.parametrize("task", checkpoints.SHIPPED)
+def test_they_leave_alone_what_needs_no_mending(task):
+    assert tlc.psnr(restored(task, TRUTH), TRUTH) > 38
+
+
+def test_the_denoiser_is_blind():
+    """It is told no strength: what it takes away is what there is."""
+    noise = np.asarray(jax.random.normal(jax.random.key(1), TRUTH.shape))
+    for sigma, least in ((5, 38), (15, 34), (50, 29)):
+        image = from_float(TRUTH + sigma / 255 * noise, np.uint8)
+        assert tlc.psnr(restored("denoise", image), TRUTH) > least
+
+
+def test_they_are_small_and_say_what_they_are():
+    files = [file for file in checkpoints.WEIGHTS.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) <= 4e6
+    for task in checkpoints.SHIPPED:
+        described = checkpoints.describe(task)
+        assert described["weights_licence"] == "MIT"
+        assert task[:6] in described["task"]
+
+
+def test_a_name_of_ours_is_no_folder_of_yours(tmp_path, monkeypatch):
+    """And a folder of that name has its place written, or is a Path."""
+    monkeypatch.chdir(tmp_path)
+    model = tlc.NAFNet(4, (), 1, ())
+    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))["params"]
+    tlc.save("./denoise", model, params)
+    assert tlc.load("denoise")[0] != model
+    assert tlc.load("./denoise")[0] == tlc.load(Path("denoise"))[0] == model
+
+
+def test_the_command_line_needs_no_more_than_a_picture(terminal, tmp_path):
+    """It restores into `restored`; another task is an option, and what runs is told."""
+    crop = from_float(TRUTH[100:164, 200:296], np.uint8)
+    tlc.write_image(tmp_path / "photo.png", crop)
+    for options, task in (((), "denoise"), (("--task", "deblur", "--overwrite"), "deblur")):
+        code, out, err = terminal(tmp_path, "restore", "photo.png", *options)
+        assert (code, err) == (0, "")
+        assert out.startswith("NAFNet local in float32") and "restored/photo.png" in out
+        written = tlc.read_image(tmp_path / "restored/photo.png", channels=None)
+        model, params = tlc.load(task)
+        local = model.clone(local_mode=True)
+        assert np.array_equal(from_float(written, np.uint8), tlc.restore(local, params, crop))
+    _, out, _ = terminal(tmp_path, "info", "deblur")
+    assert "camera shake" in out and "MIT" in out
