@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "tlc_jax").rglob("*.py"))
 
 LEVELS = {
-    0: ("ops", "image", "metrics", "degradations"),
-    1: ("layers", "video"),
+    0: ("ops", "image", "degradations"),
+    1: ("layers", "metrics", "video"),
     2: ("models",),
     3: ("buckets", "catalogue", "checkpoints", "data"),
     4: ("restore", "crops", "recipe"),

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from tlc_jax.image import to_float
+
 TAPS = 11
 SIGMA = 1.5
 C1, C2 = 0.01**2, 0.03**2  # (K L)^2 with dynamic range L = 1
@@ -105,7 +107,7 @@ def luma(image: jax.Array | np.ndarray) -> jax.Array:
       >>> print(luma(np.ones((1, 1, 3))) * 255)
       [[[235.]]]
     """
-    rgb = _to_float(jnp.asarray(image))
+    rgb = to_float(jnp.asarray(image))
     if rgb.shape[-1] != 3:
         raise ValueError(f"luma is of RGB images, got {rgb.shape}.")
     weights = jnp.array([[65.481], [128.553], [24.966]], jnp.float32)
@@ -141,19 +143,10 @@ def measure(
 
 
 def _pair(*images: jax.Array | np.ndarray) -> tuple[jax.Array, jax.Array]:
-    x, y = (_to_float(jnp.asarray(image)) for image in images)
+    x, y = (to_float(jnp.asarray(image)) for image in images)
     if x.shape != y.shape or x.ndim < 3:
         raise ValueError(f"images are (..., H, W, C) of one shape, got {x.shape} and {y.shape}.")
     return x, y
-
-
-def _to_float(image: jax.Array) -> jax.Array:
-    """The rule of `tlc_jax.image.to_float`, for arrays that JAX may be tracing."""
-    if image.dtype in (jnp.uint8, jnp.uint16):
-        return image.astype(jnp.float32) / jnp.iinfo(image.dtype).max
-    if jnp.issubdtype(image.dtype, jnp.floating):
-        return image.astype(jnp.float32)
-    raise TypeError(f"images are uint8, uint16 or floats, got {image.dtype}.")
 
 
 def _slide(axis: int, means: jax.Array, products: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.tlc_gain.gain import Network, spoilt
 from tlc_jax.ops import clip_window
+from tlc_jax.restore import sites
 
 Values = dict[str, np.ndarray]  # by the name of a site, (windows, statistics)
 
@@ -78,7 +79,8 @@ def _thirds(length: int, side: int) -> tuple[int, int]:
 
 def _of_pictures(model: nn.Module, params: Any, images: list[np.ndarray]) -> Values:
     of_each = [jax.device_get(_of_picture(model, params, image)) for image in images]
-    return {site: np.concatenate([values[site] for values in of_each]) for site in of_each[0]}
+    in_order = [site.name for site in sites(model, images[0].shape[:2])]
+    return {site: np.concatenate([values[site] for values in of_each]) for site in in_order}
 
 
 def spreads(ways: dict[str, Values]) -> dict[str, dict[str, float]]:
@@ -95,8 +97,8 @@ def spreads(ways: dict[str, Values]) -> dict[str, dict[str, float]]:
 
 def example(ways: dict[str, Values]) -> tuple[str, dict[str, np.ndarray]]:
     """A site, the middle one, and by way one of its statistics, whose spread is the median."""
-    sites = [*ways["crops"]]
-    site = sites[len(sites) // 2]
+    names = [*ways["crops"]]
+    site = names[len(names) // 2]
     ratios = _ratios(ways["whole photographs"], ways["crops"], site)
     number = np.argsort(ratios)[len(ratios) // 2]
     return site, {way: values[site][:, number] for way, values in ways.items()}
