@@ -27,6 +27,7 @@ EVERY = {
     "gaussian": d.GaussianNoise((5, 50)),
     "poisson": d.PoissonNoise((50, 5000)),
     "motion": d.MotionBlur((2, 9)),
+    "shake": d.CameraShake((2, 9), (1, 6)),
     "defocus": d.Defocus((1, 4)),
     "jpeg": d.Jpeg((20, 95)),
     "8 bits": d.EightBits(),
@@ -148,3 +149,21 @@ def test_jpeg_against_libjpeg(size, quality):
     # each other than to the photograph.
     assert float(psnr(ours, image)) == pytest.approx(lost, abs=1)
     assert float(psnr(ours, theirs)) > max(lost + 2, 36)
+
+
+def test_a_camera_that_does_not_turn_blurs_alike_everywhere():
+    """Two ways to say the same: pictures moved along a path, and the path's kernel."""
+    image = jnp.asarray(photograph(48, 64))
+    path = d.trajectory(KEY, 7.0)
+    np.testing.assert_allclose(
+        d.shake(image, path, jnp.zeros(d.STEPS)),
+        d.blur(image, d.trajectory_kernel(KEY, 7.0, 7)),
+        atol=1e-5,
+    )
+
+
+def test_a_camera_that_turns_blurs_corners_and_not_the_middle():
+    image = jnp.asarray(np.random.default_rng(0).random((129, 161, 3), np.float32))
+    blurred = d.CameraShake((0, 0), (8, 8))(KEY, image)
+    change = np.abs(np.asarray(blurred - image)).mean(-1)
+    assert change[62:67, 78:83].mean() < 0.3 * change[:9, :9].mean()

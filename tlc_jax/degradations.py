@@ -7,6 +7,7 @@ size. The same key spoils it in the same way on any device; `jax.vmap` serves a 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -91,6 +92,28 @@ class MotionBlur:
 
 
 @dataclasses.dataclass(frozen=True)
+class CameraShake:
+    """A camera that moves and turns about its axis: as MotionBlur, but each place in its own way.
+
+    Attributes:
+      length: range of the path's length in the middle of the photograph, pixels.
+      turn: range of what the turn adds to the length of the path in the corners, pixels.
+    """
+
+    length: tuple[float, float]
+    turn: tuple[float, float]
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        length, turn, path, turning = jax.random.split(key, 4)
+        length = jax.random.uniform(length, minval=self.length[0], maxval=self.length[1])
+        turn = jax.random.uniform(turn, minval=self.turn[0], maxval=self.turn[1])
+        corner = math.hypot(*image.shape[:2]) / 2
+        # What a point in a corner walks while the camera turns there and back.
+        angles = trajectory(turning, turn)[0] / corner
+        return shake(image, trajectory(path, length), angles)
+
+
+@dataclasses.dataclass(frozen=True)
 class Defocus:
     """A lens out of focus: every point becomes a disc, of a `radius` drawn from a range, pixels."""
 
@@ -144,19 +167,10 @@ class Sometimes:
         return jnp.where(jax.random.bernoulli(draw, self.share), self.part(key, image), image)
 
 
-def trajectory_kernel(key: jax.Array, length: jax.Array | float, radius: int) -> jax.Array:
-    """What a point becomes while a hand-held camera moves along a path of `length` pixels.
+def trajectory(key: jax.Array, length: jax.Array | float) -> jax.Array:
+    """The path of a hand-held camera, `length` pixels long: rows and columns, (2, STEPS).
 
-    The path turns and changes its speed smoothly, both as integrated noise; its centroid stays
-    where the point was.
-
-    Args:
-      key: of this path.
-      length: of the path, pixels, at most `radius`.
-      radius: of the kernel.
-
-    Returns:
-      (2 radius + 1, 2 radius + 1), its sum is 1.
+    It turns and changes its speed smoothly, both as integrated noise, about its centroid, (0, 0).
     """
     first, bend, much, pace = jax.random.split(key, 4)
     bends = jnp.cumsum(jax.random.normal(bend, (STEPS,))) / math.sqrt(STEPS)
@@ -164,7 +178,20 @@ def trajectory_kernel(key: jax.Array, length: jax.Array | float, radius: int) ->
     speed = jnp.exp(jnp.cumsum(jax.random.normal(pace, (STEPS,))) / math.sqrt(STEPS))
     step = length * speed / speed.sum()
     path = jnp.stack([jnp.cumsum(step * jnp.sin(angle)), jnp.cumsum(step * jnp.cos(angle))])
-    path = path - path.mean(axis=1, keepdims=True)
+    return path - path.mean(axis=1, keepdims=True)
+
+
+def trajectory_kernel(key: jax.Array, length: jax.Array | float, radius: int) -> jax.Array:
+    """What a point becomes while a hand-held camera moves.
+
+    Args:
+      key, length: of the path, as of `trajectory`; it is at most `radius` pixels long.
+      radius: of the kernel.
+
+    Returns:
+      (2 radius + 1, 2 radius + 1), its sum is 1.
+    """
+    path = trajectory(key, length)
     # Each instant's light falls on the four pixels around its place.
     pixels = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
     rows, columns = jnp.maximum(1 - jnp.abs(path[..., None] - pixels[None, None]), 0)
@@ -196,6 +223,35 @@ def blur(image: jax.Array, kernel: jax.Array) -> jax.Array:
     response = jnp.fft.rfft2(kernel, size)[..., None]
     blurred = jnp.fft.irfft2(jnp.fft.rfft2(light, axes=(0, 1)) * response, size, axes=(0, 1))
     return to_srgb(jnp.clip(blurred[2 * reach :, 2 * reach :], 0, 1))
+
+
+def shake(image: jax.Array, path: jax.Array, angles: jax.Array) -> jax.Array:
+    """The mean, in linear light, of a photograph moved along a path and turned about its middle.
+
+    Args:
+      image: (H, W, C) in [0, 1], encoded as sRGB; beyond its edges it goes on as if mirrored.
+      path: (2, moments) rows and columns, pixels.
+      angles: (moments,) radians.
+
+    Returns:
+      (H, W, C) in [0, 1], encoded as sRGB.
+    """
+    light = to_linear(image)
+    h, w, _ = image.shape
+    y, x = (jnp.arange(length) - (length - 1) / 2 for length in (h, w))
+    y, x = y[:, None], x[None]
+
+    def expose(total: jax.Array, moment: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        down, right, angle = moment
+        rows = y * jnp.cos(angle) - x * jnp.sin(angle) + (h - 1) / 2 - down
+        columns = y * jnp.sin(angle) + x * jnp.cos(angle) + (w - 1) / 2 - right
+        look = functools.partial(
+            jax.scipy.ndimage.map_coordinates, coordinates=[rows, columns], order=1, mode="mirror"
+        )
+        return total + jax.vmap(look, in_axes=-1, out_axes=-1)(light), None
+
+    exposed, _ = jax.lax.scan(expose, jnp.zeros_like(light), (*path, angles))
+    return to_srgb(jnp.clip(exposed / len(angles), 0, 1))
 
 
 def to_linear(image: jax.Array) -> jax.Array:
