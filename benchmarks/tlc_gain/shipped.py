@@ -7,9 +7,10 @@ import numpy as np
 
 import tlc_jax as tlc
 from benchmarks.tlc_gain.gain import psnr, spoilt
-from tlc_jax.degradations import Degradation, EightBits, GaussianNoise, InTurn, MotionBlur
+from tlc_jax.checkpoints import SHIPPED
+from tlc_jax.degradations import CameraShake, Degradation, EightBits, GaussianNoise, InTurn
 
-SHAKE = InTurn((MotionBlur((5, 20)), GaussianNoise((0, 2)), EightBits()))
+SHAKE = InTurn((CameraShake((5, 12), (0, 8)), GaussianNoise((0, 2)), EightBits()))
 NOISE = {sigma: InTurn((GaussianNoise((sigma, sigma)), EightBits())) for sigma in (15, 25, 50)}
 CLEAN = EightBits()
 
@@ -28,16 +29,15 @@ def nonlocal_means(image: np.ndarray) -> np.ndarray:
 def scores(folder: Path) -> dict[str, dict[str, float]]:
     """Mean PSNR in dB by what spoilt the photographs and what restored them, rounded to 8 bits."""
     restored_by: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
-    for task in ("denoise", "deblur"):
+    for task in SHIPPED:
         model, params = tlc.load(task)
         for mode in ("global", "local"):
             variant = model.clone(local_mode=mode == "local")
             restored_by[f"{task}, {mode}"] = _restoring(variant, params)
     noisy = {f"noise, sigma {sigma}": noise for sigma, noise in NOISE.items()}
     table = {}
-    for case, degradation in {**noisy, "camera shake": SHAKE, "nothing": CLEAN}.items():
-        task = {"camera shake": ["deblur"], "nothing": ["denoise", "deblur"]}.get(case, ["denoise"])
-        named = {name: way for name, way in restored_by.items() if name.split(",")[0] in task}
+    for case, degradation in {**noisy, "nothing": CLEAN}.items():
+        named = dict(restored_by)
         if case in noisy:
             named["non-local means"] = nonlocal_means
         table[case] = _means(degradation, folder, named)

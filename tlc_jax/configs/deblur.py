@@ -1,6 +1,8 @@
-"""The deblurrer that comes with the package: paths of a shaking camera up to 20 pixels long.
+"""A small deblurrer: paths of a shaking camera up to 20 pixels long.
 
-tlc-jax train deblur -o runs/deblur --target photographs/train
+    tlc-jax train deblur -o runs/deblur --target photographs/train
+
+Not trained to its end so far.
 """
 
 from tlc_jax.degradations import EightBits, GaussianNoise, InTurn, MotionBlur, Sometimes

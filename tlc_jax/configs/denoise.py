@@ -1,6 +1,10 @@
 """The denoiser that comes with the package: noise of any strength up to sigma 50 on 8 bits.
 
-tlc-jax train denoise -o runs/denoise --target photographs/train
+    tlc-jax train denoise -o runs/denoise --target photographs/train
+
+12,000 steps of 8 crops, an hour on two CPU cores, on the photographs that
+`benchmarks/tlc_gain/photographs.tsv` lists. Kodak with 8-bit noise of sigma 15, 25 and 50: 34.15,
+31.63 and 28.37 dB, local.
 """
 
 from tlc_jax.degradations import EightBits, GaussianNoise, InTurn
