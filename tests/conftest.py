@@ -144,3 +144,10 @@ def check_gradients() -> Callable[..., None]:
             assert abs((np.asarray(gradient) * directions[which]).sum() - slope) <= 1e-5 * scale
 
     return check
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """Compiled programs are mapped into memory, of which Linux allows a process 65,530 parts."""
+    yield
+    jax.clear_caches()

@@ -238,7 +238,7 @@ def shake(image: jax.Array, path: jax.Array, angles: jax.Array) -> jax.Array:
     """
     light = to_linear(image)
     h, w, _ = image.shape
-    y, x = (jnp.arange(length) - (length - 1) / 2 for length in (h, w))
+    y, x = (jnp.arange(n, dtype=jnp.float32) - (n - 1) / 2 for n in (h, w))
     y, x = y[:, None], x[None]
 
     def expose(total: jax.Array, moment: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:

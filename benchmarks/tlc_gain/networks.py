@@ -31,6 +31,7 @@ def trained(name: str, seed: int, photographs: Path, runs: Path) -> Network:
         phases=(Phase(steps=2000, crop=CROP[0], batch=8),),
         target=str(photographs),
         seed=seed,
+        init_from=None,
     )
     run = runs / f"{name.split(',')[0].lower()}-{seed}"
     checkpoint = train(config, run, lambda report: print(run.name, report, flush=True))
