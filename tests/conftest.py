@@ -15,6 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from tlc_jax import cli
 from tlc_jax.checkpoints import abstract_params
+from tlc_jax.image import write_image
 from tlc_jax.models import Params
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -112,6 +113,19 @@ def run(
     """Runs a command in `world`, the folder that a file of tests prepares."""
     monkeypatch.chdir(world)
     return functools.partial(terminal, world)
+
+
+@pytest.fixture(scope="session")
+def write_photographs() -> Callable[..., None]:
+    """Fills a folder with smooth colours, of another wave length in each picture."""
+
+    def write(folder: Path, count: int, size: tuple[int, int]) -> None:
+        rows, columns = np.mgrid[: size[0], : size[1]]
+        for i in range(count):
+            waves = [np.sin(rows / (5 + i) + k) * np.cos(columns / (3 + i) - k) for k in range(3)]
+            write_image(folder / f"{i}.png", np.uint8(np.rint(127 + 100 * np.stack(waves, -1))))
+
+    return write
 
 
 @pytest.fixture(scope="session")

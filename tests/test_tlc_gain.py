@@ -26,12 +26,9 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, write_photographs):
     folder = tmp_path_factory.mktemp("photographs")
-    rows, columns = np.mgrid[:160, :96]
-    for i in range(2):
-        waves = [np.sin(rows / (9 + i) + k) * np.cos(columns / (7 + i) - k) for k in range(3)]
-        tlc.write_image(folder / f"{i}.png", np.stack(waves, -1) / 2.5 + 0.5)
+    write_photographs(folder, 2, (160, 96))
     return folder
 
 

@@ -19,7 +19,6 @@ from tlc_jax import checkpoints
 from tlc_jax.cli.training import open_config
 from tlc_jax.data import DataError
 from tlc_jax.degradations import EightBits, GaussianNoise, InTurn, MotionBlur
-from tlc_jax.image import write_image
 from tlc_jax.recipe import (
     LOSSES,
     Config,
@@ -56,12 +55,9 @@ def usual_promotion():
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
+def photographs(tmp_path_factory, write_photographs):
     folder = tmp_path_factory.mktemp("photographs")
-    rows, columns = np.mgrid[:60, :72]
-    for i in range(4):
-        waves = [np.sin(rows / (5 + i) + k) * np.cos(columns / (3 + i) - k) for k in range(3)]
-        write_image(folder / f"{i}.png", np.uint8(np.rint(127 + 100 * np.stack(waves, -1))))
+    write_photographs(folder, 4, (60, 72))
     return folder
 
 

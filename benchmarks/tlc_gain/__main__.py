@@ -48,10 +48,7 @@ def main() -> None:
     if "shipped" in wanted:
         record("shipped", {name: shipped.scores(folder) for name, folder in folders.items()})
     if {"ways", "sizes", "statistics"} & {*wanted}:
-        ours = {
-            f"{task}, ours": gain.Network(*tlc.load(task), degradation)
-            for task, degradation in (("denoise", shipped.NOISE[25]),)
-        }
+        ours = {"denoise, ours": Network(*tlc.load("denoise"), shipped.NOISE[25])}
         kinds = {
             f"{name}, seed {seed}": networks.trained(name, seed, pictures / "train", runs)
             for name, seed in itertools.product(networks.MODELS, networks.SEEDS)

@@ -46,12 +46,10 @@ def ways(network: Network) -> dict[str, tuple[nn.Module, Restore]]:
     return made | {"tiles": (model, tiles)}
 
 
-def spoilt(
-    degradation: Degradation, folder: Path, most: int | None = None
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def spoilt(degradation: Degradation, folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """The names of a folder's photographs, these spoilt, and as they are; the same every time."""
     degrade = jax.jit(degradation)
-    for number, file in enumerate(sorted(folder.glob("*.png"))[:most]):
+    for number, file in enumerate(sorted(folder.glob("*.png"))):
         truth = read_image(file)
         yield file.stem, np.asarray(degrade(jax.random.key(number), truth)), truth
 
@@ -59,10 +57,11 @@ def spoilt(
 def by_way(network: Network, folder: Path) -> dict[str, dict[str, dict[str, float]]]:
     """By the name of the photograph and the way to restore it: "psnr" in dB, and "seconds"."""
     scores = {}
+    side = network.model.train_size[0]
+    variants = ways(network)
     for name, image, truth in spoilt(network.degradation, folder):
         scores[name] = {"input": {"psnr": psnr(image, truth)}}
-        for way, (model, restored_by) in ways(network).items():
-            side = model.train_size[0]
+        for way, (model, restored_by) in variants.items():
             warm_up(model, network.params, image[:side, :side] if way == "tiles" else image)
             start = time.perf_counter()
             restored = restored_by(image)

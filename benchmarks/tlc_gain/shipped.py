@@ -1,12 +1,12 @@
 """What the weights of the package do on photographs that they were not trained on."""
 
-from collections.abc import Callable
+import functools
 from pathlib import Path
 
 import numpy as np
 
 import tlc_jax as tlc
-from benchmarks.tlc_gain.gain import psnr, spoilt
+from benchmarks.tlc_gain.gain import Restore, psnr, spoilt
 from tlc_jax.checkpoints import SHIPPED
 from tlc_jax.degradations import CameraShake, Degradation, EightBits, GaussianNoise, InTurn
 
@@ -28,30 +28,22 @@ def nonlocal_means(image: np.ndarray) -> np.ndarray:
 
 def scores(folder: Path) -> dict[str, dict[str, float]]:
     """Mean PSNR in dB by what spoilt the photographs and what restored them, rounded to 8 bits."""
-    restored_by: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+    restored_by: dict[str, Restore] = {}
     for task in SHIPPED:
         model, params = tlc.load(task)
         for mode in ("global", "local"):
             variant = model.clone(local_mode=mode == "local")
-            restored_by[f"{task}, {mode}"] = _restoring(variant, params)
+            restored_by[f"{task}, {mode}"] = functools.partial(tlc.restore, variant, params)
     noisy = {f"noise, sigma {sigma}": noise for sigma, noise in NOISE.items()}
     table = {}
     for case, degradation in {**noisy, "nothing": CLEAN}.items():
-        named = dict(restored_by)
-        if case in noisy:
-            named["non-local means"] = nonlocal_means
-        table[case] = _means(degradation, folder, named)
+        theirs = {"non-local means": nonlocal_means} if case in noisy else {}
+        table[case] = _means(degradation, folder, restored_by | theirs)
         print(case, table[case], flush=True)
     return table
 
 
-def _restoring(model: object, params: object) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda image: tlc.restore(model, params, image)
-
-
-def _means(
-    degradation: Degradation, folder: Path, ways: dict[str, Callable[[np.ndarray], np.ndarray]]
-) -> dict[str, float]:
+def _means(degradation: Degradation, folder: Path, ways: dict[str, Restore]) -> dict[str, float]:
     found: dict[str, list[float]] = {name: [] for name in ("input", *ways)}
     for _, image, truth in spoilt(degradation, folder):
         found["input"].append(psnr(image, truth))
