@@ -1,8 +1,9 @@
 """A network, its parameters and a photograph in; the restored photograph out."""
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -266,6 +267,18 @@ class Site(NamedTuple):
     channels: int
 
 
+def at_sites(see: Callable[[str, Any, tuple], None]) -> contextlib.AbstractContextManager[None]:
+    """Within it, `see` is shown each site that a network meets: its path, the layer, its inputs."""
+
+    def note(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        layer: Any = context.module
+        if hasattr(layer, "site") and context.method_name == "__call__":
+            see("/".join(layer.path), layer, args)
+        return call(*args, **kwargs)
+
+    return nn.intercept_methods(note)
+
+
 def sites(model: nn.Module, size: tuple[int, int]) -> list[Site]:
     """Every site of TLC in a network and the window in force there for a picture of `size`.
 
@@ -284,16 +297,10 @@ def sites(model: nn.Module, size: tuple[int, int]) -> list[Site]:
     """
     found: dict[str, Site] = {}  # a loop over frames is met more than once
 
-    def note(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        layer: Any = context.module
-        if hasattr(layer, "site") and context.method_name == "__call__":
-            _, h, w, channels = args[0].shape
-            name = "/".join(layer.path)
-            found[name] = Site(
-                name, layer.site, (h, w), clip_window(layer.window, (h, w)), channels
-            )
-        return call(*args, **kwargs)
+    def note(name: str, layer: Any, args: tuple) -> None:
+        _, h, w, channels = args[0].shape
+        found[name] = Site(name, layer.site, (h, w), clip_window(layer.window, (h, w)), channels)
 
-    with nn.intercept_methods(note):
+    with at_sites(note):
         jax.eval_shape(model.init, jax.random.key(0), example_input(model, size))
     return list(found.values())

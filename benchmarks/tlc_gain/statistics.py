@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.tlc_gain.gain import Network, spoilt
 from tlc_jax.ops import clip_window
-from tlc_jax.restore import sites
+from tlc_jax.restore import at_sites, sites
 
 Values = dict[str, np.ndarray]  # by the name of a site, (windows, statistics)
 
@@ -24,15 +24,11 @@ Values = dict[str, np.ndarray]  # by the name of a site, (windows, statistics)
 def _of_picture(model: nn.Module, params: Any, image: jax.Array) -> dict[str, jax.Array]:
     found = {}
 
-    def note(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        layer: Any = context.module
-        if hasattr(layer, "site") and context.method_name == "__call__":
-            window = clip_window(layer.window, args[0].shape[1:3])
-            name = "/".join(layer.path)
-            found[name] = _aggregated(layer.site, [_cut(x, window) for x in args[:2]])
-        return call(*args, **kwargs)
+    def note(name: str, layer: Any, args: tuple) -> None:
+        window = clip_window(layer.window, args[0].shape[1:3])
+        found[name] = _aggregated(layer.site, [_cut(x, window) for x in args[:2]])
 
-    with nn.intercept_methods(note):
+    with at_sites(note):
         model.apply({"params": params}, image[None])
     return found
 
