@@ -24,6 +24,7 @@ from tlc_jax import cli
 from tlc_jax.buckets import forward_within
 from tlc_jax.checkpoints import abstract_params
 from tlc_jax.image import read_picture
+from tlc_jax.sheet import comparison, window_map
 
 BIN = Path(sys.executable).parent
 
@@ -101,6 +102,8 @@ def world(tmp_path_factory):
     for note in ("texts/a.txt", "pictures/a.json"):
         (folder / note).write_text("{}")
     (folder / "text.png").write_text("a")
+    tlc.write_image(folder / "a-compare.png", PIXELS)
+    (folder / "a.mp4").write_text("a")
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:3000])
     return folder
 
@@ -260,6 +263,21 @@ def test_reference_smaller_than_the_window_of_ssim(run, tmp_path):
     assert "PSNR inf ->" in out and "SSIM" not in out
 
 
+def test_compare(run, tmp_path):
+    """A sheet beside each picture, whatever the mode; it is made where it is missing."""
+    expected = comparison(
+        tlc.read_image("a.png"),
+        *(tlc.restore(m, PARAMS, tlc.read_image("a.png")) for m in (NET, LOCAL)),
+    )
+    plain = ("a.png", "-o", tmp_path, "--checkpoint", "net")
+    restored(run, *plain)
+    for mode in ("local", "global"):
+        out = restored(run, *plain, "--compare", "--mode", mode)
+        assert f"compared in {tmp_path / 'a-compare.png'}" in out
+        np.testing.assert_array_equal(read_picture(tmp_path / "a-compare.png").pixels, expected)
+        (tmp_path / "a-compare.png").unlink()
+
+
 def test_existing_outputs_are_kept(run, tmp_path):
     (tmp_path / "a.png").write_text("mine")
     arguments = ["pictures", "-o", tmp_path, "--checkpoint", "net"]
@@ -365,6 +383,13 @@ def test_info_of_windows(run, checkpoint, model, options, fields):
         assert tuple(sorted(row)) in rows
 
 
+def test_info_of_windows_drawn(run, tmp_path):
+    code, out, _ = run("info", "net", "--plot", "a.png", "-o", tmp_path / "map.png")
+    assert code == 0 and "40x56" in out and str(tmp_path / "map.png") in out
+    expected = window_map(tlc.read_image("a.png"), tlc.sites(LOCAL, (40, 56)))
+    np.testing.assert_array_equal(read_picture(tmp_path / "map.png").pixels, expected)
+
+
 def test_info_of_memory(run):
     """More pixels take as much more, before anything of that size is allocated."""
 
@@ -411,6 +436,12 @@ BAD = {
     "restore a.png -o out --checkpoint net --reference nowhere.png": ["nowhere.png"],
     "restore a.png -o out --checkpoint net --reference empty": ["a.png", "empty"],
     "restore a.png -o out --checkpoint net --reference texts": ["a.png", "texts"],
+    "restore --left a.png --right a.png -o out --checkpoint two-views --compare": ["--compare"],
+    "restore a.mp4 -o out --checkpoint net --mode auto": ["a.mp4", "--mode auto"],
+    "restore a.png a-compare.png -o out --checkpoint net --compare": ["a-compare.png", "rename"],
+    "info net --plot text.png": ["text.png"],
+    "info net --plot a.png --size 9x9": ["--size"],
+    "info net --plot a.png -o nowhere/x.png": ["nowhere"],
     "restore a.png --task denoise --checkpoint net": ["--task denoise", "leave --checkpoint out"],
     "restore a.png -o out --checkpoint nowhere": ["nowhere", "tlc-jax convert"],
     "restore a.png -o out --checkpoint empty": ["empty", "model.json", "tlc-jax convert"],

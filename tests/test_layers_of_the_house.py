@@ -17,7 +17,7 @@ LEVELS = {
     2: ("models",),
     3: ("buckets", "catalogue", "checkpoints", "data"),
     4: ("restore", "crops", "recipe"),
-    5: ("train", "evaluate", "configs"),
+    5: ("train", "evaluate", "configs", "guard", "sheet"),
     6: ("app",),
     7: ("cli", "__main__"),
     8: ("__init__",),  # the public names stand on top of every room

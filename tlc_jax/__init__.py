@@ -11,6 +11,7 @@ Images are NHWC, RGB, in [0, 1].
 
 from tlc_jax.buckets import choose_buckets
 from tlc_jax.checkpoints import CheckpointError, load, save
+from tlc_jax.guard import restore_guarded
 from tlc_jax.image import ImageError, read_image, write_image
 from tlc_jax.metrics import psnr, ssim
 from tlc_jax.models import MODELS, NAFSSR, RNNMBP, Baseline, HINet, Maxim, MPRNet, NAFNet, Restormer
@@ -49,6 +50,7 @@ __all__ = [
     "read_image",
     "restore",
     "restore_clip",
+    "restore_guarded",
     "restore_tiles",
     "save",
     "sites",

@@ -9,6 +9,7 @@ overlapping tiles as if each were a picture.
 """
 
 import json
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -236,7 +237,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """Each mode's gain in PSNR on every image, in ascending order: over global, or over the input.
+    """PSNR of every image, and the gain over global, or over the input, against its size.
 
     Raises:
       ImportError: matplotlib is not installed.
@@ -246,17 +247,28 @@ def plot(report: dict[str, Any], path: Path) -> None:
 
     modes = report["settings"]["modes"]
     base = "global" if "global" in modes and len(modes) > 1 else "input"
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for mode in modes:
-        if mode != base:
-            images = report["images"].values()
-            pairs = [(image[mode]["psnr"], image[base]["psnr"]) for image in images]
-            gains = sorted(ours - theirs for ours, theirs in pairs if None not in (ours, theirs))
-            axes.plot(range(1, len(gains) + 1), gains, ".-", label=mode)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.axhline(0, color="gray", linewidth=0.8)
-    axes.set_xlabel("images, for each mode in the order of its gain")
-    axes.set_ylabel(f"gain in PSNR over {base}, dB")
-    axes.legend()
+    # Only of images that all ways have a PSNR of: equal pictures have none.
+    images = [
+        image
+        for image in report["images"].values()
+        if None not in (image[way]["psnr"] for way in ("input", *modes))
+    ]
+    images.sort(key=lambda image: image[base]["psnr"])
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    by_image, by_size = figure.subplots(1, 2)
+    for way in ("input", *modes):
+        psnr = np.array([image[way]["psnr"] for image in images])
+        (line,) = by_image.plot(range(1, len(images) + 1), psnr, ".-", label=way)
+        if way not in ("input", base):
+            gains = psnr - [image[base]["psnr"] for image in images]
+            megapixels = [math.prod(image["size"]) / 1e6 for image in images]
+            by_size.plot(megapixels, gains, ".", color=line.get_color(), label=way)
+    by_image.xaxis.set_major_locator(MaxNLocator(integer=True))
+    by_image.set_xlabel(f"images, in the order of the PSNR of {base}")
+    by_image.set_ylabel("PSNR, dB")
+    by_image.legend()
+    by_size.axhline(0, color="gray", linewidth=0.8)
+    by_size.set_xlabel("size, megapixels")
+    by_size.set_ylabel(f"gain in PSNR over {base}, dB")
+    by_size.legend()
     figure.savefig(path, dpi=150)

@@ -65,7 +65,7 @@ def restore(
     restored = np.asarray(forward(model, params, *arguments))
     if bucket is not None:
         restored = restored[: image.shape[0], : image.shape[1]]
-    return _like(image, restored)
+    return like(image, restored)
 
 
 def restore_tiles(
@@ -111,7 +111,7 @@ def restore_tiles(
         here = np.s_[top * scale : top * scale + h, left * scale : left * scale + w]
         total[here] += restored
         count[here] += 1
-    return _like(image, total / count)
+    return like(image, total / count)
 
 
 def restore_clip(
@@ -175,7 +175,7 @@ def restore_clip(
         restored, state = _forward_part(model, params, clip, state, ahead)
         # Of the whole part, not of each frame: a slice on the device would be a program of its own.
         for frame, pixels in zip(part, np.asarray(restored), strict=False):
-            yield _like(frame, pixels)
+            yield like(frame, pixels)
         part = [*part[chunk:], *itertools.islice(frames, chunk)] if goes_on else []
 
 
@@ -223,7 +223,7 @@ def _checked(model: nn.Module, image: np.ndarray) -> np.ndarray:
     return to_float(image)
 
 
-def _like(image: np.ndarray, restored: np.ndarray) -> np.ndarray:
+def like(image: np.ndarray, restored: np.ndarray) -> np.ndarray:
     """The restored picture as numbers of the type that the picture has."""
     if np.issubdtype(image.dtype, np.integer):
         return from_float(restored, image.dtype)

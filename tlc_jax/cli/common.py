@@ -34,10 +34,11 @@ class UserError(ValueError):
 
 
 class Mode(enum.StrEnum):
-    """Where the network's statistics come from."""
+    """Where the network's statistics come from; auto is local, unless that fails."""
 
     LOCAL = "local"
     GLOBAL = "global"
+    AUTO = "auto"
 
 
 class Task(enum.StrEnum):
@@ -87,7 +88,7 @@ def open_network(
     """The network of a checkpoint, set as the options say, and the shapes of its parameters."""
     model, shapes = checkpoints.load_abstract(checkpoint)
     model = with_settings(model, settings).clone(
-        local_mode=mode == Mode.LOCAL,
+        local_mode=mode in (Mode.LOCAL, Mode.AUTO),
         window=None if window is None else (window, window),
         dtype=jnp.bfloat16 if dtype is Dtype.BFLOAT16 else None,
     )

@@ -11,9 +11,11 @@ from rich.text import Text
 from tlc_jax import metrics
 from tlc_jax.cli.common import UserError, console
 from tlc_jax.data import PICTURES
+from tlc_jax.guard import restore_guarded
 from tlc_jax.image import from_float, read_picture, to_float, write_image
 from tlc_jax.models import Params
 from tlc_jax.restore import restore, warm_up
+from tlc_jax.sheet import comparison
 
 
 def restore_picture(
@@ -23,6 +25,9 @@ def restore_picture(
     targets: Sequence[Path],
     reference: Path | None = None,
     buckets: dict[tuple[int, int], tuple[int, int]] | None = None,
+    *,
+    guarded: bool = False,
+    sheet: Path | None = None,
 ) -> None:
     """Restore a picture, or a pair into one picture or two, and tell of it.
 
@@ -33,6 +38,8 @@ def restore_picture(
       reference: the true picture, or a folder of them by the names of the targets; for two targets
         with subfolders `left` and `right`.
       buckets: those of the sizes that share one.
+      guarded: restored with global statistics where the local ones fail.
+      sheet: a .png file for what compares both modes.
 
     Raises:
       ImageError, UserError: a file cannot be read or written, or sizes differ.
@@ -59,7 +66,11 @@ def restore_picture(
         warm_up(model, params, pixels, bucket=bucket)
     compiled = time.perf_counter()
     with console.status(Text(f"{source}: restoring")):
-        restored = restore(model, params, pixels, bucket=bucket)
+        if guarded:
+            restored, mode = restore_guarded(model, params, pixels, bucket=bucket)
+        else:
+            restored = restore(model, params, pixels, bucket=bucket)
+            mode = "local" if model.local_mode else "global"
     done = time.perf_counter()
     check_finite(source, restored)
     written = from_float(restored, np.result_type(*(picture.pixels for picture in pictures)))
@@ -70,6 +81,12 @@ def restore_picture(
         alpha = picture.alpha if scale == 1 else None
         target.parent.mkdir(parents=True, exist_ok=True)
         write_image(target, part, alpha=alpha, icc_profile=picture.icc_profile)
+    if sheet is not None:
+        with console.status(Text(f"{source}: restoring in the other mode")):
+            other = model.clone(local_mode=mode == "global")
+            results = restore(other, params, pixels, bucket=bucket), restored
+        globally, locally = results if mode == "local" else results[::-1]
+        write_image(sheet, comparison(pixels, globally, locally))
 
     size = f"{width}x{height}" + (f" to {width * scale}x{height * scale}" if scale > 1 else "")
     if bucket:
@@ -78,6 +95,10 @@ def restore_picture(
         f"{', '.join(map(str, sources))} -> {', '.join(map(str, targets))}: {size}, compiled in "
         f"{compiled - start:.1f} s, ran in {done - compiled:.1f} s"
     )
+    if guarded and mode == "global":
+        console.print("  local statistics make false colours here, so these are global ones")
+    if sheet is not None:
+        console.print(f"  compared in {sheet}")
     for note in dict.fromkeys(note for picture in pictures for note in picture.notes):
         console.print(f"  {note}")
     if scale > 1 and any(picture.alpha is not None for picture in pictures):

@@ -40,6 +40,11 @@ class Job(NamedTuple):
 
     sources: tuple[Path, ...]  # a picture or video, the two views of a pair, the frames of a clip
     targets: tuple[Path, ...]  # as many files, or one for two views
+    sheet: Path | None = None  # that compares
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        return (*self.targets, self.sheet) if self.sheet else self.targets
 
 
 def restore(
@@ -57,12 +62,24 @@ def restore(
     right: Annotated[
         Path | None, typer.Option(help="The right view; in a folder by the same names.")
     ] = None,
-    mode: Annotated[Mode, typer.Option(help="Statistics over windows (TLC), or all.")] = Mode.LOCAL,
+    mode: Annotated[
+        Mode,
+        typer.Option(
+            help="Statistics over windows (TLC), or all; auto is local, and global where local "
+            "makes false colours."
+        ),
+    ] = Mode.LOCAL,
     window: WindowSide = None,
     dtype: ComputeIn = Dtype.FLOAT32,
     reference: Annotated[
         Path | None, typer.Option(help="The true picture, or a folder of them by the same names.")
     ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="Put a sheet beside each picture: input, global, local, difference."
+        ),
+    ] = False,
     chunk: Annotated[
         int, typer.Option(min=1, help="Frames that a network for video restores at a time.")
     ] = 10,
@@ -95,8 +112,15 @@ def restore(
         raise UserError(f"{checkpoint}: takes no pairs; name pictures without --left and --right.")
     else:
         jobs = _jobs(model, inputs or [], output)
-    _check_targets(jobs)
-    todo = jobs if overwrite else [job for job in jobs if not all(map(Path.exists, job.targets))]
+    if compare or mode is Mode.AUTO:
+        _only_pictures(model, jobs, "--compare" if compare else "--mode auto")
+    if compare:
+        jobs = [
+            job._replace(sheet=job.targets[0].with_name(f"{job.targets[0].stem}-compare.png"))
+            for job in jobs
+        ]
+    _check_outputs(jobs)
+    todo = jobs if overwrite else [job for job in jobs if not all(map(Path.exists, job.outputs))]
     if len(todo) < len(jobs):
         first = next(job for job in jobs if job not in todo).targets[0]
         console.print(
@@ -112,7 +136,7 @@ def restore(
     remedy = "a smaller --chunk" if takes_clips(model) else "cut the picture"
     remedy = f"--dtype bfloat16{', --waste 0' if buckets else ''} or {remedy}"
     failed = False
-    for sources, targets in progress(todo):
+    for sources, targets, sheet in progress(todo):
         try:
             with enough_memory(sources[0], remedy):
                 if sources[0].suffix.lower() in VIDEOS:
@@ -120,12 +144,31 @@ def restore(
                 elif takes_clips(model):
                     restore_frames(model, params, sources, targets, reference, chunk, overlap)
                 else:
-                    restore_picture(model, params, sources, targets, reference, buckets)
+                    restore_picture(
+                        model,
+                        params,
+                        sources,
+                        targets,
+                        reference,
+                        buckets,
+                        guarded=mode is Mode.AUTO,
+                        sheet=sheet,
+                    )
         except (ImageError, VideoError, UserError, OSError) as error:
             failed = True
             complain(error)
     if failed:
         raise typer.Exit(2)
+
+
+def _only_pictures(model: nn.Module, jobs: list[Job], option: str) -> None:
+    video = next((job for job in jobs if job.sources[0].suffix.lower() in VIDEOS), None)
+    if video is not None:
+        raise UserError(f"{video.sources[0]}: {option} is for pictures; leave it out.")
+    if model.inp_channels == 6 or takes_clips(model):
+        raise UserError(
+            f"{option}: {type(model).__name__} does not restore single pictures; leave it out."
+        )
 
 
 def _jobs(model: nn.Module, inputs: list[Path], output: Path) -> list[Job]:
@@ -195,7 +238,7 @@ def _pair_jobs(
 def _buckets(jobs: list[Job], waste: float) -> dict[tuple[int, int], tuple[int, int]]:
     """Those of the pictures that can be read; the others are told of when it is their turn."""
     sizes = []
-    for (source, *_), _ in jobs:
+    for (source, *_), *_ in jobs:
         if source.suffix.lower() in PICTURES:
             with contextlib.suppress(ImageError):
                 sizes.append(picture_size(source))
@@ -211,18 +254,18 @@ def _in_order(file: Path) -> list[int | str]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
 
 
-def _check_targets(jobs: list[Job]) -> None:
+def _check_outputs(jobs: list[Job]) -> None:
     """Each output is one file of its own, and none is an input."""
     inputs = {path.resolve() for job in jobs for path in job.sources}
-    by_target: dict[Path, Path] = {}
-    for sources, targets in jobs:
-        for i, target in enumerate(targets):
-            source = sources[i]
-            if target in by_target:
+    written: dict[Path, Path] = {}  # the input of each
+    for job in jobs:
+        sources = (*job.sources, job.sources[0])  # of which the last is the sheet's
+        for source, output in zip(sources, job.outputs, strict=False):
+            if output in written:
                 raise UserError(
-                    f"{source} and {by_target[target]} would both be written to {target}; rename "
+                    f"{source} and {written[output]} would both be written to {output}; rename "
                     "one or restore them into two folders."
                 )
-            if target.resolve() in inputs:
-                raise UserError(f"{target}: this would replace an input; choose another output.")
-            by_target[target] = source
+            if output.resolve() in inputs:
+                raise UserError(f"{output}: this would replace an input; choose another output.")
+            written[output] = source

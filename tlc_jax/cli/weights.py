@@ -21,8 +21,10 @@ from tlc_jax.cli.common import (
     open_network,
     parse_settings,
 )
+from tlc_jax.image import read_image, write_image
 from tlc_jax.models import MODELS, takes_clips
 from tlc_jax.restore import planned_memory, sites
+from tlc_jax.sheet import window_map
 
 
 def models() -> None:
@@ -56,11 +58,23 @@ def info(
         str | None,
         typer.Option(metavar="HxW", help="Tell windows and memory for pictures of this size."),
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="Draw the windows over this picture.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file for that, a .png.")
+    ] = Path("windows.png"),
     window: WindowSide = None,
     dtype: ComputeIn = Dtype.FLOAT32,
     settings: Settings = None,
 ) -> None:
     """Describe a checkpoint, the window at every site of TLC, and the memory that it takes."""
+    picture = None
+    if plot is not None:
+        if size is not None:
+            raise UserError(f"--plot {plot}: the picture has a size; leave --size out.")
+        picture = read_image(plot)
+        size = "{}x{}".format(*picture.shape)
     height_width = re.fullmatch(r"(\d+)x(\d+)", size or "1x1")
     if height_width is None or "0" in height_width.groups():
         raise UserError(f"--size {size}: give height x width in pixels, as in --size 720x1280.")
@@ -75,9 +89,13 @@ def info(
     line = "{:12}{:12}{:12}{}".format
     console.print(line("statistics", "map", "window", "site"))
     height, width = map(int, height_width.groups())
-    for site in sites(model, (height, width)):
+    found = sites(model, (height, width))
+    for site in found:
         (h, w), (k_h, k_w) = site.size, site.window
         console.print(line(site.kind, f"{h}x{w}", f"{k_h}x{k_w}", site.name))
+    if picture is not None:
+        write_image(output, window_map(picture, found))
+        console.print(f"{plot} -> {output}: the windows over the picture")
     if not takes_clips(model):
         with console.status(f"compiling for {size}, to see what memory it takes"):
             gibibytes = planned_memory(model, (height, width)) / 2**30

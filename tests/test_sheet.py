@@ -1,0 +1,91 @@
+"""Sheets and maps: what they show lies where it should."""
+
+import numpy as np
+import pytest
+from PIL import ImageColor
+
+import tlc_jax as tlc
+from tlc_jax import sheet
+
+SIZE = (200, 300)
+RED, BLUE = (ImageColor.getrgb(colour) for colour in sheet.COLOURS[:2])
+
+
+def flat(value, size=SIZE, channels=3):
+    return np.full((*size, channels), value, np.float32)
+
+
+def test_the_places_are_where_the_results_differ():
+    difference = np.zeros((*SIZE, 3))
+    difference[10:20, 10:20] = 1
+    difference[150:160, 250:260] = 2
+    first, second = sheet.most_different(difference, 2)
+    assert first.height / first.width == pytest.approx(2 / 3, abs=0.02)
+    for place, (row, column) in ((first, (150, 250)), (second, (10, 10))):
+        assert place.top <= row and row + 10 <= place.top + place.height
+        assert place.left <= column and column + 10 <= place.left + place.width
+
+
+@pytest.mark.parametrize(("count", "size"), [(3, (64, 4096)), (1, (5, 9)), (9, (120, 130))])
+def test_the_places_lie_inside_and_apart(count, size):
+    difference = np.random.default_rng(0).random((*size, 1))
+    places = sheet.most_different(difference, count)
+    assert 1 <= len(places) <= count
+    covered = np.zeros(size, int)
+    for top, left, height, width in places:
+        assert top + height <= size[0] and left + width <= size[1]
+        covered[top : top + height, left : left + width] += 1
+    assert covered.max() == 1
+
+
+def test_nothing_differs():
+    assert sheet.most_different(np.zeros((*SIZE, 3)), 2) == []
+    made = sheet.comparison(flat(0.5), flat(0.25), flat(0.25))
+    assert made.dtype == np.uint8 and len(made) < 2 * sheet.PANEL
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("scale", [1, 4])
+def test_a_sheet_shows_each_picture(channels, scale):
+    """In columns; a difference, here of one pixel, is shown white, marked, and enlarged."""
+    larger = tuple(scale * n for n in SIZE)
+    globally, locally = flat(0.4, larger, channels), flat(0.4, larger, channels)
+    locally[50 * scale, 30 * scale] = 0.6
+    made = sheet.comparison(flat(0.2, SIZE, channels), globally, locally, zooms=1)
+    columns = np.split(made, 4, axis=1)
+    height = sheet.PANEL * SIZE[0] // SIZE[1]
+    for column, value in zip(columns, (0.2, 0.4, 0.4, 0), strict=True):
+        panel = column[sheet.HEAD : sheet.HEAD + height, sheet.GAP : -sheet.GAP]
+        assert panel.shape == (height, sheet.PANEL, 3)
+        assert (panel[-20:, -20:] == round(255 * value)).all()  # no place lies there
+        assert (panel == RED).all(-1).any()
+        below = column[-height // 2, sheet.PANEL // 2 :]
+        assert (below == round(255 * value)).all(-1).any()
+    assert (columns[3][sheet.HEAD + height + sheet.GAP :] == 255).all(-1).sum() > (
+        columns[1][sheet.HEAD + height + sheet.GAP :] == 255
+    ).all(-1).sum()
+
+
+def test_windows_lie_where_they_are_in_force():
+    """The middle one around the middle, the other moved inside; padded maps are not larger."""
+    model = tlc.NAFNet(
+        8, (1, 1), 1, (1, 1), local_mode=True, train_size=(64, 64)
+    )  # windows of 96, of which the maps of 202 x 302 are multiples but for padding
+    image = flat(1, (202, 302))
+    made = sheet.window_map(image, tlc.sites(model, (202, 302)))
+    assert made.shape == (202, 302, 3)
+    marked = np.argwhere((made == RED).all(-1))
+    assert marked.min(0).tolist() == [0, 0]
+    top, left = 101 - 48, 151 - 48
+    for row, column in ((top, 151), (top + 95, 151), (101, left), (101, left + 95), (95, 20)):
+        assert (made[row, column] == RED).all()
+    assert not (made == BLUE).all(-1).any()
+
+
+def test_windows_that_differ_have_colours_of_their_own():
+    model = tlc.Maxim(
+        features=4, depth=2, num_stages=1, num_groups=1, num_bottleneck_blocks=1,
+        block_size_hr=(2, 2), block_size_lr=(2, 2), train_size=(64, 64), local_mode=True,
+    )  # fmt: skip
+    made = sheet.window_map(flat(1), tlc.sites(model, SIZE))
+    assert (made == RED).all(-1).any() and (made == BLUE).all(-1).any()

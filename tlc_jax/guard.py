@@ -1,0 +1,92 @@
+"""Local statistics, unless they fail: a guard for pictures unlike those of training.
+
+There a window may hold statistics that training never showed, and the network answers with patches
+of false colour, where it would not for the statistics of the whole picture.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import numpy as np
+
+from tlc_jax.image import to_float
+from tlc_jax.models import Params
+from tlc_jax.restore import like, restore
+
+BLOCK = 16  # pixels; wider than what a restoration sharpens
+LIMIT = 0.1  # of full scale; see benchmarks/guard.py for what is usual and what is not
+
+
+class Guarded(NamedTuple):
+    """A restored picture, and which statistics it was restored with."""
+
+    restored: np.ndarray
+    mode: str  # "local" or "global"
+
+
+def restore_guarded(
+    model: nn.Module,
+    params: Params,
+    image: np.ndarray,
+    *,
+    bucket: tuple[int, int] | None = None,
+) -> Guarded:
+    """Restore one picture with local statistics, or with global ones where the local ones fail.
+
+    They fail where the mean colour of a block of 16 x 16 pixels strays by more than a tenth of full
+    scale both from that of the picture and from that of the global result, and the global one
+    strays less from the picture. The global network runs, and takes its time, only after the first
+    of these: on most pictures it does not.
+
+    Args:
+      model: a network for pictures; it is run in both modes, whatever its `local_mode`.
+      params, image, bucket: as of `tlc_jax.restore`.
+
+    Returns:
+      What `tlc_jax.restore` returns in the mode that was chosen, and that mode.
+
+    Raises:
+      ValueError, TypeError: as `tlc_jax.restore`.
+
+    Example:
+      >>> import tlc_jax as tlc
+      >>> model, params = tlc.load("denoise")
+      >>> restored, mode = restore_guarded(model, params, np.full((64, 96, 3), 0.5, np.float32))
+      >>> mode
+      'local'
+    """
+    image = np.asarray(image)
+    pixels = to_float(image)  # what is restored is not clipped: how far it leaves [0, 1] counts
+    locally = restore(model.clone(local_mode=True), params, pixels, bucket=bucket)
+    same_size = locally.shape == pixels.shape
+    if same_size and stray(locally, pixels) <= LIMIT:
+        return Guarded(like(image, locally), "local")
+    globally = restore(model.clone(local_mode=False), params, pixels, bucket=bucket)
+    fails = not stray(locally, globally) <= LIMIT  # NaN does, too
+    if fails and same_size:
+        fails = not stray(locally, pixels) <= stray(globally, pixels)
+    if fails:
+        return Guarded(like(image, globally), "global")
+    return Guarded(like(image, locally), "local")
+
+
+def stray(image: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference between the mean values of a channel in a block of two pictures.
+
+    Args:
+      image, other: (H, W, C), floats.
+
+    Example:
+      >>> image = np.zeros((32, 48, 3))
+      >>> image[16:, 32:, 2] = 0.3
+      >>> round(stray(image, np.zeros((32, 48, 3))), 6)
+      0.3
+    """
+    difference = image - other
+    area = np.ones((), np.float32)
+    for axis, length in enumerate(difference.shape[:2]):
+        count = max(1, length // BLOCK)
+        starts = np.arange(count) * length // count
+        difference = np.add.reduceat(difference, starts, axis)
+        area = area[..., None] * np.diff(starts, append=length)
+    return float(np.abs(difference / area[..., None]).max())

@@ -1,0 +1,159 @@
+"""Pictures to look at: what TLC changes in a photograph, and the windows that it aggregates over.
+
+Pillow draws them; it is imported by the functions that need it.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from tlc_jax.image import from_float
+from tlc_jax.restore import Site
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageDraw
+
+PANEL = 480  # pixels, the longer side of a picture on a sheet
+ZOOM = 96  # pixels, that of what is shown enlarged
+GAP, HEAD = 8, 28  # pixels between panels, and for the words above one
+COLOURS = ("#e6194b", "#0082c8", "#f58231", "#3cb44b", "#911eb4")  # of places and of windows
+
+
+class Place(NamedTuple):
+    """A part of a photograph, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def comparison(
+    image: np.ndarray, globally: np.ndarray, locally: np.ndarray, zooms: int = 2
+) -> np.ndarray:
+    """A sheet with the input, both results and where they differ, and below, places enlarged.
+
+    The places are those where the results differ most; their frames mark them above. The difference
+    is stretched, so that its brightest hundredth is white.
+
+    Args:
+      image: (H, W, 1 or 3) floats in [0, 1].
+      globally, locally: the results; of a network that enlarges, larger than the input.
+      zooms: how many places.
+
+    Returns:
+      (height, width, 3) uint8.
+    """
+    difference = np.abs(locally - globally)
+    stretch = 1 / (np.quantile(difference, 0.99) or difference.max() or 1)
+    pictures = {
+        "input": image.repeat(len(locally) // len(image), 0).repeat(len(locally) // len(image), 1),
+        "global": globally,
+        "local": locally,
+        f"|local - global| x {stretch:.3g}": difference * stretch,
+    }
+    places = most_different(difference, zooms)
+    rows = [[_panel(pixels, title, places) for title, pixels in pictures.items()]]
+    for place, colour in zip(places, COLOURS, strict=False):
+        rows.append([_enlarged(pixels, place, colour) for pixels in pictures.values()])
+    return np.vstack([np.hstack(row) for row in rows])
+
+
+def most_different(difference: np.ndarray, count: int) -> list[Place]:
+    """Up to `count` parts with the largest sums of a map (H, W, C), apart from each other."""
+    size = difference.shape[:2]
+    height, width = (max(1, min(ZOOM, max(size)) * length // max(size)) for length in size)
+    total = np.pad(difference.sum(-1, dtype=np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    columns = total[:, width:] - total[:, :-width]
+    sums = columns[height:] - columns[:-height]
+    places = []
+    while len(places) < count and sums.max() > 0:
+        top, left = map(int, np.unravel_index(sums.argmax(), sums.shape))
+        places.append(Place(top, left, height, width))
+        sums[max(0, top - height + 1) : top + height, max(0, left - width + 1) : left + width] = 0
+    return places
+
+
+def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
+    """A photograph with the windows of a network's sites drawn over it.
+
+    Each window is drawn around the pixel in the middle, and for one near a corner, where it is the
+    nearest that lies inside. Dots mark the two pixels. Where sites differ in their windows, in
+    pixels of the photograph, each has a colour and says at how many sites it is in force.
+
+    Args:
+      image: (H, W, 1 or 3) floats in [0, 1].
+      sites: what `tlc_jax.sites` returns for a picture of that size.
+
+    Returns:
+      (H, W, 3) uint8.
+    """
+    from PIL import ImageDraw
+
+    size = image.shape[:2]
+    windows: dict[tuple[int, ...], list[str]] = {}
+    for site in sites:
+        sides = zip(site.window, size, site.size, strict=True)
+        # Maps may be padded: a pixel of theirs is a whole number of the photograph's.
+        window = tuple(min(k * max(1, round(n / m)), n) for k, n, m in sides)
+        windows.setdefault(window, []).append(site.kind)
+    sheet = _drawable(image)
+    draw = ImageDraw.Draw(sheet)
+    line = max(2, max(size) // 400)
+    largest_first = sorted(windows.items(), reverse=True)
+    for number, ((height, width), kinds) in enumerate(largest_first):
+        colour = COLOURS[number % len(COLOURS)]
+        for row, column in ((size[0] // 2, size[1] // 2), (size[0] // 16, size[1] // 16)):
+            top, left = (
+                min(max(0, at - k // 2), n - k)
+                for at, k, n in zip((row, column), (height, width), size, strict=True)
+            )
+            box = (left, top, left + width - 1, top + height - 1)
+            draw.rectangle(box, outline=colour, width=line)
+            draw.circle((column, row), 2 * line, fill=colour)
+            _label(draw, (left + 3 * line, top + 3 * line + HEAD * number), colour, (
+                f"{height} x {width} at {len(kinds)} sites: {', '.join(sorted(set(kinds)))}"
+            ))  # fmt: skip
+    return np.asarray(sheet)
+
+
+def _panel(pixels: np.ndarray, title: str, places: Sequence[Place]) -> np.ndarray:
+    """A whole picture, framed in white, with words above and the places marked."""
+    from PIL import ImageDraw, ImageOps
+
+    picture = ImageOps.contain(_drawable(pixels), (PANEL, PANEL))
+    scale = picture.width / pixels.shape[1]
+    draw = ImageDraw.Draw(picture)
+    for place, colour in zip(places, COLOURS, strict=False):
+        top, left, height, width = (scale * pixel for pixel in place)
+        draw.rectangle((left, top, left + width, top + height), outline=colour, width=2)
+    framed = ImageOps.expand(picture, (GAP, HEAD, GAP, GAP), "white")
+    _label(ImageDraw.Draw(framed), (GAP, 4), "black", title)
+    return np.asarray(framed)
+
+
+def _enlarged(pixels: np.ndarray, place: Place, colour: str) -> np.ndarray:
+    """A part of a picture as large as a panel, pixel by pixel, framed in its colour."""
+    from PIL import Image, ImageOps
+
+    top, left, height, width = place
+    whole = ImageOps.contain(_drawable(pixels), (PANEL, PANEL)).size
+    part = _drawable(pixels[top : top + height, left : left + width])
+    part = part.resize(whole, Image.Resampling.NEAREST)
+    framed = ImageOps.expand(ImageOps.crop(part, 3), 3, colour)
+    return np.asarray(ImageOps.expand(framed, GAP, "white"))
+
+
+def _drawable(pixels: np.ndarray) -> "Image.Image":
+    from PIL import Image
+
+    rgb = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    return Image.fromarray(from_float(rgb, np.uint8))
+
+
+def _label(draw: "ImageDraw.ImageDraw", place: tuple[int, int], colour: str, text: str) -> None:
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(18)
+    draw.text(place, text, colour, font, stroke_width=2, stroke_fill="white")
