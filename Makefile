@@ -1,6 +1,7 @@
 # make demo    take noise from a photograph with the weights of the package
 # make test    run the tests and the doctests
 # make check   lint, formatting, types
+# make docs    the documentation, into build/docs; a broken link or name is an error
 # make bench   measure speed and memory against PyTorch; hours
 # make bench-check   whether the recorded ratios still hold; minutes
 # make clean   remove what these made
@@ -13,7 +14,7 @@ EXTRA ?= dev
 BIN := .venv/bin
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench bench-check clean
+.PHONY: demo test check docs bench bench-check clean
 
 demo: .venv/set-up-demo
 	$(BIN)/tlc-jax restore examples/noisy.png -o build/demo.png --overwrite \
@@ -26,6 +27,10 @@ check: .venv/set-up-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+docs: .venv/set-up-dev
+	$(BIN)/typer tlc_jax.cli utils docs --name tlc-jax --output docs/reference/cli.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/docs
 
 bench: .venv/set-up-dev
 	$(BIN)/python -m benchmarks

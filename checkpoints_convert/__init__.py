@@ -104,10 +104,11 @@ def convert_state_dict(
 
     Raises:
       ConversionError: of no known network, or with tensors unknown, missing, misshapen or not
-      finite.
+        finite.
 
-    Example:
-      model, params = convert_state_dict({k: v.numpy() for k, v in state_dict.items()})
+    Examples:
+      >>> tensors = {k: v.numpy() for k, v in module.state_dict().items()}  # doctest: +SKIP
+      >>> model, params = convert_state_dict(tensors)  # doctest: +SKIP
     """
     name = _recognise(tensors)
     release, cls = RELEASES[name], MODELS[name]

@@ -43,7 +43,7 @@ def choose_buckets(sizes: Iterable[Size], waste: float) -> dict[Size, Size]:
     Returns:
       (height, width) of the bucket by (H, W) of a picture, for `restore`.
 
-    Example:
+    Examples:
       >>> choose_buckets([(720, 1280), (736, 1240), (480, 640)], waste=0.25)
       {(720, 1280): (736, 1280), (736, 1240): (736, 1280)}
     """

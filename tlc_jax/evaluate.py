@@ -46,7 +46,7 @@ def parse_modes(text: str) -> list[str]:
     Raises:
       EvaluationError: an unknown mode, one named twice, or tiles no larger than their overlap.
 
-    Example:
+    Examples:
       >>> parse_modes("local,tiles:256/32")
       ['local', 'tiles:256/32']
     """

@@ -48,7 +48,7 @@ def restore_guarded(
     Raises:
       ValueError, TypeError: as `tlc_jax.restore`.
 
-    Example:
+    Examples:
       >>> import tlc_jax as tlc
       >>> model, params = tlc.load("denoise")
       >>> restored, mode = restore_guarded(model, params, np.full((64, 96, 3), 0.5, np.float32))
@@ -76,7 +76,7 @@ def stray(image: np.ndarray, other: np.ndarray) -> float:
     Args:
       image, other: (H, W, C), floats.
 
-    Example:
+    Examples:
       >>> image = np.zeros((32, 48, 3))
       >>> image[16:, 32:, 2] = 0.3
       >>> round(stray(image, np.zeros((32, 48, 3))), 6)

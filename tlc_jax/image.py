@@ -80,7 +80,7 @@ def to_float(pixels: Array) -> Array:
     Raises:
       TypeError: for any other type of number.
 
-    Example:
+    Examples:
       >>> to_float(np.array([0, 51, 255], np.uint8))
       array([0. , 0.2, 1. ], dtype=float32)
     """
@@ -101,7 +101,7 @@ def from_float(image: np.ndarray | jax.Array, dtype: DTypeLike) -> np.ndarray:
     Raises:
       ValueError: if the image holds NaN, which no whole number stands for.
 
-    Example:
+    Examples:
       >>> from_float(np.array([-0.1, 0.2, 1.0]), np.uint8)
       array([  0,  51, 255], dtype=uint8)
     """

@@ -41,7 +41,7 @@ def psnr(image: jax.Array | np.ndarray, reference: jax.Array | np.ndarray) -> ja
     Raises:
       ValueError: if the shapes differ.
 
-    Example:
+    Examples:
       >>> print(psnr(np.full((4, 4, 3), 0.6), np.full((4, 4, 3), 0.5)).round(2))
       20.0
     """
@@ -66,7 +66,7 @@ def ssim(image: jax.Array | np.ndarray, reference: jax.Array | np.ndarray) -> ja
     Raises:
       ValueError: if the shapes differ, or the images are smaller than the window.
 
-    Example:
+    Examples:
       >>> print(ssim(np.full((16, 16, 1), 0.5), np.full((16, 16, 1), 0.5)))
       1.0
     """
@@ -103,7 +103,7 @@ def luma(image: jax.Array | np.ndarray) -> jax.Array:
     Raises:
       ValueError: if there are not 3 channels.
 
-    Example:
+    Examples:
       >>> print(luma(np.ones((1, 1, 3))) * 255)
       [[[235.]]]
     """

@@ -289,7 +289,7 @@ def sites(model: nn.Module, size: tuple[int, int]) -> list[Site]:
     Returns:
       The sites in the order in which they are run.
 
-    Example:
+    Examples:
       >>> from tlc_jax import NAFNet
       >>> site = sites(NAFNet(local_mode=True), (720, 1280))[0]
       >>> site.name, site.size, site.window

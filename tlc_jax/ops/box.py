@@ -194,7 +194,7 @@ def local_mean(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arr
       ValueError: a window below 1 pixel, an unknown method or an array that is not NHWC.
       TypeError: whole numbers.
 
-    Example:
+    Examples:
       >>> import jax.numpy as jnp
       >>> x = jnp.arange(5.0).reshape(1, 1, 5, 1)
       >>> [round(float(mean), 3) for mean in local_mean(x, (1, 3)).ravel()]

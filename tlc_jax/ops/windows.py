@@ -44,7 +44,7 @@ def site_window(
     Raises:
       ValueError: a size that is not two whole numbers of pixels.
 
-    Example:
+    Examples:
       >>> site_window((256, 256), stride=8)
       (48, 48)
     """
@@ -64,7 +64,7 @@ def site_window(
 def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
     """The window in force on a map of `size`: no larger than the map, all of it for `None`.
 
-    Example:
+    Examples:
       >>> clip_window((48, 48), (32, 160))
       (32, 48)
     """
@@ -83,7 +83,7 @@ def _check_pair(name: str, pair: tuple[int, int]) -> None:
 def axis_starts(length: int, window: int) -> tuple[int, ...]:
     """Starts of the fewest evenly spaced windows that cover an axis, the last flush with its end.
 
-    Example:
+    Examples:
       >>> axis_starts(1280, 384)
       (0, 299, 598, 896)
     """
@@ -99,7 +99,7 @@ def axis_cells(length: int, window: int) -> list[tuple[int, int]]:
 
     Every window is a union of cells, and all positions of a cell lie in the same windows.
 
-    Example:
+    Examples:
       >>> axis_cells(5, 3)
       [(0, 2), (2, 3), (3, 5)]
     """
@@ -127,7 +127,7 @@ class AxisTiles(NamedTuple):
 def axis_tiles(length: int, window: int, tile: int) -> AxisTiles:
     """Tiles of `tile` positions for an axis of `length` with windows of `window`.
 
-    Example:
+    Examples:
       >>> axis_tiles(5, 3, tile=2).source
       array([0, 1, 2, 2, 3, 4])
     """
@@ -152,7 +152,7 @@ def tile_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]
       size: (H, W) of the map.
       window: (height, width), no larger than the map.
 
-    Example:
+    Examples:
       >>> tile_size((720, 1280), (384, 384))
       (56, 43)
     """

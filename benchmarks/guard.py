@@ -1,0 +1,92 @@
+"""How often `restore_guarded` falls back to global statistics, where it should and should not.
+
+    python -m benchmarks.guard kodak24
+
+Rows of Markdown. Usual pictures: photographs as they are, noisy, shaken, restored by the weights of
+the package. Unusual: tones that no picture has, patterns, and networks whose channel attention
+answers too strongly, which is what makes patches of false colour.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import tlc_jax as tlc
+from benchmarks.tlc_gain.shipped import NOISE, SHAKE
+from tlc_jax.degradations import EightBits
+from tlc_jax.guard import LIMIT, stray
+
+
+class Case(NamedTuple):
+    """A kind of picture, and what restores it."""
+
+    name: str
+    task: str
+    spoil: Any  # (key, photograph) -> picture
+    gain: float = 1  # on the weights of channel attention
+
+
+def cases() -> Iterator[Case]:
+    yield Case("photographs", "denoise", EightBits())
+    yield Case("photographs", "deblur", EightBits())
+    for name, degradation in NOISE.items():
+        yield Case(name, "denoise", degradation)
+    for name, degradation in SHAKE.items():
+        yield Case(name, "deblur", degradation)
+    yield Case("noise, sigma 25", "deblur", NOISE["noise, sigma 25"])
+    yield Case("tones of -1 to 2", "denoise", lambda key, x: 3 * x - 1)
+    yield Case("half a pattern", "denoise", half_a_pattern)
+    for gain in (1.5, 2.5, 4, 6):
+        yield Case(f"attention {gain:g}x, photographs", "denoise", EightBits(), gain)
+        yield Case(f"attention {gain:g}x, half a pattern", "denoise", half_a_pattern, gain)
+
+
+def half_a_pattern(key: jax.Array, image: np.ndarray) -> np.ndarray:
+    """The left half black and white pixel by pixel."""
+    rows, columns = np.indices(image.shape[:2])
+    pattern = ((rows + columns) % 2)[..., None]
+    return np.where((columns < image.shape[1] / 2)[..., None], pattern, image).astype(np.float32)
+
+
+def stronger(params: Any, gain: float) -> Any:
+    """Parameters whose channel attention answers `gain` times as strongly to its statistics."""
+
+    def scaled(path: Any, leaf: np.ndarray) -> np.ndarray:
+        return leaf * gain if "sca" in jax.tree_util.keystr(path) and leaf.ndim == 4 else leaf
+
+    return jax.tree_util.tree_map_with_path(scaled, params)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__)
+    parser.add_argument("photographs", type=Path)
+    files = sorted(parser.parse_args().photographs.glob("*.png"))
+    print("| picture | network | of | global ran | fell back | farthest local - input | - global |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    for name, task, spoil, gain in cases():
+        model, params = tlc.load(task)
+        params = stronger(params, gain)
+        strays = []
+        for number, file in enumerate(files):
+            image = np.asarray(spoil(jax.random.key(number), tlc.read_image(file)))
+            globally, locally = (
+                tlc.restore(model.clone(local_mode=local), params, image) for local in (False, True)
+            )
+            from_input, from_global = stray(locally, image), stray(locally, globally)
+            strays.append((from_input, from_global, stray(globally, image)))
+        ran = [of for of in strays if of[0] > LIMIT]
+        fell = [of for of in ran if of[1] > LIMIT and of[0] > of[2]]
+        farthest = np.max(strays, axis=0)
+        print(
+            f"| {name} | {task} | {len(strays)} | {len(ran)} | {len(fell)} | {farthest[0]:.3f} | "
+            f"{farthest[1]:.3f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
