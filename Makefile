@@ -1,4 +1,4 @@
-# make demo    take noise from a photograph with the weights of the package
+# make demo    take noise and camera shake from a photograph with the weights of the package
 # make test    run the tests and the doctests
 # make check   lint, formatting, types
 # make docs    the documentation, into build/docs; a broken link or name is an error
@@ -18,6 +18,8 @@ BIN := .venv/bin
 
 demo: .venv/set-up-demo
 	$(BIN)/tlc-jax restore examples/noisy.png -o build/demo.png --overwrite \
+	  --reference examples/kodim.png
+	$(BIN)/tlc-jax restore examples/shaken.png -o build/sharp.png --overwrite --task deblur \
 	  --reference examples/kodim.png
 
 test: .venv/set-up-$(EXTRA)

@@ -4,7 +4,7 @@ nafnet-gopro-width32/
   model.json   network, its configuration, where the weights come from and their licence
   params/      the parameter tree
 
-One comes with the package, and goes by its name alone: "denoise".
+Two come with the package, and go by their names alone: "denoise" and "deblur".
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from tlc_jax.models import MODELS, Params, example_input
 
 FORMAT = 1
 WEIGHTS = Path(__file__).parent / "weights"
-SHIPPED = ("denoise",)
+SHIPPED = ("denoise", "deblur")
 # How a network is run, not what it is.
 RUN_FIELDS = {"local_mode", "local_attention", "local_grid", "window", "padding", "dtype"}
 

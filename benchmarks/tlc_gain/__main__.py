@@ -28,7 +28,7 @@ from benchmarks.tlc_gain.gain import Network
 from tlc_jax.image import read_image, write_whole
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("shipped", "ways", "sizes", "statistics", "maxim")
+PARTS = ("shipped", "ways", "seconds", "sizes", "statistics", "maxim")
 
 
 def main() -> None:
@@ -47,8 +47,11 @@ def main() -> None:
     folders = {"Kodak": arguments.kodak, "photographs of 2 to 4 megapixels": pictures / "test"}
     if "shipped" in wanted:
         record("shipped", {name: shipped.scores(folder) for name, folder in folders.items()})
-    if {"ways", "sizes", "statistics"} & {*wanted}:
-        ours = {"denoise, ours": Network(*tlc.load("denoise"), shipped.NOISE[25])}
+    if {"ways", "seconds", "sizes", "statistics"} & {*wanted}:
+        ours = {
+            "denoise, ours": Network(*tlc.load("denoise"), shipped.NOISE["noise, sigma 25"]),
+            "deblur, ours": Network(*tlc.load("deblur"), shipped.SHAKE["camera shake"]),
+        }
         kinds = {
             f"{name}, seed {seed}": networks.trained(name, seed, pictures / "train", runs)
             for name, seed in itertools.product(networks.MODELS, networks.SEEDS)
@@ -71,11 +74,14 @@ def measure_networks(
     small, large = folders
     one_of_each = {name: net for name, net in kinds.items() if name.endswith("seed 0")}
     if "ways" in wanted:
-        for folder, measured in {small: ours | kinds, large: ours | one_of_each}.items():
+        for folder, measured in {small: ours | kinds, large: ours}.items():
             for name, network in measured.items():
                 record("ways", gain.by_way(network, folders[folder]), folder, name)
+    if "seconds" in wanted:
+        for name, network in (ours | one_of_each).items():
+            record("seconds", gain.seconds(network, folders[small]), name)
     if "sizes" in wanted:
-        for name, network in (ours | kinds).items():
+        for name, network in (ours | one_of_each).items():
             record("sizes", gain.by_size(network, folders[large]), name)
     if "statistics" in wanted:
         for name, network in one_of_each.items():

@@ -1,12 +1,12 @@
-"""Networks of three kinds of site, trained alike on crops of 96 pixels to undo camera shake."""
+"""Networks of three kinds of site, trained alike on crops of 96 pixels to take away noise."""
 
 import dataclasses
 from pathlib import Path
 
 import tlc_jax as tlc
 from benchmarks.tlc_gain.gain import Network
-from benchmarks.tlc_gain.shipped import SHAKE
-from tlc_jax.configs import deblur
+from benchmarks.tlc_gain.shipped import NOISE
+from tlc_jax.configs import denoise
 from tlc_jax.models import HINet, NAFNet, Restormer
 from tlc_jax.recipe import Phase
 from tlc_jax.train import train
@@ -26,13 +26,12 @@ MODELS = {
 def trained(name: str, seed: int, photographs: Path, runs: Path) -> Network:
     """A network of `MODELS`, trained in a folder of `runs` as far as it is not yet."""
     config = dataclasses.replace(
-        deblur.config,
+        denoise.config,
         model=MODELS[name],
-        phases=(Phase(steps=2000, crop=CROP[0], batch=8),),
+        phases=(Phase(steps=1000, crop=CROP[0], batch=8),),
         target=str(photographs),
         seed=seed,
-        init_from=None,
     )
     run = runs / f"{name.split(',')[0].lower()}-{seed}"
     checkpoint = train(config, run, lambda report: print(run.name, report, flush=True))
-    return Network(*tlc.load(checkpoint), SHAKE)
+    return Network(*tlc.load(checkpoint), NOISE["noise, sigma 25"])

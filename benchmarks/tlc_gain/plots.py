@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from benchmarks.tlc_gain.gain import FACTORS, LOCAL
 
 
-def mean_gain(scores: dict[str, dict[str, dict[str, float]]], way: str) -> float:
+def mean_gain(scores: dict[str, dict[str, float]], way: str) -> float:
     """Of a way to restore over the global one: the mean over photographs, in dB."""
-    return float(np.mean([one[way]["psnr"] - one["global"]["psnr"] for one in scores.values()]))
+    return float(np.mean([one[way] - one["global"] for one in scores.values()]))
 
 
 def windows(gains: dict[str, dict[str, Any]], path: Path) -> None:

@@ -7,12 +7,19 @@ import numpy as np
 
 import tlc_jax as tlc
 from benchmarks.tlc_gain.gain import Restore, psnr, spoilt
-from tlc_jax.checkpoints import SHIPPED
 from tlc_jax.degradations import CameraShake, Degradation, EightBits, GaussianNoise, InTurn
 
-SHAKE = InTurn((CameraShake((5, 12), (0, 8)), GaussianNoise((0, 2)), EightBits()))
-NOISE = {sigma: InTurn((GaussianNoise((sigma, sigma)), EightBits())) for sigma in (15, 25, 50)}
-CLEAN = EightBits()
+NOISE = {
+    f"noise, sigma {sigma}": InTurn((GaussianNoise((sigma, sigma)), EightBits()))
+    for sigma in (15, 25, 50)
+}
+# Paths that no training saw: there the whole photograph is shaken alike.
+SHAKE = {
+    "camera shake": InTurn((CameraShake((5, 12), (0, 8)), EightBits())),
+    "camera shake, noise, sigma 1": InTurn(
+        (CameraShake((5, 12), (0, 8)), GaussianNoise((1, 1)), EightBits())
+    ),
+}
 
 
 def nonlocal_means(image: np.ndarray) -> np.ndarray:
@@ -28,19 +35,27 @@ def nonlocal_means(image: np.ndarray) -> np.ndarray:
 
 def scores(folder: Path) -> dict[str, dict[str, float]]:
     """Mean PSNR in dB by what spoilt the photographs and what restored them, rounded to 8 bits."""
-    restored_by: dict[str, Restore] = {}
-    for task in SHIPPED:
-        model, params = tlc.load(task)
-        for mode in ("global", "local"):
-            variant = model.clone(local_mode=mode == "local")
-            restored_by[f"{task}, {mode}"] = functools.partial(tlc.restore, variant, params)
-    noisy = {f"noise, sigma {sigma}": noise for sigma, noise in NOISE.items()}
+    denoise, deblur = map(_modes, ("denoise", "deblur"))
     table = {}
-    for case, degradation in {**noisy, "nothing": CLEAN}.items():
-        theirs = {"non-local means": nonlocal_means} if case in noisy else {}
-        table[case] = _means(degradation, folder, restored_by | theirs)
-        print(case, table[case], flush=True)
+    for cases, ways in (
+        (NOISE, denoise | {"non-local means": nonlocal_means}),
+        (SHAKE, deblur),
+        ({"nothing": EightBits()}, denoise | deblur),
+    ):
+        for case, degradation in cases.items():
+            table[case] = _means(degradation, folder, ways)
+            print(case, table[case], flush=True)
     return table
+
+
+def _modes(task: str) -> dict[str, Restore]:
+    model, params = tlc.load(task)
+    return {
+        f"{task}, {mode}": functools.partial(
+            tlc.restore, model.clone(local_mode=mode == "local"), params
+        )
+        for mode in ("global", "local")
+    }
 
 
 def _means(degradation: Degradation, folder: Path, ways: dict[str, Restore]) -> dict[str, float]:

@@ -45,6 +45,7 @@ class Task(enum.StrEnum):
     """What the weights that come with the package are for: `checkpoints.SHIPPED`."""
 
     DENOISE = "denoise"
+    DEBLUR = "deblur"
 
 
 class Dtype(enum.StrEnum):

@@ -53,7 +53,9 @@ def models() -> None:
 
 
 def info(
-    checkpoint: Annotated[str, typer.Argument(help="A folder, or 'denoise', which is ours.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="A folder, or 'denoise' or 'deblur', which are ours.")
+    ],
     size: Annotated[
         str | None,
         typer.Option(metavar="HxW", help="Tell windows and memory for pictures of this size."),
