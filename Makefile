@@ -2,6 +2,7 @@
 # make test    run the tests and the doctests
 # make check   lint, formatting, types
 # make docs    the documentation, into build/docs; a broken link or name is an error
+# make package the sdist and the wheel, into dist; the wheel must work in an environment of its own
 # make bench   measure speed and memory against PyTorch; hours
 # make bench-check   whether the recorded ratios still hold; minutes
 # make clean   remove what these made
@@ -14,7 +15,7 @@ EXTRA ?= dev
 BIN := .venv/bin
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check docs bench bench-check clean
+.PHONY: demo test check docs package bench bench-check clean
 
 demo: .venv/set-up-demo
 	$(BIN)/tlc-jax restore examples/noisy.png -o build/demo.png --overwrite \
@@ -29,10 +30,21 @@ check: .venv/set-up-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+	$(BIN)/hadolint Containerfile
 
 docs: .venv/set-up-dev
 	$(BIN)/typer tlc_jax.cli utils docs --name tlc-jax --output docs/reference/cli.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/docs
+
+# What is installed restores a picture, outside of the source tree.
+package: .venv/set-up-dev
+	rm -rf dist build/installed
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv build/installed
+	build/installed/bin/pip install --quiet dist/*.whl
+	cd build/installed && bin/tlc-jax restore ../../examples/noisy.png -o noiseless.png
+	cd build/installed && bin/tlc-jax restore ../../examples/shaken.png -o sharp.png --task deblur
+	test -f build/installed/lib/python*/site-packages/tlc_jax/py.typed
 
 bench: .venv/set-up-dev
 	$(BIN)/python -m benchmarks
@@ -41,7 +53,7 @@ bench-check: .venv/set-up-dev
 	$(BIN)/python -m benchmarks check
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv build dist
 
 .venv/set-up-demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
