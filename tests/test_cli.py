@@ -438,6 +438,8 @@ BAD = {
     "restore a.png -o out --checkpoint net --reference texts": ["a.png", "texts"],
     "restore --left a.png --right a.png -o out --checkpoint two-views --compare": ["--compare"],
     "restore a.mp4 -o out --checkpoint net --mode auto": ["a.mp4", "--mode auto"],
+    "restore a.mp4 -o out --checkpoint net --shifts 2": ["a.mp4", "--shifts"],
+    "restore a.png -o out --checkpoint net --shifts 2 --mode auto": ["--shifts", "--mode auto"],
     "restore a.png a-compare.png -o out --checkpoint net --compare": ["a-compare.png", "rename"],
     "info net --plot text.png": ["text.png"],
     "info net --plot a.png --size 9x9": ["--size"],

@@ -191,6 +191,54 @@ def test_overlaps_that_leave_nothing_of_a_tile(tile, overlap):
         restore_tiles(NET, PARAMS, noise(30, 34, 3), tile, overlap)
 
 
+# Shifts
+
+
+def test_shifts_lessen_what_the_place_of_the_blocks_changes():
+    """Moved by three rows, a picture has the same result elsewhere, but for the blocks of MAXIM."""
+    model = tlc.Maxim(
+        features=4,
+        depth=2,
+        num_stages=1,
+        num_groups=1,
+        num_bottleneck_blocks=1,
+        block_size_hr=(8, 8),
+        block_size_lr=(8, 8),
+        padding="end",
+        local_mode=True,
+        window=(16, 16),
+    )
+    params = jax.tree.map(lambda x: x / 4, weights(model))  # less chaotic
+    image = noise(131, 64, 3)
+
+    def change(shifts):
+        upper, lower = (
+            tlc.restore_shifted(model, params, part, shifts) for part in (image[:128], image[3:])
+        )
+        return np.abs(upper[40:88, 16:48] - lower[37:85, 16:48]).mean()
+
+    assert change(5) < 0.3 * change(1)
+
+
+@pytest.mark.parametrize("shifts", [1, 3])
+@pytest.mark.parametrize("dtype", [np.float16, np.uint8])
+def test_shifts_keep_size_and_numbers(shifts, dtype):
+    """Without blocks, each place has the same result, but near the border."""
+    model = NET.clone(window=(1, 1))
+    image = (noise(12, 70, 3) * (255 if dtype == np.uint8 else 1)).astype(dtype)
+    restored = tlc.restore_shifted(model, PARAMS, image, shifts)
+    assert restored.dtype == dtype and restored.shape == image.shape
+    inside, expected = (
+        x[4:-4, 4:-4].astype(float) for x in (restored, tlc.restore(model, PARAMS, image))
+    )
+    np.testing.assert_allclose(inside, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_at_least_one_shift():
+    with pytest.raises(ValueError, match="shifts=0"):
+        tlc.restore_shifted(NET, PARAMS, noise(8, 8, 3), 0)
+
+
 # Sites
 
 NAFNET = tlc.NAFNet(enc_blk_nums=(1, 1, 1, 2))

@@ -23,7 +23,15 @@ from tlc_jax.ops import (
     spatial_attention,
     transposed_attention,
 )
-from tlc_jax.restore import Site, planned_memory, restore, restore_clip, restore_tiles, sites
+from tlc_jax.restore import (
+    Site,
+    planned_memory,
+    restore,
+    restore_clip,
+    restore_shifted,
+    restore_tiles,
+    sites,
+)
 
 __version__ = "0.1.0"
 __all__ = [
@@ -51,6 +59,7 @@ __all__ = [
     "restore",
     "restore_clip",
     "restore_guarded",
+    "restore_shifted",
     "restore_tiles",
     "save",
     "sites",

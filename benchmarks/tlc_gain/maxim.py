@@ -10,11 +10,9 @@ import numpy as np
 
 from benchmarks.tlc_gain.gain import FACTORS, psnr
 from tlc_jax.models import Maxim
-from tlc_jax.restore import restore, restore_tiles
+from tlc_jax.restore import alignments, moved, restore, restore_tiles
 
-LATTICE = 64  # pixels
-# Rows and columns that the picture moves by; both coordinates fall evenly into the lattice.
-SHIFTS = ((0, 0), (13, 39), (26, 14), (39, 53), (52, 28))
+SHIFTS = alignments(5)
 
 
 def by_way(model: Maxim, params: Any, image: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
@@ -38,13 +36,10 @@ def by_way(model: Maxim, params: Any, image: np.ndarray, truth: np.ndarray) -> d
     for way, variant in ways.items():
         of_each, total = [], np.zeros_like(truth)
         for shift in SHIFTS:
-            # Of one size, so that one compiled program serves all.
-            around = [(pixels, LATTICE - pixels) for pixels in shift]
-            moved = np.pad(image, [*around, (0, 0)], mode="reflect")
             if way == "tiles":
-                restored = restore_tiles(variant, params, moved, side, side // 8)
+                restored = restore_tiles(variant, params, moved(image, shift), side, side // 8)
             else:
-                restored = restore(variant, params, moved)
+                restored = restore(variant, params, moved(image, shift))
             h, w, _ = image.shape
             restored = restored[shift[0] : shift[0] + h, shift[1] : shift[1] + w]
             of_each.append(psnr(restored, truth))

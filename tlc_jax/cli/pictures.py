@@ -1,5 +1,6 @@
 """One picture, or the two views of a pair, restored from file to file."""
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from tlc_jax.data import PICTURES
 from tlc_jax.guard import restore_guarded
 from tlc_jax.image import from_float, read_picture, to_float, write_image
 from tlc_jax.models import Params
-from tlc_jax.restore import restore, warm_up
+from tlc_jax.restore import moved, restore, restore_shifted, warm_up
 from tlc_jax.sheet import comparison
 
 
@@ -27,6 +28,7 @@ def restore_picture(
     buckets: dict[tuple[int, int], tuple[int, int]] | None = None,
     *,
     guarded: bool = False,
+    shifts: int = 1,
     sheet: Path | None = None,
 ) -> None:
     """Restore a picture, or a pair into one picture or two, and tell of it.
@@ -39,6 +41,7 @@ def restore_picture(
         with subfolders `left` and `right`.
       buckets: those of the sizes that share one.
       guarded: restored with global statistics where the local ones fail.
+      shifts: how many places against the network's blocks are averaged.
       sheet: a .png file for what compares both modes.
 
     Raises:
@@ -61,15 +64,18 @@ def restore_picture(
         truth = _truth(reference, targets, (height * scale, width * scale, channels))
 
     bucket = (buckets or {}).get((height, width))
+    run = functools.partial(restore, bucket=bucket)
+    if shifts > 1:
+        run = functools.partial(restore_shifted, shifts=shifts)
     start = time.perf_counter()
     with console.status(Text(f"{source}: compiling")):
-        warm_up(model, params, pixels, bucket=bucket)
+        warm_up(model, params, moved(pixels, (0, 0)) if shifts > 1 else pixels, bucket=bucket)
     compiled = time.perf_counter()
     with console.status(Text(f"{source}: restoring")):
         if guarded:
             restored, mode = restore_guarded(model, params, pixels, bucket=bucket)
         else:
-            restored = restore(model, params, pixels, bucket=bucket)
+            restored = run(model, params, pixels)
             mode = "local" if model.local_mode else "global"
     done = time.perf_counter()
     check_finite(source, restored)
@@ -84,7 +90,7 @@ def restore_picture(
     if sheet is not None:
         with console.status(Text(f"{source}: restoring in the other mode")):
             other = model.clone(local_mode=mode == "global")
-            results = restore(other, params, pixels, bucket=bucket), restored
+            results = run(other, params, pixels), restored
         globally, locally = results if mode == "local" else results[::-1]
         write_image(sheet, comparison(pixels, globally, locally))
 

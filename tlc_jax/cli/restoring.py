@@ -80,6 +80,14 @@ def restore(
             "--compare", help="Put a sheet beside each picture: input, global, local, difference."
         ),
     ] = False,
+    shifts: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Average so many results, of the picture at other places against the blocks that "
+            "MAXIM works in; it takes as many times as long.",
+        ),
+    ] = 1,
     chunk: Annotated[
         int, typer.Option(min=1, help="Frames that a network for video restores at a time.")
     ] = 10,
@@ -114,6 +122,10 @@ def restore(
         jobs = _jobs(model, inputs or [], output)
     if compare or mode is Mode.AUTO:
         _only_pictures(model, jobs, "--compare" if compare else "--mode auto")
+    if shifts > 1:
+        _only_pictures(model, jobs, "--shifts")
+        if mode is Mode.AUTO:
+            raise UserError("--shifts and --mode auto do not go together; choose a mode.")
     if compare:
         jobs = [
             job._replace(sheet=job.targets[0].with_name(f"{job.targets[0].stem}-compare.png"))
@@ -132,7 +144,7 @@ def restore(
     for folder in {target.parent for job in todo for target in job.targets}:
         check_writable(folder)
     params = load_params(checkpoint, model, shapes, mode, dtype)
-    buckets = _buckets(todo, waste) if waste and has_buckets(model) else {}
+    buckets = _buckets(todo, waste) if waste and has_buckets(model) and shifts == 1 else {}
     remedy = "a smaller --chunk" if takes_clips(model) else "cut the picture"
     remedy = f"--dtype bfloat16{', --waste 0' if buckets else ''} or {remedy}"
     failed = False
@@ -152,6 +164,7 @@ def restore(
                         reference,
                         buckets,
                         guarded=mode is Mode.AUTO,
+                        shifts=shifts,
                         sheet=sheet,
                     )
         except (ImageError, VideoError, UserError, OSError) as error:
