@@ -155,7 +155,7 @@ def alignments(count: int) -> list[tuple[int, int]]:
       >>> alignments(5)
       [(0, 0), (13, 39), (26, 14), (39, 53), (52, 28)]
     """
-    # A fifth of the lattice and three of them, in odd numbers, so that they also differ on finer ones.
+    # Steps of a fifth and three fifths; odd ones, so that places differ on finer lattices, too.
     return [(13 * n % LATTICE, 39 * n % LATTICE) for n in range(count)]
 
 
