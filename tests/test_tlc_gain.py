@@ -51,9 +51,9 @@ def test_ways_are_what_they_are_called(networks, folder):
     for factor in FACTORS:
         side = round(SIDE * factor)
         local = tlc.restore(model.clone(local_mode=True, window=(side, side)), params, image)
-        assert scores[name][f"local {factor:g}x"]== gain.psnr(local, truth)
+        assert scores[name][f"local {factor:g}x"] == gain.psnr(local, truth)
     everywhere = tlc.restore(model, params, image)
-    assert scores[name]["global"]== gain.psnr(everywhere, truth)
+    assert scores[name]["global"] == gain.psnr(everywhere, truth)
     assert scores[name]["global"] != scores[name]["local 0.5x"] != scores[name]["tiles"]
 
 
