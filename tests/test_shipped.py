@@ -1,5 +1,7 @@
 """The weights that come with the package: they restore, and leave alone what needs no mending."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import jax
@@ -77,3 +79,21 @@ def test_the_command_line_needs_no_more_than_a_picture(terminal, tmp_path):
         assert np.array_equal(from_float(written, np.uint8), tlc.restore(local, params, crop))
     _, out, _ = terminal(tmp_path, "info", "deblur")
     assert "camera shake" in out and "MIT" in out
+
+
+def test_the_readme_runs(monkeypatch, tmp_path):
+    """Its example restores, and its badges say what the package says of itself."""
+    (code,) = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    gained = [
+        tlc.psnr(tlc.read_image(file), TRUTH) for file in ("examples/shaken.png", "sharp.png")
+    ]
+    assert gained[1] > gained[0] + 1.8
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    badges = {
+        name: (ROOT / f"docs/images/{name}.svg").read_text() for name in ("python", "licence")
+    }
+    assert package["requires-python"].removeprefix(">=") + " or newer" in badges["python"]
+    assert package["license"] in badges["licence"]
