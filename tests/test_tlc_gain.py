@@ -8,10 +8,11 @@ import pytest
 
 import tlc_jax as tlc
 from benchmarks.tlc_gain import __main__ as command
-from benchmarks.tlc_gain import gain, maxim, statistics
+from benchmarks.tlc_gain import gain, maxim, report, statistics
 from benchmarks.tlc_gain.gain import FACTORS, Network
 from tlc_jax.checkpoints import abstract_params
 from tlc_jax.degradations import EightBits, GaussianNoise, InTurn
+from tlc_jax.image import write_image
 from tlc_jax.models import HINet, NAFNet, Restormer
 
 SIDE = 16
@@ -57,12 +58,14 @@ def test_ways_are_what_they_are_called(networks, folder):
     assert scores[name]["global"] != scores[name]["local 0.5x"] != scores[name]["tiles"]
 
 
-def test_gain_by_size_begins_with_none(networks, folder):
-    """On a picture no larger than the window, local is global."""
-    gains = gain.by_size(networks["NAFNet"], folder)
-    assert len(gains[96]) == 2 and not gains[192]
-    small = networks["NAFNet"]._replace(model=KINDS["NAFNet"].clone(train_size=(96, 96)))
-    assert gain.by_size(small, folder)[96] == [0, 0]
+def test_gain_by_size_begins_with_none(networks, folder, tmp_path, write_photographs, monkeypatch):
+    """On a picture no larger than the window, local is global; each size has the same pictures."""
+    monkeypatch.setattr(gain, "SIZES", (24, 64, 128))
+    write_photographs(tmp_path, 2, (160, 136))
+    write_image(tmp_path / "small.png", np.zeros((160, 96, 3), np.uint8))
+    gains = gain.by_size(networks["NAFNet"], tmp_path)
+    assert gains[24] == [0, 0]
+    assert len(gains[64]) == len(gains[128]) == 2 and all(gains[128])
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -89,16 +92,18 @@ def test_the_mean_of_alignments(networks, folder, monkeypatch):
     )  # fmt: skip
     params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), abstract_params(model))
     _, image, truth = next(gain.spoilt(networks["NAFNet"].degradation, folder))
-    scores = maxim.by_way(model, params, image, truth)
+    scores = dict(maxim.by_way(model, params, image, truth))
+    blurred = gain.psnr(image, truth)
     for way in ("global", "both local", "tiles"):  # without weights all give back what they got
-        assert scores[way]["psnr"] == pytest.approx([scores["input"]] * len(maxim.SHIFTS))
-        assert scores[way]["mean"] == pytest.approx(scores["input"], abs=1e-3)
+        assert scores[way]["psnr"] == pytest.approx([blurred] * len(maxim.SHIFTS))
+        assert scores[way]["mean"] == pytest.approx(blurred, abs=1e-3)
 
 
 def test_what_is_recorded_is_drawn_and_listed(networks, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "RESULTS", tmp_path)
     folders = {"small": folder, "large": folder}
     named = {"NAFNet, seed 0": networks["NAFNet"]}
+    monkeypatch.setattr(gain, "SIZES", (24, 64, 96))
     parts = ["ways", "seconds", "sizes", "statistics"]
     command.measure_networks(parts, {}, named, folders, folder)
     command.record("maxim", {"input": 24.0, "global": {"psnr": [33.0, 34.0], "mean": 35.0}})
@@ -112,3 +117,11 @@ def test_what_is_recorded_is_drawn_and_listed(networks, folder, tmp_path, monkey
     assert drawn == {
         "ways.png", "sizes.png", "statistics.png", "statistics-nafnet.png",
     }  # fmt: skip
+
+
+def test_the_gain_of_the_package_is_listed_with_its_error(tmp_path):
+    scores = {"noise": {"input": [20.0, 20.0], "denoise, global": [30.0, 32.0]}}
+    scores["noise"]["denoise, local"] = [30.5, 33.5]
+    text = report.markdown({"shipped": {"Kodak": scores, "large": scores}})
+    assert "| noise: denoise, local | 32.00 | +1.00 ± 0.35 | 32.00 | +1.00 ± 0.35 |" in text
+    assert "| noise: input | 20.00 |  | 20.00 |  |" in text

@@ -97,7 +97,8 @@ class CameraShake:
 
     Attributes:
       length: range of the path's length in the middle of the photograph, pixels.
-      turn: range of what the turn adds to the length of the path in the corners, pixels.
+      turn: range of the most that the turn makes the corners walk, pixels; they walk as far as the
+        path of a camera of that length rises and falls, which is about 0.6 of it.
     """
 
     length: tuple[float, float]

@@ -44,9 +44,12 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     if not pictures.exists():
         photographs.fetch(pictures)
-    folders = {"Kodak": arguments.kodak, "photographs of 2 to 4 megapixels": pictures / "test"}
+    folders = {"Kodak": arguments.kodak, "photographs of 2 to 6 megapixels": pictures / "test"}
     if "shipped" in wanted:
-        record("shipped", {name: shipped.scores(folder) for name, folder in folders.items()})
+        others = {"non-local means": shipped.nonlocal_means}  # minutes for each larger photograph
+        for name, folder in folders.items():
+            scores = shipped.scores(folder, others if name == "Kodak" else {})
+            record("shipped", scores, name)
     if {"ways", "seconds", "sizes", "statistics"} & {*wanted}:
         ours = {
             "denoise, ours": Network(*tlc.load("denoise"), shipped.NOISE["noise, sigma 25"]),
@@ -59,7 +62,9 @@ def main() -> None:
         measure_networks(wanted, ours, kinds, folders, pictures / "train")
     if "maxim" in wanted and arguments.maxim and arguments.frame:
         blurred, sharp = map(read_image, arguments.frame)
-        record("maxim", maxim.by_way(*tlc.load(arguments.maxim), blurred, sharp))
+        record("maxim", gain.psnr(blurred, sharp), "input")
+        for way, scores in maxim.by_way(*tlc.load(arguments.maxim), blurred, sharp):
+            record("maxim", scores, way)
     draw()
 
 

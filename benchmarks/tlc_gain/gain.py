@@ -82,11 +82,16 @@ def seconds(network: Network, folder: Path) -> dict[str, float]:
 
 
 def by_size(network: Network, folder: Path) -> dict[int, list[float]]:
-    """By the side of crops from the middle of photographs: what local gains on each, in dB."""
+    """By the side of crops from the middle of photographs: what local gains on each, in dB.
+
+    The same photographs for all sizes, those that are as large as the largest.
+    """
     variants = [ways(network)[way][1] for way in (LOCAL, "global")]
     gains: dict[int, list[float]] = {size: [] for size in SIZES}
     for _, image, truth in spoilt(network.degradation, folder):
-        for size in (size for size in SIZES if size <= min(image.shape[:2])):
+        if min(image.shape[:2]) < max(SIZES):
+            continue
+        for size in SIZES:
             top, left = ((length - size) // 2 for length in image.shape[:2])
             crop = np.s_[top : top + size, left : left + size]
             local, everywhere = (psnr(way(image[crop]), truth[crop]) for way in variants)

@@ -28,7 +28,7 @@ def trained(name: str, seed: int, photographs: Path, runs: Path) -> Network:
     config = dataclasses.replace(
         denoise.config,
         model=MODELS[name],
-        phases=(Phase(steps=1000, crop=CROP[0], batch=8),),
+        phases=(Phase(steps=500, crop=CROP[0], batch=8),),
         target=str(photographs),
         seed=seed,
     )

@@ -80,17 +80,23 @@ def picture(package: str, version: str, file: str, scratch: Path) -> Image.Image
 
 
 def fetch(destination: Path) -> None:
-    """Write the photographs into the folders train/ and test/ of `destination`."""
-    with tempfile.TemporaryDirectory() as scratch, LIST.open(newline="") as lines:
+    """Write the photographs, all or none, into the folders train/ and test/ of `destination`."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        tempfile.TemporaryDirectory(dir=destination.parent) as whole,
+        LIST.open(newline="") as lines,
+    ):
         for number, row in enumerate(csv.DictReader(lines, delimiter="\t")):
             image = picture(row["package"], row["version"], row["file"], Path(scratch))
             scale = float(row["scale"])
             size = [round(side * scale) for side in image.size]
-            folder = destination / row["use"]
+            folder = Path(whole) / "photographs" / row["use"]
             folder.mkdir(parents=True, exist_ok=True)
             stem = Path(row["file"].partition(":")[2] or row["file"]).stem
             smaller = image.resize(size, Image.Resampling.LANCZOS) if scale < 1 else image
             smaller.save(folder / f"{number:03}-{stem}.png")
+        (Path(whole) / "photographs").rename(destination)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def sizes(gains: dict[str, dict[int, list[float]]], path: Path) -> None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     for name, of_size in gains.items():
-        found = {int(size): values for size, values in of_size.items() if values}
+        found = {int(size): values for size, values in of_size.items()}
         errors = [np.std(values) / len(values) ** 0.5 for values in found.values()]
         axes.errorbar([*found], [np.mean(v) for v in found.values()], errors, fmt=".-", label=name)
     axes.axhline(0, color="gray", linewidth=0.8)

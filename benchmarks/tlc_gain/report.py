@@ -30,12 +30,19 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> l
 
 
 def _shipped(folders: dict[str, Any]) -> list[str]:
-    rows = [
-        [f"{case}: {way}", *(f"{scores[case][way]:.2f}" for scores in folders.values())]
-        for case, ways in next(iter(folders.values())).items()
-        for way in ways
-    ]
-    return _table("The weights of the package", ["", *folders], rows)
+    heads = ["", *(head for folder in folders for head in (folder, "local over global"))]
+    rows = []
+    for case, ways in next(iter(folders.values())).items():
+        for way in ways:
+            row = [f"{case}: {way}"]
+            for scores in folders.values():
+                values = scores[case][way]
+                row += [f"{np.mean(values):.2f}", ""]
+                if way.endswith("local"):
+                    gains = np.subtract(values, scores[case][way.replace("local", "global")])
+                    row[-1] = f"{gains.mean():+.2f} ± {gains.std() / len(gains) ** 0.5:.2f}"
+            rows.append(row)
+    return _table("The weights of the package, and the standard error of their gain", heads, rows)
 
 
 def _ways(folders: dict[str, Any]) -> list[str]:
@@ -64,7 +71,7 @@ def _seconds(networks: dict[str, Any]) -> list[str]:
 def _sizes(networks: dict[str, Any]) -> list[str]:
     sizes = next(iter(networks.values()))
     rows = [
-        [name, *(f"{np.mean(values):+.3f}" if values else "" for values in of_size.values())]
+        [name, *(f"{np.mean(values):+.3f}" for values in of_size.values())]
         for name, of_size in networks.items()
     ]
     title = "Gain of local over global by the side of the picture, pixels"
