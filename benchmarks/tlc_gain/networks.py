@@ -1,4 +1,4 @@
-"""Networks of three kinds of site, trained alike on crops of 96 pixels to take away noise."""
+"""Networks of three kinds of site, trained alike on crops of 64 pixels to take away noise."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from tlc_jax.recipe import Phase
 from tlc_jax.train import train
 
 SEEDS = (0, 1, 2)
-CROP = (96, 96)
+CROP = (64, 64)
 MODELS = {
     "NAFNet, channel attention": NAFNet(16, (1, 1, 2), 2, (1, 1, 1), train_size=CROP),
     "HINet, instance norm": HINet(wf=12, depth=4, hin_position_right=3, train_size=CROP),
