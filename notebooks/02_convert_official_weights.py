@@ -39,12 +39,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from flax.traverse_util import flatten_dict
 from IPython.display import Markdown, display
+from PIL import Image
 
 import tlc_jax as tlc
 from checkpoints_convert import ConversionError, convert_file, convert_state_dict
-from tlc_jax import data, evaluate
+from tlc_jax import MODELS, data, evaluate
 from tlc_jax.catalogue import PUBLISHED
 from tlc_jax.checkpoints import describe
+from tlc_jax.sheet import comparison
 
 PLACES = [Path("examples"), Path("../examples"), Path("tlc-jax/examples")]
 EXAMPLES = next((place for place in PLACES if place.is_dir()), PLACES[0])
@@ -67,13 +69,20 @@ def decibels(psnr):
 
 
 rows = [
-    "| file | parameters | global, published | local, published | licence of the weights |",
-    "|---|---:|---:|---:|---|",
+    "| network | file | parameters | global, published | local, published | licence of the weights |",
+    "|---|---|---:|---:|---:|---|",
 ]
 for one in PUBLISHED:
     if one.dataset == "GoPro":
-        psnr = f"{decibels(one.psnr_global)} | {decibels(one.psnr_local)}"
-        rows.append(f"| [{one.file}]({one.source}) | {one.parameters:,} | {psnr} | {one.licence} |")
+        cells = (
+            MODELS[one.network].__name__,
+            f"[{one.file}]({one.source})",
+            f"{one.parameters:,}",
+            decibels(one.psnr_global),
+            decibels(one.psnr_local),
+            one.licence,
+        )
+        rows.append(f"| {' | '.join(cells)} |")
 display(Markdown("\n".join(rows)))
 
 # %% [markdown]
@@ -83,14 +92,16 @@ display(Markdown("\n".join(rows)))
 # %%
 both = [one for one in PUBLISHED if one.dataset == "GoPro" and one.psnr_global and one.psnr_local]
 both.sort(key=lambda one: one.psnr_local)
-figure, axes = plt.subplots(figsize=(8, 2.8), layout="constrained")
+figure, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
 for row, one in enumerate(both):
     axes.plot([one.psnr_global, one.psnr_local], [row, row], color="lightgray", linewidth=6)
-    axes.text(one.psnr_local + 0.04, row, f"+{one.psnr_local - one.psnr_global:.2f}", va="center")
+    gain = one.psnr_local - one.psnr_global
+    middle = (one.psnr_local + one.psnr_global) / 2
+    axes.text(middle, row + 0.15, f"+{gain:.2f}", ha="center")
 axes.plot([one.psnr_global for one in both], range(len(both)), "o", label="global")
 axes.plot([one.psnr_local for one in both], range(len(both)), "o", label="local (TLC)")
-axes.set_yticks(range(len(both)), [one.file for one in both])
-axes.margins(x=0.12, y=0.2)
+axes.set_yticks(range(len(both)), [f"{MODELS[one.network].__name__}\n{one.file}" for one in both])
+axes.margins(y=0.2)
 axes.set_xlabel("PSNR on GoPro, dB, as published")
 axes.legend(loc="lower right")
 figure.savefig(RESULTS / "published.png")
@@ -181,30 +192,30 @@ if Path(WEIGHTS).stem == "stand-in":
 
 # %% [markdown]
 # ## A restored picture
+#
+# Give a picture that these weights are for, and its truth. Without one, it is the repository's
+# shaken photograph. The sheet shows input, global, local, where those two differ, and enlarged the
+# places where they differ most.
+
+# %% tags=["parameters"]
+PICTURE = ""  # @param {type: "string"}
+REFERENCE = ""  # @param {type: "string"}
 
 # %%
-truth = tlc.read_image(EXAMPLES / "kodim.png")
-image = tlc.read_image(EXAMPLES / "shaken.png")
-restored = tlc.restore(model.clone(local_mode=True), params, image)
-tlc.write_image(RESULTS / "sharp.png", restored)
-figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
-for (whole, part), (title, pixels) in zip(
-    axes.T, {"input": image, "restored, local": restored}.items(), strict=True
-):
-    whole.imshow(pixels.clip(0, 1))
-    whole.set_title(f"{title}: {tlc.psnr(pixels, truth):.2f} dB")
-    part.imshow(pixels[150:278, 100:292].clip(0, 1), interpolation="nearest")
-for one in axes.ravel():
-    one.axis("off")
-figure.savefig(RESULTS / "sharp-figure.png")
-plt.show()
+image = tlc.read_image(PICTURE or EXAMPLES / "shaken.png", channels=model.inp_channels)
+globally = tlc.restore(model, params, image)
+locally = tlc.restore(model.clone(local_mode=True), params, image)
+tlc.write_image(RESULTS / "restored.png", locally)
+sheet = comparison(image, globally, locally)
+tlc.write_image(RESULTS / "compare.png", sheet)
+display(Image.fromarray(sheet))
 
 # %% [markdown]
 # ## The table of the paper
 #
 # Give the folder of GoPro's test set, as its authors or those of MPRNet or NAFNet distribute it,
 # and how many of its pictures to measure: all 1111 for the table. Without it, one pair is measured,
-# the repository's example.
+# the picture above.
 
 # %% tags=["parameters"]
 DATA = ""  # @param {type: "string"}
@@ -213,9 +224,10 @@ PICTURES = 10  # @param {type: "integer"}
 # %%
 if not DATA:
     DATA = RESULTS / "pair"
+    truth = tlc.read_image(REFERENCE or EXAMPLES / "kodim.png", channels=model.inp_channels)
     for kind, pixels in {"input": image, "target": truth}.items():
         (DATA / kind).mkdir(parents=True, exist_ok=True)
-        tlc.write_image(DATA / kind / "kodim.png", pixels)
+        tlc.write_image(DATA / kind / "picture.png", pixels)
 
 MODES = ["local", "global"]
 report = evaluate.open_report({"modes": MODES, "protocol": "rgb", "data": str(DATA)})

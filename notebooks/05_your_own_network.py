@@ -153,7 +153,8 @@ print(f"PSNR of the crops: {-10 * np.log10(losses[0]):.2f} -> {-10 * np.log10(lo
 #
 # The library takes a network of one's own where it needs no more of it than `inp_channels`:
 # `tlc.restore`, `restore_tiles`, `sites`. The parameters are the same. With a window that covers
-# the picture, local is global.
+# the picture, local is global. Which mode is better shows in networks that were trained for longer,
+# on more: [03_how_tlc_works](03_how_tlc_works.ipynb).
 
 # %%
 globally = tlc.restore(model, params, image)
