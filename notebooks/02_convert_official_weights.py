@@ -69,7 +69,7 @@ def decibels(psnr):
 
 
 rows = [
-    "| network | file | parameters | global, published | local, published | licence of the weights |",
+    "| network | file | parameters | global, published | local, published | licence |",
     "|---|---|---:|---:|---:|---|",
 ]
 for one in PUBLISHED:
