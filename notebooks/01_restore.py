@@ -98,15 +98,15 @@ def restore_file(source, task):
 
 
 # %% [markdown]
-# Below: the whole picture, and the place where it changed most, pixel by pixel. PSNR is in dB
-# against the reference, and higher is better.
+# Below: the whole picture, and the place with the most detail, pixel by pixel. PSNR is in dB against
+# the reference, and higher is better.
 
 
 # %%
 def show(pictures, truth=None):
-    """Pictures by their titles, each whole and, framed in it, at the place of the most change."""
-    first, last = [*pictures.values()][:2]
-    top, left, height, width = most_different(abs(last - first), 1)[0]
+    """Pictures by their titles, each whole and enlarged where the second has the most detail."""
+    _, restored, *_ = pictures.values()
+    top, left, height, width = most_different(abs(restored[:, 1:] - restored[:, :-1]), 1)[0]
     figure, axes = plt.subplots(
         2, len(pictures), figsize=(5 * len(pictures), 7), layout="constrained", squeeze=False
     )
