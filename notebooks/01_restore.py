@@ -98,8 +98,8 @@ def restore_file(source, task):
 
 
 # %% [markdown]
-# Below: the whole picture, and the place with the most detail, pixel by pixel. PSNR is in dB against
-# the reference, and higher is better.
+# Below: the whole picture, and the place with the most detail, pixel by pixel. PSNR is against the
+# reference; higher is better.
 
 
 # %%

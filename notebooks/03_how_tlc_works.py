@@ -45,7 +45,7 @@ import numpy as np
 import tlc_jax as tlc
 from tlc_jax import ops
 from tlc_jax.restore import at_sites
-from tlc_jax.sheet import window_map
+from tlc_jax.sheet import most_different, window_map
 
 PLACES = [Path("examples"), Path("../examples"), Path("tlc-jax/examples")]
 EXAMPLES = next((place for place in PLACES if place.is_dir()), PLACES[0])
@@ -140,33 +140,50 @@ crops, whole, windows = {}, {}, {}
 for site in sites:
     found = np.array([one[site.name] for one in of_crops])
     crops[site.name] = found.reshape(down, across, site.channels)
-    whole[site.name] = np.asarray(of_whole[site.name]).reshape(site.channels)
+    whole[site.name] = np.asarray(of_whole[site.name])
     windows[site.name] = np.asarray(ops.spread(of_windows[site.name][None], site.size)[0])
+
+# %% [markdown]
+# How far is what a site gets from what it would get on a crop at that place? By channel, the root
+# mean square over the crops, in units of how much crops differ.
+
+
+# %%
+def distance(name, given):
+    """By channel; `given` is (1, 1, channels), or one for each position of the feature map."""
+    expected = crops[name]
+    height, width, _ = given.shape
+    rows = (np.arange(down) * crop + crop // 2) * height // size[0]  # of the crops' middles
+    columns = (np.arange(across) * crop + crop // 2) * width // size[1]
+    error = np.square(given[np.ix_(rows, columns)] - expected).mean(axis=(0, 1))
+    return np.sqrt(error) / expected.std(axis=(0, 1))
+
 
 # %% [markdown]
 # ## One statistic
 #
-# One channel at one site. On crops it depends on where the crop lies: that is what the layers
-# behind it were trained on. The whole picture has one value for all of it. The windows bring back
-# what is particular about each place, smoothly.
+# One channel at one site, of median distance. On crops its mean depends on where the crop lies:
+# that is what the layers behind it were trained on. The whole picture has one value for all of it.
+# The windows bring back what is particular about each place, smoothly.
 
 # %% tags=["parameters"]
-SITE = "encoders_2_0/pool"  # @param {type: "string"}
+SITE = "encoders_1_0/pool"  # @param {type: "string"}
 
 # %%
-ratio = windows[SITE].std(axis=(0, 1)) / crops[SITE].std(axis=(0, 1))
-channel = np.argsort(ratio)[len(ratio) // 2]  # a typical one, not the best
+distances = distance(SITE, windows[SITE])
+channel = np.argsort(distances)[len(distances) // 2]
 ways = {
     f"{down * across} crops": crops[SITE][..., channel],
-    "the whole picture": whole[SITE][channel].reshape(1, 1),
+    "the whole picture": whole[SITE][..., channel],
     "windows (TLC)": windows[SITE][..., channel],
 }
 low, *_, high = np.sort(np.concatenate([values.ravel() for values in ways.values()]))
 figure = plt.figure(figsize=(14, 6.5), layout="constrained")
 axes = figure.subplot_mosaic("abc;ddd", height_ratios=(3, 2))
 for panel, (way, values) in zip("abc", ways.items(), strict=True):
-    shown = axes[panel].imshow(values, vmin=low, vmax=high, extent=(0, size[1], size[0], 0))
-    axes[panel].set_title(way)
+    height, width = (down * crop, across * crop) if panel == "a" else size
+    shown = axes[panel].imshow(values, vmin=low, vmax=high, extent=(0, width, height, 0))
+    axes[panel].set(title=way, xlim=(0, size[1]), ylim=(size[0], 0))
     axes[panel].axis("off")
 figure.colorbar(shown, ax=axes["c"])
 edges = np.linspace(low, high, 25)
@@ -185,29 +202,20 @@ plt.show()
 # %% [markdown]
 # ## All of them
 #
-# How far is what a site gets from what it would get on a crop at that place? In units of how much
-# crops differ, root mean square over the crops, the median over channels. For the whole picture
-# that is about 1: it says nothing of the place. A window is larger than a crop and centred on it
-# where the border allows, so its statistics are not the same either, but nearer.
+# The distance at every site, the median over channels. For the whole picture it is about 1: that
+# says nothing of a place. A window is larger than a crop, and where the border allows centred on
+# it, so its statistics are not the same either, but nearer.
 
 # %%
-distance = {"whole picture": [], "windows (TLC)": []}
-for site in sites:
-    expected = crops[site.name]
-    middles = [
-        (np.arange(count) * crop + crop // 2) * mapped // length
-        for count, mapped, length in zip((down, across), site.size, size, strict=True)
-    ]
-    there = windows[site.name][np.ix_(*middles)]
-    for way, values in zip(distance, (whole[site.name], there), strict=True):
-        error = np.sqrt(np.square(values - expected).mean(axis=(0, 1)))
-        distance[way].append(np.median(error / expected.std(axis=(0, 1))))
-
-figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
-for (way, values), colour in zip(distance.items(), ("C3", "C0"), strict=True):
+by_way = {
+    way: [np.median(distance(site.name, given[site.name])) for site in sites]
+    for way, given in {"whole picture": whole, "windows (TLC)": windows}.items()
+}
+figure, axes = plt.subplots(figsize=(10, 3.6), layout="constrained")
+for (way, values), colour in zip(by_way.items(), ("C3", "C0"), strict=True):
     axes.plot(values, ".-", color=colour, label=way)
     print(f"{way:15}{np.mean(values):.2f} of the spread of crops, mean over the sites")
-axes.set_xticks(range(len(sites)), [site.name.removesuffix("/pool") for site in sites], rotation=30)
+axes.set_xticks(range(len(sites)), [site.name.split("/")[0] for site in sites], rotation=20)
 axes.set_ylim(bottom=0)
 axes.set_ylabel("distance from a crop's statistics")
 axes.legend()
@@ -235,33 +243,46 @@ for way, result in ({"input": image} | results).items():
     tlc.write_image(RESULTS / f"{way.split()[0]}.png", result)
 
 # %% [markdown]
-# Above, the results. In the middle, how they differ from the global one, all stretched alike:
-# tiles leave their lattice of seams, windows do not. Below, where a result is nearer to the truth
-# than the global one (blue) and where it is farther from it (red): the difference of the squared
-# errors, averaged over 16 x 16 pixels.
+# Side by side, the place where local and global differ most.
+
+# %%
+top, left, height, width = most_different(abs(results["local (TLC)"] - results["global"]), 1)[0]
+here = np.s_[top : top + height, left : left + width]
+figure, axes = plt.subplots(1, 5, figsize=(20, 3.2), layout="constrained")
+shown = {"input": image} | results | {"truth": truth}
+for one, (way, result) in zip(axes, shown.items(), strict=True):
+    one.imshow(result[here].clip(0, 1), interpolation="nearest")
+    one.set_title(way if way == "truth" else f"{way}, {tlc.psnr(result[here], truth[here]):.2f} dB")
+    one.axis("off")
+figure.savefig(RESULTS / "side_by_side.png")
+plt.show()
+
+# %% [markdown]
+# Above, how they differ from the global one, on a logarithmic scale: tiles leave the edges of their
+# lattice, windows change by a row or a column from one position to the next. Below, where a result
+# is nearer to the truth than the global one (blue), or farther from it (red), in dB over 16 x 16
+# pixels.
 
 
 # %%
-def averaged(pixels, side=16):
-    """A map (H, W) in blocks; what is left over at the right and below is cut off."""
-    h, w = (length // side for length in pixels.shape)
-    return pixels[: h * side, : w * side].reshape(h, side, w, side).mean(axis=(1, 3))
+def squared_error(result, side=16):
+    """Against the truth, the mean over blocks; what is left over below and right is cut off."""
+    error = np.square(result - truth).mean(axis=-1)
+    h, w = (length // side for length in error.shape)
+    return error[: h * side, : w * side].reshape(h, side, w, side).mean(axis=(1, 3))
 
 
 globally, locally, tiled = results.values()
-stretch = 1 / np.quantile(abs(locally - globally), 0.99)
-figure, axes = plt.subplots(3, 3, figsize=(14, 10), layout="constrained")
-for column, (way, result) in zip(axes.T, results.items(), strict=True):
-    column[0].set_title(f"{way}, {tlc.psnr(result, truth):.2f} dB")
-    column[0].imshow(result.clip(0, 1))
-    if way != "global":
-        column[1].set_title(f"|{way.split()[0]} - global| x {stretch:.0f}")
-        column[1].imshow((abs(result - globally) * stretch).clip(0, 1))
-        gain = np.square(globally - truth) - np.square(result - truth)
-        gain = averaged(gain.mean(axis=-1))
-        limit = abs(gain).max() / 2
-        column[2].set_title("nearer to the truth than global, or farther")
-        column[2].imshow(gain, cmap="RdBu", vmin=-limit, vmax=limit)
+figure, axes = plt.subplots(2, 2, figsize=(13, 8.4), layout="constrained")
+for (above, below), way in zip(axes.T, [*results][1:], strict=True):
+    difference = abs(results[way] - globally).mean(axis=-1)
+    differing = above.imshow(np.log10(difference + 1e-5), cmap="magma", vmin=-4, vmax=-1.5)
+    above.set_title(f"log10 |{way} - global|")
+    gain = 10 * np.log10(squared_error(globally) / squared_error(results[way]))
+    gaining = below.imshow(gain, cmap="RdBu", vmin=-2, vmax=2)
+    below.set_title(f"{way}: {tlc.psnr(results[way], truth) - tlc.psnr(globally, truth):+.2f} dB")
+figure.colorbar(differing, ax=axes[0])
+figure.colorbar(gaining, ax=axes[1], label="gain over global, dB")
 for one in axes.ravel():
     one.axis("off")
 figure.savefig(RESULTS / "ways.png")
@@ -275,7 +296,7 @@ plt.show()
 # for all networks. Each size compiles anew, which is what takes the time here.
 
 # %% tags=["parameters"]
-FACTORS = (0.75, 1, 1.5, 2, 3, 4)  # of the training crop
+FACTORS = (0.75, 1, 1.5, 2, 4)  # of the training crop
 
 # %%
 scores = {}
