@@ -107,7 +107,7 @@ plt.show()
 # the decay of the moving average of the parameters, short as so short a run needs it.
 
 # %% tags=["parameters"]
-STEPS = 60  # @param {type: "integer"}
+STEPS = 30  # @param {type: "integer"}
 BATCH = 4  # @param {type: "integer"}
 
 # %%
@@ -121,7 +121,7 @@ config = dataclasses.replace(
     warmup=0,
     average=0.9,
     validation_target=str(HELD_OUT),
-    report_every=max(1, STEPS // 12),
+    report_every=max(1, STEPS // 15),
     validate_every=max(1, STEPS // 3),
     save_every=STEPS,
 )
