@@ -96,7 +96,7 @@ for number, one in enumerate(axes[1:]):
     one.set_title(f"{tlc.psnr(spoilt, first):.2f} dB")
 for one in axes:
     one.axis("off")
-figure.savefig(RESULTS / "spoilt.png")
+figure.savefig(RESULTS / "draws.png")
 plt.show()
 
 # %% [markdown]
