@@ -2,7 +2,7 @@
 # make test    run the tests and the doctests
 # make check   lint, formatting, types
 # make docs    the documentation, into build/docs; a broken link or name is an error
-# make notebooks     bring both files of each notebook to the newer one of the two
+# make notebooks   bring both files of each notebook to the newer one of the two
 # make package the sdist and the wheel, into dist; the wheel must work in an environment of its own
 # make bench   measure speed and memory against PyTorch; hours
 # make bench-check   whether the recorded ratios still hold; minutes

@@ -122,10 +122,12 @@ def test_convert(run):
 def test_own_weights_and_picture(run, folder, golden):
     """A release's file through one notebook, then a deep picture with alpha through another."""
     save_file(golden("nafnet_a").tensors, folder / "mine.safetensors")
-    assert "stand-in" not in run("02_convert_official_weights", WEIGHTS="mine.safetensors")
     random = np.random.default_rng(0)
     pixels, alpha = (random.integers(0, 2**16, (72, 88, n), np.uint16) for n in (3, 1))
     write_image(folder / "mine.png", pixels, alpha=alpha[..., 0])
+    mine = {"PICTURE": "mine.png", "REFERENCE": "mine.png"}
+    text = run("02_convert_official_weights", WEIGHTS="mine.safetensors", **mine)
+    assert "stand-in" not in text
     run("01_restore", PICTURE="mine.png", TASK="results/mine")
     written = read_picture(folder / "results" / "mine-mine.png")
     np.testing.assert_array_equal(written.alpha, alpha[..., 0])
