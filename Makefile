@@ -2,6 +2,7 @@
 # make test    run the tests and the doctests
 # make check   lint, formatting, types
 # make docs    the documentation, into build/docs; a broken link or name is an error
+# make notebooks   bring both files of each notebook to the newer one of the two
 # make package the sdist and the wheel, into dist; the wheel must work in an environment of its own
 # make bench   measure speed and memory against PyTorch; hours
 # make bench-check   whether the recorded ratios still hold; minutes
@@ -15,7 +16,7 @@ EXTRA ?= dev
 BIN := .venv/bin
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check docs package bench bench-check clean
+.PHONY: demo test check docs notebooks package bench bench-check clean
 
 demo: .venv/set-up-demo
 	$(BIN)/tlc-jax restore examples/noisy.png -o build/demo.png --overwrite \
@@ -35,6 +36,9 @@ check: .venv/set-up-dev
 docs: .venv/set-up-dev
 	$(BIN)/typer tlc_jax.cli utils docs --name tlc-jax --output docs/reference/cli.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/docs
+
+notebooks: .venv/set-up-dev
+	$(BIN)/jupytext --sync notebooks/*.ipynb
 
 # What is installed restores a picture, outside of the source tree.
 package: .venv/set-up-dev

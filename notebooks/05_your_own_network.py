@@ -1,0 +1,240 @@
+# %% [markdown]
+# # Your own network
+#
+# TLC is not about certain networks. Whatever averages over positions, takes moments over them or
+# attends between channels can do so in windows when it restores. Here a small network of our own
+# gets a field `local_mode`, learns to take away noise in some seconds, and restores a photograph in
+# both modes. At the end the same in Flax NNX, with the operations alone.
+
+# %% [markdown]
+# ## Install
+#
+# This works on the CPU, GPU and TPU runtimes of Colab, and does nothing where the package is
+# installed already. pip adds only what is missing; the runtime's own JAX stays.
+
+# %%
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+REPOSITORY = ""  # where you got this notebook from: the address that git clones
+
+if find_spec("tlc_jax") is None:
+    assert REPOSITORY, "Set REPOSITORY above to the address of the tlc-jax repository."
+    keep = [f"{name}=={version(name)}" for name in ("jax", "jaxlib") if find_spec(name)]
+    Path("keep.txt").write_text("\n".join(keep))
+    # !git clone --quiet --depth 1 {REPOSITORY} tlc-jax
+    # %pip install --quiet --constraint keep.txt "./tlc-jax[plot]"
+
+# %% [markdown]
+# All that the notebook writes goes into the folder `results`. The repository's examples lie beside
+# the notebooks, or in the copy that the cell above made.
+
+# %%
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from flax import nnx
+
+import tlc_jax as tlc
+from tlc_jax import ops
+from tlc_jax.layers import Conv1x1, LocalPool, local_window
+
+PLACES = [Path("examples"), Path("../examples"), Path("tlc-jax/examples")]
+EXAMPLES = next((place for place in PLACES if place.is_dir()), PLACES[0])
+RESULTS = Path("results")
+RESULTS.mkdir(exist_ok=True)
+print(f"JAX {jax.__version__} on {jax.default_backend()}")
+
+# %% [markdown]
+# ## The operation
+#
+# `tlc.local_mean` takes (N, H, W, C) and gives the mean of the window around each position. Near
+# the border it is the nearest window that lies inside. A window that covers the map is the global
+# mean.
+
+# %%
+x = jnp.arange(1.0, 8.0).reshape(1, 1, 7, 1)
+print("array      ", x.ravel())
+print("local mean ", tlc.local_mean(x, window=(1, 3)).ravel())
+
+truth = tlc.read_image(EXAMPLES / "kodim.png")
+image = tlc.read_image(EXAMPLES / "noisy.png")
+figure, axes = plt.subplots(1, 4, figsize=(16, 3), layout="constrained")
+for one, window in zip(axes, ((1, 1), (48, 48), (144, 144), None), strict=True):
+    one.imshow(tlc.local_mean(truth[None], window)[0])
+    one.set_title("the whole picture" if window is None else "window {}x{}".format(*window))
+    one.axis("off")
+figure.savefig(RESULTS / "local_mean.png")
+plt.show()
+
+# %% [markdown]
+# ## A network with a field `local_mode`
+#
+# Two convolutions, and between them channel attention as NAFNet has it: the means of the channels
+# say how much of each goes on. To make it local takes
+#
+# - `LocalPool(window)` in place of the mean: `None` is the whole map. It gives one position for
+#   each window that lies inside, so what follows runs on a smaller map;
+# - `ops.spread`, which brings the result back to each position;
+# - the fields: `local_mode`, `train_size` and `window`, of which `local_window` makes the window at
+#   a layer of any stride, 1.5 times the training size by default.
+#
+# There are no further parameters, and no second class.
+
+
+# %%
+class Small(nn.Module):
+    """Two convolutions around channel attention, (N, H, W, C) -> the same."""
+
+    features: int = 16
+    inp_channels: int = 3
+    local_mode: bool = False
+    train_size: tuple[int, int] = (64, 64)
+    window: tuple[int, int] | None = None  # None is 1.5 x train_size
+
+    @nn.compact
+    def __call__(self, image):
+        x = nn.gelu(nn.Conv(self.features, (5, 5), name="conv1")(image))
+        pooled = LocalPool(local_window(self, stride=1), name="pool")(x)
+        attention = nn.sigmoid(Conv1x1(self.features, name="attention")(pooled))
+        x = x * ops.spread(attention, x.shape[1:3])
+        return image + nn.Conv(self.inp_channels, (5, 5), name="conv2")(x)
+
+
+model = Small()
+local = model.clone(local_mode=True)
+for site in tlc.sites(local, image.shape[:2]):
+    print(site)
+
+# %% [markdown]
+# ## Some steps of training
+#
+# Global, on crops of the clean photograph with noise. It sees one photograph only, and so little of
+# it that this is no denoiser to keep: [04_train_your_own](04_train_your_own.ipynb) trains in
+# earnest.
+
+# %% tags=["parameters"]
+STEPS = 200  # @param {type: "integer"}
+
+# %%
+params = model.init(jax.random.key(0), jnp.zeros((1, *model.train_size, 3)))["params"]
+optimizer = optax.adam(2e-3)
+
+
+@jax.jit
+def step(params, state, crops, key):
+    noisy = crops + 0.1 * jax.random.normal(key, crops.shape)
+
+    def loss_of(params):
+        return jnp.square(model.apply({"params": params}, noisy) - crops).mean()
+
+    loss, gradients = jax.value_and_grad(loss_of)(params)
+    updates, state = optimizer.update(gradients, state)
+    return optax.apply_updates(params, updates), state, loss
+
+
+state = optimizer.init(params)
+random = np.random.default_rng(0)
+side = model.train_size[0]
+losses = []
+for number in range(STEPS):
+    corners = random.integers(0, np.array(truth.shape[:2]) - side, (8, 2))
+    crops = np.stack([truth[y : y + side, x : x + side] for y, x in corners])
+    params, state, loss = step(params, state, crops, jax.random.key(number))
+    losses.append(loss.item())
+print(f"PSNR of the crops: {-10 * np.log10(losses[0]):.2f} -> {-10 * np.log10(losses[-1]):.2f} dB")
+
+# %% [markdown]
+# ## Both modes
+#
+# The library takes a network of one's own where it needs no more of it than `inp_channels`:
+# `tlc.restore`, `restore_tiles`, `sites`. The parameters are the same. With a window that covers
+# the picture, local is global. Which mode is better shows in networks that were trained for longer,
+# on more: [03_how_tlc_works](03_how_tlc_works.ipynb).
+
+# %%
+globally = tlc.restore(model, params, image)
+locally = tlc.restore(local, params, image)
+covering = tlc.restore(local.clone(window=image.shape[:2]), params, image)
+tlc.write_image(RESULTS / "own.png", locally)
+for name, pixels in {"input": image, "global": globally, "local": locally}.items():
+    print(f"{name:8}PSNR {tlc.psnr(pixels, truth):.2f} dB")
+print(f"local - global, largest: {abs(locally - globally).max():.2g}")
+print(f"the same with a window that covers the picture: {abs(covering - globally).max():.2g}")
+
+# %% [markdown]
+# What the attention says of the channel where it varies most: one number for the picture, or one
+# for each place.
+
+
+# %%
+def attention(model):
+    """(H', W', features), of the pooled map, from what the layer returned."""
+    _, seen = model.apply({"params": params}, image[None], capture_intermediates=True)
+    (found,) = seen["intermediates"]["attention"]["__call__"]
+    return np.asarray(nn.sigmoid(found[0]))
+
+
+of_places = np.asarray(ops.spread(attention(local)[None], image.shape[:2])[0])
+of_picture = np.broadcast_to(attention(model), of_places.shape)
+channel = of_places.std(axis=(0, 1)).argmax()
+low, high = of_places[..., channel].min(), of_places[..., channel].max()
+figure, axes = plt.subplots(1, 3, figsize=(15, 3.4), layout="constrained")
+axes[0].imshow(locally.clip(0, 1))
+axes[0].set_title(f"local, {tlc.psnr(locally, truth):.2f} dB")
+for one, title, values in (
+    (axes[1], "attention of a channel, global", of_picture),
+    (axes[2], "local", of_places),
+):
+    shown = one.imshow(values[..., channel], vmin=low, vmax=high)
+    one.set_title(title)
+figure.colorbar(shown, ax=axes[1:])
+for one in axes:
+    one.axis("off")
+figure.savefig(RESULTS / "own-figure.png")
+plt.show()
+
+# %% [markdown]
+# ## The operations alone: NNX, Equinox, plain JAX
+#
+# They are functions on arrays, NHWC. In an NNX module the same network is the same lines; in
+# Equinox, too, whose arrays are (C, H, W): move the axis, `jnp.moveaxis(x, 0, -1)[None]`. Likewise
+# `tlc.local_moments` (mean and variance, for instance norm) and `tlc.transposed_attention` (between
+# channels).
+
+
+# %%
+class SmallNNX(nnx.Module):
+    """As `Small`."""
+
+    def __init__(self, features=16, *, rngs):
+        self.conv1 = nnx.Conv(3, features, (5, 5), rngs=rngs)
+        self.attention = nnx.Linear(features, features, rngs=rngs)
+        self.conv2 = nnx.Conv(features, 3, (5, 5), rngs=rngs)
+
+    def __call__(self, image, window=None):
+        x = nnx.gelu(self.conv1(image))
+        x = x * nnx.sigmoid(self.attention(tlc.local_mean(x, window)))
+        return image + self.conv2(x)
+
+
+# %% [markdown]
+# With the parameters that were trained above, both give the same picture, in both modes.
+
+# %%
+network = SmallNNX(rngs=nnx.Rngs(0))
+trained = jax.tree.map(jnp.asarray, params)
+trained["attention"]["kernel"] = trained["attention"]["kernel"][0, 0]  # of a 1x1 convolution
+nnx.update(network, trained)
+
+for name, window, expected in (("global", None, globally), ("local", (96, 96), locally)):
+    restored = nnx.jit(SmallNNX.__call__, static_argnames="window")(network, image[None], window)[0]
+    print(f"NNX - Linen, {name}, largest: {abs(restored - expected).max():.2g}")
+
+# %% [markdown]
+# A network that is to join the library brings two files: CONTRIBUTING.md in the repository tells
+# which.
