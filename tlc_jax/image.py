@@ -373,9 +373,7 @@ def write_image(
         raise ImageError(f"cannot write {path}: {reason}.") from error
 
 
-def write_restored(
-    path: str | os.PathLike[str], pixels: np.ndarray, source: Picture
-) -> None:
+def write_restored(path: str | os.PathLike[str], pixels: np.ndarray, source: Picture) -> None:
     """Writes what was made of a picture with its colour profile, and with its alpha if that fits.
 
     Args:

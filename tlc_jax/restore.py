@@ -236,10 +236,14 @@ def warm_up(
     image: np.ndarray,
     *,
     bucket: tuple[int, int] | None = None,
-) -> None:
-    """Compile what `restore` runs for a picture of this size, or bucket, without running it."""
+) -> int:
+    """Compile what `restore` runs for a picture of this size, or bucket, without running it.
+
+    Returns:
+      Bytes that XLA plans for it, as `planned_memory`.
+    """
     forward, *arguments = _program(model, _checked(model, np.asarray(image)), bucket)
-    forward.lower(model, params, *arguments).compile()
+    return planned_bytes(forward.lower(model, params, *arguments).compile())
 
 
 def _program(model: nn.Module, image: np.ndarray, bucket: tuple[int, int] | None) -> tuple:

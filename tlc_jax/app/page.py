@@ -1,0 +1,310 @@
+"""The page: a picture is dropped, restored by a worker, looked at and kept.
+
+Gradio draws it. What a visitor uploads and gets lies in a folder of this process, and goes when the
+visitor does.
+"""
+
+import contextlib
+import html
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tlc_jax.app import jobs
+from tlc_jax.app.workers import JobError, Workers
+from tlc_jax.data import PICTURES
+from tlc_jax.image import ImageError, picture_size
+
+if TYPE_CHECKING:
+    import gradio
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+WAITING = 16  # jobs, before the page asks to come back later
+AN_HOUR = 3600  # seconds, after which files go that no visitor came to own
+
+CSS = """
+.gradio-container { max-width: 1280px !important; margin: auto }
+#told table { width: 100%; border-collapse: collapse; font-size: 0.9em }
+#told th { font-weight: 400; opacity: 0.65; text-align: left; width: 12em }
+#told th, #told td { padding: 2px 6px; border: 0 }
+#told .complaint { border-left: 4px solid #dc2626; padding: 6px 12px }
+#limits { font-size: 0.8em; opacity: 0.65 }
+"""
+
+
+class Limits(NamedTuple):
+    """What the page takes from its visitors."""
+
+    pixels: int = 16_000_000  # of a picture
+    megabytes: int = 64  # of a file, 10^6 bytes
+    seconds: float = 600  # for a job
+    jobs: int = 1  # at a time
+
+
+class Visit(NamedTuple):
+    """What there is of a visitor: a folder, and where Gradio put the picture first."""
+
+    folder: Path
+    source: Path
+    upload: Path
+
+
+class Visits:
+    """The folders of those who look at the page, by Gradio's name of their session."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.present: dict[str | None, Visit] = {}
+
+    def start(self, session: str | None, upload: Path) -> Visit:
+        """Take over what was uploaded; what the session had before goes."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        source = folder / "source" / upload.name
+        source.parent.mkdir()
+        shutil.copyfile(upload, source)
+        self.end(session, but=upload)
+        self.present[session] = Visit(folder, source, upload)
+        return self.present[session]
+
+    def end(self, session: str | None, but: Path | None = None) -> None:
+        """Remove all that there is of a session, but an upload that is the next one's, too."""
+        visit = self.present.pop(session, None)
+        if visit is not None:
+            shutil.rmtree(visit.folder, ignore_errors=True)
+            if visit.upload != but:
+                visit.upload.unlink(missing_ok=True)
+
+    def request(self, session: str | None, kind: str, *choices: Any) -> jobs.Request:
+        """A job for the picture of a session, whose results take the place of the last such ones.
+
+        Raises:
+          JobError: the session has no picture.
+        """
+        visit = self.present.get(session)
+        if visit is None:
+            raise JobError("there is no picture yet; drop one, or take an example.")
+        for old in visit.folder.glob(f"{kind}-*"):
+            shutil.rmtree(old)
+        # A name of its own, or the browser would show the last result again.
+        folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=visit.folder))
+        return jobs.Request(visit.source, folder, *choices)
+
+
+def serve(
+    networks: Mapping[str, Path],
+    limits: Limits,
+    host: str,
+    port: int | None,
+    ready: Callable[[str], None],
+) -> None:
+    """Show the page until Ctrl-C, or until the process is asked to end.
+
+    Args:
+      networks: folders of checkpoints for single pictures, by what visitors choose.
+      limits: what visitors may ask for.
+      host, port: where to listen; `None` is the first free port from 7860 on.
+      ready: told the address as soon as the page answers there.
+
+    Raises:
+      ImportError: Gradio is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix="tlc-jax-") as folder:
+        # Gradio looks at these when it is imported.
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        workers = Workers(limits.seconds)
+        page = build(networks, limits, Visits(Path(folder)), workers)
+        page.queue(max_size=WAITING, api_open=False)
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            max_file_size=limits.megabytes * 10**6,
+            css=CSS,
+            footer_links=[],
+            prevent_thread_lock=True,
+            quiet=True,
+            # What Gradio would do elsewhere, or tell others of.
+            share=False,
+            enable_monitoring=False,
+            run_history=False,
+            mcp_server=False,
+            ssr_mode=False,
+            pwa=False,
+        )
+        ready(address)
+        workers.start(limits.jobs)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        page.close(verbose=False)
+
+
+def build(
+    networks: Mapping[str, Path], limits: Limits, visits: Visits, workers: Workers
+) -> "gradio.Blocks":
+    """The page, which `serve` shows."""
+    import gradio as gr
+
+    def look(upload: str | None, request: gr.Request) -> Iterator[dict]:
+        """A picture was dropped, or taken away."""
+        session = request.session_hash
+        fresh = {
+            slider: None,
+            gallery: None,
+            download: gr.update(visible=False),
+            told: "",
+            tabs: gr.update(selected="restored"),
+        }
+        if upload is None:
+            visits.end(session)
+            yield fresh
+            return
+        visit = visits.start(session, Path(upload))
+        try:
+            yield fresh | {told: _facts({"picture": check_size(visit.source, limits.pixels)})}
+            *_, shown = workers.run(jobs.preview, visit.source, visit.folder)
+            yield {slider: (shown, shown)}
+        except (ImageError, JobError) as error:
+            visits.end(session)
+            yield fresh | {told: _complaint(error)}
+
+    def work(
+        job: Callable[[jobs.Request], Iterator[Any]],
+        progress: gr.Progress,
+        request: gr.Request,
+        *choices: Any,
+    ) -> Any:
+        """The last that a job yields, which is its result."""
+        made = None
+        progress(0, "waiting")
+        for made in workers.run(job, visits.request(request.session_hash, job.__name__, *choices)):
+            if isinstance(made, jobs.Progress):
+                progress(made.share, made.text)
+        return made
+
+    def restore(
+        name: str, mode: str, side: int | None, request: gr.Request, progress=gr.Progress()
+    ) -> dict:
+        try:
+            made = work(jobs.restored, progress, request, networks[name], mode, side)
+        except JobError as error:
+            return {told: _complaint(error)}
+        label = f"Download {made.file.name}"
+        return {
+            slider: (made.before, made.after),
+            download: gr.update(value=made.file, label=label, visible=True),
+            told: _facts(made.facts),
+            tabs: gr.update(selected="restored"),
+        }
+
+    def compare(name: str, side: int | None, request: gr.Request, progress=gr.Progress()) -> dict:
+        try:
+            made = work(jobs.compared, progress, request, networks[name], "local", side)
+        except JobError as error:
+            return {told: _complaint(error)}
+        return {gallery: made.pictures, told: _facts(made.facts)}
+
+    def leave(request: gr.Request) -> None:
+        visits.end(request.session_hash)
+
+    samples = sorted(EXAMPLES.iterdir())
+    with gr.Blocks(title="tlc-jax", analytics_enabled=False, delete_cache=(60, AN_HOUR)) as page:
+        gr.Markdown("# tlc-jax\nTakes noise or camera shake from photographs, on this machine.")
+        with gr.Row():
+            with gr.Column(scale=1, min_width=300):
+                upload = gr.File(
+                    label="Photograph", file_types=list(PICTURES), height=150, elem_id="upload"
+                )
+                examples = gr.Dataset(
+                    label="Examples",
+                    components=[gr.Image(render=False)],
+                    samples=[[str(sample)] for sample in samples],
+                    type="index",
+                    elem_id="examples",
+                )
+                network = gr.Radio(list(networks), value=next(iter(networks)), label="Network")
+                mode = gr.Radio(
+                    ["local", "global", "auto"],
+                    value="local",
+                    label="Statistics",
+                    info="Over windows (TLC), or the whole picture; auto is local, unless that "
+                    "makes false colours.",
+                )
+                window = gr.Number(
+                    label="Window",
+                    info="Side in pixels; left empty, 1.5 x the training crops.",
+                    minimum=1,
+                    precision=0,
+                )
+                with gr.Row():
+                    restore_button = gr.Button("Restore", variant="primary", min_width=120)
+                    compare_button = gr.Button("Compare modes", min_width=120)
+            with gr.Column(scale=3):
+                with gr.Tabs() as tabs:
+                    with gr.Tab("Before and after", id="restored"):
+                        slider = gr.ImageSlider(
+                            show_label=False, interactive=False, max_height=560, elem_id="slider"
+                        )
+                        download = gr.DownloadButton(
+                            visible=False, variant="primary", elem_id="download"
+                        )
+                    with gr.Tab("Modes compared", id="compared"):
+                        gallery = gr.Gallery(
+                            show_label=False, columns=3, height="auto", elem_id="gallery"
+                        )
+                told = gr.HTML(elem_id="told")
+        gr.Markdown(
+            f"Pictures of up to {limits.pixels / 1e6:g} megapixels and {limits.megabytes} MB. "
+            "What you upload stays on this machine and is removed when you leave.",
+            elem_id="limits",
+        )
+
+        # Previews are jobs, too: what a visitor sends is decoded by a worker.
+        as_job = {"concurrency_limit": limits.jobs, "concurrency_id": "jobs"}
+        private = {"api_visibility": "private"}
+        shown = [slider, gallery, download, told, tabs]
+        upload.change(look, upload, shown, show_progress="hidden", **as_job, **private)
+        examples.click(
+            lambda number: str(samples[number]), examples, upload, queue=False, **private
+        )
+        restore_button.click(
+            restore, [network, mode, window], shown, show_progress_on=slider, **as_job, **private
+        )
+        compare_button.click(
+            lambda: gr.update(selected="compared"), None, tabs, queue=False, **private
+        ).then(compare, [network, window], shown, show_progress_on=gallery, **as_job, **private)
+        page.unload(leave)
+    return page
+
+
+def check_size(source: Path, most: int) -> str:
+    """The size of a picture in words, from the head of its file.
+
+    Raises:
+      ImageError: it has more than `most` pixels, or is no picture.
+    """
+    with jobs.by_name(source):
+        height, width = picture_size(source)
+    if height * width > most:
+        raise ImageError(
+            f"{source.name}: is {width} x {height}, {height * width / 1e6:.1f} megapixels, of "
+            f"which this page takes {most / 1e6:g}; give a smaller picture."
+        )
+    return f"{width} x {height}, {height * width / 1e6:.1f} megapixels"
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    rows = (
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in facts.items()
+    )
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _complaint(error: Exception) -> str:
+    return f'<div class="complaint">{html.escape(str(error))}</div>'
