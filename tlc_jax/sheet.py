@@ -54,7 +54,7 @@ def comparison(
 def panels(
     image: np.ndarray, globally: np.ndarray, locally: np.ndarray, tiled: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """What there is to compare, by its title: the input, the results, and how the local one differs.
+    """What there is to compare, by title: the input, the results, and how the local one differs.
 
     A difference is stretched, so that its brightest hundredth is white.
 

@@ -154,7 +154,7 @@ def compared(request: Request) -> Iterator[Progress | Compared]:
         here = np.s_[place.top : place.top + place.height, place.left : place.left + place.width]
         for name, result in results.items():
             part = result[here].repeat(ENLARGED, 0).repeat(ENLARGED, 1)
-            pictures[f"{name}, where global and local differ most"] = part
+            pictures[f"{name}, enlarged"] = part
     profile = picture.icc_profile
     yield Compared(
         [
@@ -165,6 +165,7 @@ def compared(request: Request) -> Iterator[Progress | Compared]:
             "picture": f"{width} x {height}",
             "network": f"{type(model).__name__}, float32, on {jax.default_backend()}",
             "tiles": f"{tile} x {tile}, as the training crops, overlapping by {tile // 8}",
+            "enlarged": f"{ENLARGED} times, where global and local differ most",
             "licence of the weights": _licence(request),
         },
     )

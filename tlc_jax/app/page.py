@@ -29,11 +29,14 @@ AN_HOUR = 3600  # seconds, after which files go that no visitor came to own
 
 CSS = """
 .gradio-container { max-width: 1280px !important; margin: auto }
-#told table { width: 100%; border-collapse: collapse; font-size: 0.9em }
+.gradio-container main { width: 100% }
+#told table { width: 100%; margin: 0; font-size: 0.9em }
+#told table, #told tr, #told th, #told td { border: 0 !important; padding: 1px 4px }
 #told th { font-weight: 400; opacity: 0.65; text-align: left; width: 12em }
-#told th, #told td { padding: 2px 6px; border: 0 }
-#told .complaint { border-left: 4px solid #dc2626; padding: 6px 12px }
-#limits { font-size: 0.8em; opacity: 0.65 }
+#complaint { border-left: 4px solid #dc2626; padding: 6px 12px }
+#limits { opacity: 0.65 }
+#gallery .grid-wrap { max-height: none }
+#gallery .thumbnail-item { aspect-ratio: auto }
 """
 
 
@@ -41,7 +44,7 @@ class Limits(NamedTuple):
     """What the page takes from its visitors."""
 
     pixels: int = 16_000_000  # of a picture
-    megabytes: int = 64  # of a file, 10^6 bytes
+    megabytes: int = 64  # of a file, 2^20 bytes, as Gradio counts where it refuses one
     seconds: float = 600  # for a job
     jobs: int = 1  # at a time
 
@@ -117,13 +120,19 @@ def serve(
         # Gradio looks at these when it is imported.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         workers = Workers(limits.seconds)
+        import gradio as gr
+
         page = build(networks, limits, Visits(Path(folder)), workers)
         page.queue(max_size=WAITING, api_open=False)
         _, address, _ = page.launch(
             server_name=host,
             server_port=port,
-            max_file_size=limits.megabytes * 10**6,
+            max_file_size=limits.megabytes * 2**20,
             css=CSS,
+            # From Gradio's own files, of which the half-bold one that it takes lacks most letters.
+            theme=gr.themes.Default(
+                font=[gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "sans-serif"]
+            ),
             footer_links=[],
             prevent_thread_lock=True,
             quiet=True,
@@ -149,6 +158,8 @@ def build(
 ) -> "gradio.Blocks":
     """The page, which `serve` shows."""
     import gradio as gr
+
+    bar = gr.Progress()  # found by Gradio among the defaults
 
     def look(upload: str | None, request: gr.Request) -> Iterator[dict]:
         """A picture was dropped, or taken away."""
@@ -187,11 +198,9 @@ def build(
                 progress(made.share, made.text)
         return made
 
-    def restore(
-        name: str, mode: str, side: int | None, request: gr.Request, progress=gr.Progress()
-    ) -> dict:
+    def restore(name: str, mode: str, side: int, request: gr.Request, progress=bar) -> dict:
         try:
-            made = work(jobs.restored, progress, request, networks[name], mode, side)
+            made = work(jobs.restored, progress, request, networks[name], mode, side or None)
         except JobError as error:
             return {told: _complaint(error)}
         label = f"Download {made.file.name}"
@@ -202,9 +211,9 @@ def build(
             tabs: gr.update(selected="restored"),
         }
 
-    def compare(name: str, side: int | None, request: gr.Request, progress=gr.Progress()) -> dict:
+    def compare(name: str, side: int, request: gr.Request, progress=bar) -> dict:
         try:
-            made = work(jobs.compared, progress, request, networks[name], "local", side)
+            made = work(jobs.compared, progress, request, networks[name], "local", side or None)
         except JobError as error:
             return {told: _complaint(error)}
         return {gallery: made.pictures, told: _facts(made.facts)}
@@ -237,25 +246,35 @@ def build(
                 )
                 window = gr.Number(
                     label="Window",
-                    info="Side in pixels; left empty, 1.5 x the training crops.",
-                    minimum=1,
+                    value=0,
+                    info="Side in pixels; 0 is 1.5 x the training crops.",
+                    minimum=0,
                     precision=0,
                 )
                 with gr.Row():
                     restore_button = gr.Button("Restore", variant="primary", min_width=120)
-                    compare_button = gr.Button("Compare modes", min_width=120)
+                    compare_button = gr.Button("Compare", min_width=120)
             with gr.Column(scale=3):
                 with gr.Tabs() as tabs:
                     with gr.Tab("Before and after", id="restored"):
                         slider = gr.ImageSlider(
-                            show_label=False, interactive=False, max_height=560, elem_id="slider"
+                            show_label=False,
+                            interactive=False,
+                            height=560,
+                            max_height=560,
+                            buttons=["fullscreen"],  # what it shows is not what there is to keep
+                            elem_id="slider",
                         )
                         download = gr.DownloadButton(
                             visible=False, variant="primary", elem_id="download"
                         )
                     with gr.Tab("Modes compared", id="compared"):
                         gallery = gr.Gallery(
-                            show_label=False, columns=3, height="auto", elem_id="gallery"
+                            show_label=False,
+                            columns=3,
+                            height="auto",
+                            buttons=[],
+                            elem_id="gallery",
                         )
                 told = gr.HTML(elem_id="told")
         gr.Markdown(
@@ -307,4 +326,4 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 
 def _complaint(error: Exception) -> str:
-    return f'<div class="complaint">{html.escape(str(error))}</div>'
+    return f'<div id="complaint">{html.escape(str(error))}</div>'
