@@ -4,7 +4,6 @@ With TLC_JAX_SCREENSHOTS the pictures of docs/app.md are written into that folde
 or Gradio the browser's tests skip, but not where TLC_JAX_BROWSER says that they are there.
 """
 
-import functools
 import importlib.util
 import os
 import re
@@ -21,7 +20,7 @@ import pytest
 from PIL import Image, ImageCms
 
 import tlc_jax as tlc
-from tlc_jax import checkpoints
+from tlc_jax import checkpoints, guard
 from tlc_jax.app import jobs
 from tlc_jax.app.page import Visits, check_size
 from tlc_jax.app.workers import JobError, Workers
@@ -54,14 +53,13 @@ def served(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    options = ["--port", port, "--max-pixels", 500_000, "--max-megabytes", 3]
     environment = {
         "TMPDIR": str(folder),
         "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
         "GRADIO_HEARTBEAT_INTERVAL": "0.5",  # by which it sees that a visitor has left
     }
     page = subprocess.Popen(
-        [COMMAND, "app", *map(str, options)],
+        [COMMAND, "app", "--port", str(port)],
         env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -101,8 +99,9 @@ def page(served, chromium):
     elsewhere = []
     page.on(
         "request",
-        lambda asked: asked.url.startswith((address, "data:", "blob:"))
-        or elsewhere.append(asked.url),
+        lambda asked: (
+            asked.url.startswith((address, "data:", "blob:")) or elsewhere.append(asked.url)
+        ),
     )
     page.goto(address)
     page.wait_for_selector("#upload")
@@ -127,7 +126,7 @@ def restored(page, served, tmp_path):
     """Presses the button, and what is downloaded then."""
 
     def restored():
-        page.get_by_role("button", name="Restore").click()
+        page.get_by_role("button", name="Restore", exact=True).click()
         page.wait_for_selector("#download", state="visible")
         with page.expect_download() as download:
             page.locator("#download").click()
@@ -156,9 +155,7 @@ def photograph(page, name):
         Path(folder).mkdir(parents=True, exist_ok=True)
         page.mouse.move(0, 0)
         page.wait_for_timeout(1000)  # until what moves has come to rest
-        page.screenshot(
-            path=Path(folder) / f"{name}.jpg", type="jpeg", quality=85, full_page=True
-        )
+        page.screenshot(path=Path(folder) / f"{name}.jpg", type="jpeg", quality=85, full_page=True)
 
 
 @in_browser
@@ -198,7 +195,7 @@ def test_the_slider_uncovers(page, drop, restored):
 
 @in_browser
 def test_all_that_a_picture_holds_is_kept(page, drop, restored, by_command, tmp_path):
-    """16 bits, alpha and a colour profile, with other choices than those that the page starts at."""
+    """16 bits, alpha and a colour profile, with choices that the page does not start at."""
     rng = np.random.default_rng(0)
     pixels, alpha = (rng.integers(0, 2**16, shape, np.uint16) for shape in ((60, 90, 3), (60, 90)))
     source = tmp_path / "deep & <b>odd.png"
@@ -210,7 +207,7 @@ def test_all_that_a_picture_holds_is_kept(page, drop, restored, by_command, tmp_
     _, downloaded = restored()
     assert downloaded == by_command(source, "--task", "deblur", "--mode", "global", "--window", 40)
     page.get_by_label("local").check()
-    page.get_by_role("button", name="Restore").click()
+    page.get_by_role("button", name="Restore", exact=True).click()
     page.wait_for_function("document.querySelector('#told').innerText.includes('local stat')")
     with page.expect_download() as download:
         page.locator("#download").click()
@@ -245,8 +242,8 @@ def test_modes_are_compared(page):
         (lambda path: path.write_text("a"), "cannot read it.png: it is no picture of a known kind"),
         (lambda path: path.write_bytes(NOISY.read_bytes()[:5000]), "cannot read it.png: it is dam"),
         (
-            lambda path: Image.new("1", (1000, 501)).save(path),
-            "it.png: is 1000 x 501, 0.5 megapixels, of which this page takes 0.5",
+            lambda path: Image.new("1", (5000, 4000)).save(path),
+            "it.png: is 5000 x 4000, 20.0 megapixels, of which this page takes 16;",
         ),
     ],
     ids=["text", "cut", "large"],
@@ -256,17 +253,26 @@ def test_what_cannot_be_restored_gets_a_sentence(page, drop, tmp_path, make, sen
     drop(tmp_path / "it.png", shows="#complaint")
     said = page.locator("#complaint").inner_text()
     assert said.startswith(sentence) and said.endswith(".") and "/" not in said
-    page.get_by_role("button", name="Restore").click()
-    page.wait_for_function("document.querySelector('#complaint').innerText.includes('no picture y')")
-    if "1000" in sentence:
+    page.get_by_role("button", name="Restore", exact=True).click()
+    page.wait_for_function(
+        "document.querySelector('#complaint').innerText.includes('no picture y')"
+    )
+    if "5000" in sentence:
         photograph(page, "app-too-large")
 
 
 @in_browser
-def test_a_file_may_be_too_large(page, tmp_path):
-    (tmp_path / "it.png").write_bytes(bytes(3 * 2**20 + 1))
-    page.set_input_files("#upload input[type=file]", tmp_path / "it.png")
-    page.wait_for_selector("text=exceed the maximum allowed size of 3.0 Mb")
+def test_a_file_may_be_too_large(page, served, tmp_path):
+    """The page does not send it, and the server takes it from nobody."""
+    address, folder, _ = served
+    large = bytes(64 * 2**20 + 1)
+    (tmp_path / "large.png").write_bytes(large)
+    page.set_input_files("#upload input[type=file]", tmp_path / "large.png")
+    page.wait_for_selector("text=exceed the maximum allowed size of 64.0 Mb")
+    file = {"name": "large.png", "mimeType": "image/png", "buffer": large}
+    answer = page.request.post(f"{address}gradio_api/upload", multipart={"files": file})
+    assert answer.status == 413
+    assert not list(folder.rglob("large.png"))
 
 
 @in_browser
@@ -380,7 +386,7 @@ def test_what_is_shown_is_small_enough(tmp_path):
 
 def test_auto_tells_what_it_chose(tmp_path, monkeypatch):
     tlc.write_image(tmp_path / "a.png", np.full((32, 48, 1), 99, np.uint8))
-    chosen = tlc.guard.Guarded(np.full((32, 48, 3), 0.5, np.float32), "global")
+    chosen = guard.Guarded(np.full((32, 48, 3), 0.5, np.float32), "global")
     monkeypatch.setattr(jobs, "restore_guarded", lambda *_: chosen)
     network = checkpoints.find("denoise")
     request = jobs.Request(tmp_path / "a.png", tmp_path, network, "auto", None)
@@ -390,7 +396,26 @@ def test_auto_tells_what_it_chose(tmp_path, monkeypatch):
     assert (read_picture(made.file).pixels == 128).all()
 
 
-def test_the_command_says_what_is_wrong(terminal, tmp_path, monkeypatch):
-    video = tlc.RNNMBP(n_feats=2, num_blocks=1) if False else None
-    del video
-    tlc.save
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--checkpoint", "pairs"), "pairs: NAFNet does not restore single pictures"),
+        (("--checkpoint", "nowhere"), "nowhere"),
+        (("--port", "TAKEN"), r"cannot listen at 127\.0\.0\.1, port \d+: address already in use"),
+        (("--host", "192.0.2.1"), r"cannot listen at 192\.0\.2\.1: "),
+        ((), r"needs Gradio, which is not installed; pip install 'tlc-jax\[app\]'"),
+    ],
+)
+def test_the_command_says_what_is_wrong(terminal, tmp_path, monkeypatch, options, sentence):
+    (tmp_path / "pairs").mkdir()
+    single = (checkpoints.find("denoise") / "model.json").read_text()
+    (tmp_path / "pairs/model.json").write_text(
+        single.replace('"inp_channels": 3', '"inp_channels": 6')
+    )
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = [taken.getsockname()[1] if text == "TAKEN" else text for text in options]
+        code, out, err = terminal(tmp_path, "app", *options)
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1
+    assert re.search(sentence, err)
