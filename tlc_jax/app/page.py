@@ -50,11 +50,11 @@ class Limits(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """What there is of a visitor: a folder, and where Gradio put the picture first."""
+    """What there is of a visitor: a folder, the picture in it, and where Gradio put that first."""
 
     folder: Path
     source: Path
-    upload: Path
+    upload: Path | None  # `None` for an example
 
 
 class Visits:
@@ -64,12 +64,13 @@ class Visits:
         self.folder = folder
         self.present: dict[str | None, Visit] = {}
 
-    def start(self, session: str | None, upload: Path) -> Visit:
-        """Take over what was uploaded; what the session had before goes."""
+    def start(self, session: str | None, picture: Path) -> Visit:
+        """Take over what was uploaded, or an example; what the session had before goes."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        source = folder / "source" / upload.name
+        source = folder / "source" / picture.name
         source.parent.mkdir()
-        shutil.copyfile(upload, source)
+        shutil.copyfile(picture, source)
+        upload = picture if picture.is_relative_to(self.folder) else None
         self.end(session, but=upload)
         self.present[session] = Visit(folder, source, upload)
         return self.present[session]
@@ -79,7 +80,7 @@ class Visits:
         visit = self.present.pop(session, None)
         if visit is not None:
             shutil.rmtree(visit.folder, ignore_errors=True)
-            if visit.upload != but:
+            if visit.upload not in (None, but):
                 visit.upload.unlink(missing_ok=True)
 
     def request(self, session: str | None, kind: str, *choices: Any) -> jobs.Request:
@@ -159,30 +160,45 @@ def build(
     """The page, which `serve` shows."""
     import gradio as gr
 
+    gr.set_static_paths(EXAMPLES)  # never among the uploads, which go
     bar = gr.Progress()  # found by Gradio among the defaults
 
-    def look(upload: str | None, request: gr.Request) -> Iterator[dict]:
-        """A picture was dropped, or taken away."""
-        session = request.session_hash
-        fresh = {
+    def look(upload: str, request: gr.Request) -> Iterator[dict]:
+        """A picture was dropped."""
+        yield from show(Path(upload), request)
+
+    def take(number: int, request: gr.Request) -> Iterator[dict]:
+        """An example was chosen."""
+        yield {drop: None}
+        yield from show(samples[number], request)
+
+    def show(picture: Path, request: gr.Request) -> Iterator[dict]:
+        visit = visits.start(request.session_hash, picture)
+        try:
+            size = check_size(visit.source, limits.pixels)
+            yield empty() | {told: _facts({"picture": f"{picture.name}, {size}"})}
+            *_, shown = workers.run(jobs.preview, visit.source, visit.folder)
+            yield {slider: (shown, shown)}
+        except (ImageError, JobError) as error:
+            leave(request)
+            yield empty() | {told: _complaint(error)}
+
+    def clear(request: gr.Request) -> dict:
+        """The picture was taken away."""
+        leave(request)
+        return empty()
+
+    def leave(request: gr.Request) -> None:
+        visits.end(request.session_hash)
+
+    def empty() -> dict:
+        return {
             slider: None,
             gallery: None,
             download: gr.update(visible=False),
             told: "",
             tabs: gr.update(selected="restored"),
         }
-        if upload is None:
-            visits.end(session)
-            yield fresh
-            return
-        visit = visits.start(session, Path(upload))
-        try:
-            yield fresh | {told: _facts({"picture": check_size(visit.source, limits.pixels)})}
-            *_, shown = workers.run(jobs.preview, visit.source, visit.folder)
-            yield {slider: (shown, shown)}
-        except (ImageError, JobError) as error:
-            visits.end(session)
-            yield fresh | {told: _complaint(error)}
 
     def work(
         job: Callable[[jobs.Request], Iterator[Any]],
@@ -218,15 +234,12 @@ def build(
             return {told: _complaint(error)}
         return {gallery: made.pictures, told: _facts(made.facts)}
 
-    def leave(request: gr.Request) -> None:
-        visits.end(request.session_hash)
-
     samples = sorted(EXAMPLES.iterdir())
     with gr.Blocks(title="tlc-jax", analytics_enabled=False, delete_cache=(60, AN_HOUR)) as page:
         gr.Markdown("# tlc-jax\nTakes noise or camera shake from photographs, on this machine.")
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                upload = gr.File(
+                drop = gr.File(
                     label="Photograph", file_types=list(PICTURES), height=150, elem_id="upload"
                 )
                 examples = gr.Dataset(
@@ -287,10 +300,9 @@ def build(
         as_job = {"concurrency_limit": limits.jobs, "concurrency_id": "jobs"}
         private = {"api_visibility": "private"}
         shown = [slider, gallery, download, told, tabs]
-        upload.change(look, upload, shown, show_progress="hidden", **as_job, **private)
-        examples.click(
-            lambda number: str(samples[number]), examples, upload, queue=False, **private
-        )
+        drop.upload(look, drop, shown, show_progress="hidden", **as_job, **private)
+        drop.clear(clear, None, shown, queue=False, **private)
+        examples.click(take, examples, [drop, *shown], show_progress="hidden", **as_job, **private)
         restore_button.click(
             restore, [network, mode, window], shown, show_progress_on=slider, **as_job, **private
         )
