@@ -121,7 +121,7 @@ def serve(
         # Gradio looks at these when it is imported.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         workers = Workers(limits.seconds)
-        import gradio as gr
+        from gradio.themes import Default, LocalFont
 
         page = build(networks, limits, Visits(Path(folder)), workers)
         page.queue(max_size=WAITING, api_open=False)
@@ -131,9 +131,7 @@ def serve(
             max_file_size=limits.megabytes * 2**20,
             css=CSS,
             # From Gradio's own files, of which the half-bold one that it takes lacks most letters.
-            theme=gr.themes.Default(
-                font=[gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "sans-serif"]
-            ),
+            theme=Default(font=[LocalFont("Source Sans Pro", weights=(400, 700)), "sans-serif"]),
             footer_links=[],
             prevent_thread_lock=True,
             quiet=True,
@@ -297,8 +295,8 @@ def build(
         )
 
         # Previews are jobs, too: what a visitor sends is decoded by a worker.
-        as_job = {"concurrency_limit": limits.jobs, "concurrency_id": "jobs"}
-        private = {"api_visibility": "private"}
+        as_job: dict[str, Any] = {"concurrency_limit": limits.jobs, "concurrency_id": "jobs"}
+        private: dict[str, Any] = {"api_visibility": "private"}
         shown = [slider, gallery, download, told, tabs]
         drop.upload(look, drop, shown, show_progress="hidden", **as_job, **private)
         drop.clear(clear, None, shown, queue=False, **private)

@@ -60,7 +60,7 @@ class _Worker:
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")  # JAX has threads, which a fork would lose
         self.pipe, theirs = context.Pipe()
-        cache = jax.config.jax_compilation_cache_dir
+        cache = jax.config.values["jax_compilation_cache_dir"]
         self.process = context.Process(target=_work, args=(theirs, cache), daemon=True)
         self.process.start()
         theirs.close()
