@@ -373,6 +373,22 @@ def write_image(
         raise ImageError(f"cannot write {path}: {reason}.") from error
 
 
+def write_restored(path: str | os.PathLike[str], pixels: np.ndarray, source: Picture) -> None:
+    """Writes what was made of a picture with its colour profile, and with its alpha if that fits.
+
+    Args:
+      path: as of `write_image`.
+      pixels: (H, W, 1 or 3), whole numbers.
+      source: the picture. Of another size the result does not say what opacity there is.
+
+    Raises:
+      ImageError: if the file cannot be written.
+    """
+    fits = source.alpha is not None and source.alpha.shape == pixels.shape[:2]
+    alpha = source.alpha if fits else None
+    write_image(path, pixels, alpha=alpha, icc_profile=source.icc_profile)
+
+
 def _encode(suffix: str, samples: np.ndarray, icc_profile: bytes | None) -> bytes:
     from PIL import Image
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from tlc_jax.buckets import forward_within, has_buckets
 from tlc_jax.checkpoints import abstract_params
-from tlc_jax.image import from_float, to_float
+from tlc_jax.image import ImageError, from_float, to_float
 from tlc_jax.models import Params, example_input, takes_clips
 from tlc_jax.ops import clip_window
 
@@ -235,10 +236,14 @@ def warm_up(
     image: np.ndarray,
     *,
     bucket: tuple[int, int] | None = None,
-) -> None:
-    """Compile what `restore` runs for a picture of this size, or bucket, without running it."""
+) -> int:
+    """Compile what `restore` runs for a picture of this size, or bucket, without running it.
+
+    Returns:
+      Bytes that XLA plans for it, as `planned_memory`.
+    """
     forward, *arguments = _program(model, _checked(model, np.asarray(image)), bucket)
-    forward.lower(model, params, *arguments).compile()
+    return planned_bytes(forward.lower(model, params, *arguments).compile())
 
 
 def _program(model: nn.Module, image: np.ndarray, bucket: tuple[int, int] | None) -> tuple:
@@ -278,6 +283,24 @@ def like(image: np.ndarray, restored: np.ndarray) -> np.ndarray:
     if np.issubdtype(image.dtype, np.integer):
         return from_float(restored, image.dtype)
     return restored.astype(image.dtype)
+
+
+def check_finite(source: str | os.PathLike, restored: np.ndarray) -> None:
+    """Refuse what is no picture.
+
+    Raises:
+      ImageError: what was made of `source` holds NaN or infinite numbers.
+    """
+    if not np.isfinite(restored).all():
+        raise ImageError(
+            f"{source}: the restored picture holds NaN or infinite numbers; convert the weights "
+            "again, and compute in float32."
+        )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a picture, or a batch, was too large for the machine."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def planned_memory(model: nn.Module, size: tuple[int, int]) -> int:

@@ -34,30 +34,47 @@ def comparison(
 ) -> np.ndarray:
     """A sheet with the input, both results and where they differ, and below, places enlarged.
 
-    The places are those where the results differ most; their frames mark them above. The difference
-    is stretched, so that its brightest hundredth is white.
+    The places are those where the results differ most; their frames mark them above.
 
     Args:
-      image: (H, W, 1 or 3) floats in [0, 1].
-      globally, locally: the results; of a network that enlarges, larger than the input.
+      image, globally, locally: as of `panels`.
       zooms: how many places.
 
     Returns:
       (height, width, 3) uint8.
     """
-    difference = np.abs(locally - globally)
-    stretch = 1 / (np.quantile(difference, 0.99) or difference.max() or 1)
-    pictures = {
-        "input": image.repeat(len(locally) // len(image), 0).repeat(len(locally) // len(image), 1),
-        "global": globally,
-        "local": locally,
-        f"|local - global| x {stretch:.3g}": difference * stretch,
-    }
-    places = most_different(difference, zooms)
+    pictures = panels(image, globally, locally)
+    places = most_different(np.abs(locally - globally), zooms)
     rows = [[_panel(pixels, title, places) for title, pixels in pictures.items()]]
     for place, colour in zip(places, COLOURS, strict=False):
         rows.append([_enlarged(pixels, place, colour) for pixels in pictures.values()])
     return np.vstack([np.hstack(row) for row in rows])
+
+
+def panels(
+    image: np.ndarray, globally: np.ndarray, locally: np.ndarray, tiled: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """What there is to compare, by title: the input, the results, and how the local one differs.
+
+    A difference is stretched, so that its brightest hundredth is white.
+
+    Args:
+      image: (H, W, 1 or 3) floats in [0, 1].
+      globally, locally: the results; of a network that enlarges, larger than the input.
+      tiled: the result of tiles, if there is one.
+
+    Returns:
+      Pictures of the size of the results.
+    """
+    scale = len(locally) // len(image)
+    results = {"global": globally, "local": locally} | ({} if tiled is None else {"tiles": tiled})
+    pictures = {"input": image.repeat(scale, 0).repeat(scale, 1)} | results
+    for name, result in results.items():
+        if name != "local":
+            difference = np.abs(locally - result)
+            stretch = 1 / (np.quantile(difference, 0.99) or difference.max() or 1)
+            pictures[f"|local - {name}| x {stretch:.3g}"] = difference * stretch
+    return pictures
 
 
 def most_different(difference: np.ndarray, count: int) -> list[Place]:

@@ -11,6 +11,7 @@ from tlc_jax.checkpoints import CheckpointError
 from tlc_jax.cli.common import UserError, complain
 from tlc_jax.cli.evaluating import evaluate
 from tlc_jax.cli.restoring import restore
+from tlc_jax.cli.serving import serve_page
 from tlc_jax.cli.training import train
 from tlc_jax.cli.weights import convert, info, models
 from tlc_jax.evaluate import EvaluationError
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 for command in (restore, evaluate, train, models, convert, info):
     app.command()(command)
+app.command("app")(serve_page)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,6 +19,7 @@ from rich.progress import track
 
 from tlc_jax import checkpoints
 from tlc_jax.models import Params
+from tlc_jax.restore import is_out_of_memory
 
 Job = TypeVar("Job")
 
@@ -123,7 +124,7 @@ def enough_memory(
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise UserError(f"{source}: not enough memory; try {remedy}.") from None
 

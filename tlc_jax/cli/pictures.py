@@ -13,9 +13,9 @@ from tlc_jax import metrics
 from tlc_jax.cli.common import UserError, console
 from tlc_jax.data import PICTURES
 from tlc_jax.guard import restore_guarded
-from tlc_jax.image import from_float, read_picture, to_float, write_image
+from tlc_jax.image import from_float, read_picture, to_float, write_image, write_restored
 from tlc_jax.models import Params
-from tlc_jax.restore import moved, restore, restore_shifted, warm_up
+from tlc_jax.restore import check_finite, moved, restore, restore_shifted, warm_up
 from tlc_jax.sheet import comparison
 
 
@@ -83,10 +83,8 @@ def restore_picture(
     for target, part, picture in zip(
         targets, np.split(written, len(targets), axis=-1), pictures, strict=False
     ):
-        # Of another size the network does not say what opacity there is.
-        alpha = picture.alpha if scale == 1 else None
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_image(target, part, alpha=alpha, icc_profile=picture.icc_profile)
+        write_restored(target, part, picture)
     if sheet is not None:
         with console.status(Text(f"{source}: restoring in the other mode")):
             other = model.clone(local_mode=mode == "global")
@@ -112,15 +110,6 @@ def restore_picture(
     if truth is not None:
         before = pixels if pixels.shape == truth.shape else None
         console.print(f"  {_compare(before, restored, to_float(written), truth)}")
-
-
-def check_finite(source: Path, restored: np.ndarray) -> None:
-    """Refuse what is no picture."""
-    if not np.isfinite(restored).all():
-        raise UserError(
-            f"{source}: the restored picture holds NaN or infinite numbers; convert the weights "
-            "again, and compute in float32."
-        )
 
 
 def read_truth(reference: Path, target: Path, shape: tuple[int, ...]) -> np.ndarray:

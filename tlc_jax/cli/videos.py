@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tlc_jax import metrics
 from tlc_jax.cli.common import UserError, complain, console
-from tlc_jax.cli.pictures import check_finite, read_truth
+from tlc_jax.cli.pictures import read_truth
 from tlc_jax.image import (
     ImageError,
     Picture,
@@ -24,7 +24,7 @@ from tlc_jax.image import (
     write_image,
 )
 from tlc_jax.models import Params
-from tlc_jax.restore import restore_clip
+from tlc_jax.restore import check_finite, restore_clip
 from tlc_jax.video import VideoError, VideoWriter, read_video
 
 

@@ -1,0 +1,435 @@
+"""The page in the browser: a visitor's way through it in Chromium, its limits and what it leaves.
+
+With TLC_JAX_SCREENSHOTS the pictures of docs/app.md are written into that folder. Without Chromium
+or Gradio the browser's tests skip, but not where TLC_JAX_BROWSER says that they are there.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+import tlc_jax as tlc
+from tlc_jax import checkpoints, guard
+from tlc_jax.app import jobs
+from tlc_jax.app.page import Visits, check_size
+from tlc_jax.app.workers import JobError, Workers
+from tlc_jax.image import ImageError, read_picture
+
+ROOT = Path(__file__).parent.parent
+NOISY, SHAKEN = (ROOT / "examples" / name for name in ("noisy.png", "shaken.png"))
+EXAMPLE = ROOT / "tlc_jax/examples/noisy.jpg"
+CHROMIUM = shutil.which("chromium")
+COMMAND = str(Path(sys.executable).parent / "tlc-jax")
+SECONDS = 180_000  # as Playwright counts, in thousandths; the machine of a test may be slow
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+there = CHROMIUM and all(map(importlib.util.find_spec, ("gradio", "playwright")))
+in_browser = pytest.mark.skipif(
+    not there and not os.environ.get("TLC_JAX_BROWSER"), reason="needs Chromium and Gradio"
+)
+
+
+# The page, from outside
+
+
+def leftovers(folder):
+    return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The page as the command serves it, and its temporary folder; at the end that is empty."""
+    folder = tmp_path_factory.mktemp("page")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        "TMPDIR": str(folder),
+        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+        "GRADIO_HEARTBEAT_INTERVAL": "0.5",  # by which it sees that a visitor has left
+    }
+    page = subprocess.Popen(
+        [COMMAND, "app", "--port", str(port)],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = page.stdout.readline()
+    assert said.startswith(f"http://127.0.0.1:{port}/"), page.communicate()[1]
+    yield said.split()[0], folder, environment
+    page.send_signal(signal.SIGTERM)
+    _, err = page.communicate(timeout=60)
+    assert (page.returncode, err) == (0, "")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    arguments = (
+        "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+        "--disable-sync --no-first-run"
+    )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=arguments.split(), timeout=SECONDS
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(served, chromium):
+    """A visitor who has opened the page. It asks no other machine for anything."""
+    address, _, _ = served
+    page = chromium.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(SECONDS)
+    elsewhere = []
+    page.on(
+        "request",
+        lambda asked: (
+            asked.url.startswith((address, "data:", "blob:")) or elsewhere.append(asked.url)
+        ),
+    )
+    page.goto(address)
+    page.wait_for_selector("#upload")
+    yield page
+    page.close()
+    assert not elsewhere
+
+
+@pytest.fixture
+def drop(page):
+    """Drops a picture; the page shows it, or what is wrong with it."""
+
+    def drop(path, shows="#slider img"):
+        page.set_input_files("#upload input[type=file]", path)
+        page.wait_for_selector(shows)
+
+    return drop
+
+
+@pytest.fixture
+def restored(page, served, tmp_path):
+    """Presses the button, and what is downloaded then."""
+
+    def restored():
+        page.get_by_role("button", name="Restore", exact=True).click()
+        page.wait_for_selector("#download", state="visible")
+        with page.expect_download() as download:
+            page.locator("#download").click()
+        download.value.save_as(tmp_path / "downloaded.png")
+        return download.value.suggested_filename, (tmp_path / "downloaded.png").read_bytes()
+
+    return restored
+
+
+@pytest.fixture
+def by_command(served, tmp_path):
+    """What `tlc-jax restore` writes, on the same machine with the same compiled programs."""
+
+    def by_command(source, *options):
+        target = tmp_path / "by-command.png"
+        command = [COMMAND, "restore", source, "-o", target, "--overwrite", *map(str, options)]
+        subprocess.run(command, env=os.environ | served[2], check=True, capture_output=True)
+        return target.read_bytes()
+
+    return by_command
+
+
+def photograph(page, name):
+    """A picture for the documentation, below 300 kB."""
+    if folder := os.environ.get("TLC_JAX_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.mouse.move(0, 0)
+        page.wait_for_timeout(1000)  # until what moves has come to rest
+        page.screenshot(path=Path(folder) / f"{name}.jpg", type="jpeg", quality=85, full_page=True)
+
+
+@in_browser
+def test_a_picture_is_restored_as_by_the_command(page, drop, restored, by_command):
+    drop(NOISY)
+    assert "768 x 512" in page.locator("#told").inner_text()
+    name, downloaded = restored()
+    assert name == "noisy-restored.png"
+    assert downloaded == by_command(NOISY)
+    told = page.locator("#told").inner_text()
+    assert "NAFNet, local statistics" in told and "MIT" in told
+    assert re.search(r"\d\.\d s, and \d+\.\d s to compile", told)
+    assert re.search(r"0\.\d\d GiB predicted", told)
+    photograph(page, "app")
+
+
+@in_browser
+def test_the_slider_uncovers(page, drop, restored):
+    """Left of it is the picture as it came, right of it the restored one."""
+    drop(EXAMPLE)
+    restored()
+    before, after = page.locator("#slider img").all()
+    assert before.get_attribute("src").endswith("before.jpg")
+    assert after.get_attribute("src").endswith("after.jpg")
+
+    def hidden():
+        return float(re.search(r"([\d.]+)%\)", after.get_attribute("style"))[1])
+
+    assert hidden() == 50
+    handle, shown = page.locator("#slider .outer").bounding_box(), before.bounding_box()
+    page.mouse.move(handle["x"] + 10, handle["y"] + handle["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(shown["x"] + shown["width"] / 4, shown["y"] + 50, steps=5)
+    page.mouse.up()
+    assert hidden() == pytest.approx(25, abs=4)
+
+
+@in_browser
+def test_all_that_a_picture_holds_is_kept(page, drop, restored, by_command, tmp_path):
+    """16 bits, alpha and a colour profile, with choices that the page does not start at."""
+    rng = np.random.default_rng(0)
+    pixels, alpha = (rng.integers(0, 2**16, shape, np.uint16) for shape in ((60, 90, 3), (60, 90)))
+    source = tmp_path / "deep & <b>odd.png"
+    tlc.write_image(source, pixels, alpha=alpha, icc_profile=SRGB)
+    drop(source)
+    page.get_by_label("deblur").check()
+    page.get_by_label("global").check()
+    page.get_by_label("Window").fill("40")
+    _, downloaded = restored()
+    assert downloaded == by_command(source, "--task", "deblur", "--mode", "global", "--window", 40)
+    page.get_by_label("local").check()
+    page.get_by_role("button", name="Restore", exact=True).click()
+    page.wait_for_function("document.querySelector('#told').innerText.includes('local stat')")
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    assert download.value.path().read_bytes() == by_command(
+        source, "--task", "deblur", "--window", 40
+    )
+
+
+@in_browser
+def test_modes_are_compared(page):
+    """Of an example of the package, which needs no upload, and is there for the next, too."""
+    for number in (0, 1):
+        page.locator("#examples .gallery-item").nth(number).click()
+        page.wait_for_selector(f"#told >> text={('noisy', 'shaken')[number]}.jpg")
+        page.wait_for_selector("#slider img")
+    assert all(
+        page.locator("#examples img").evaluate_all("images => images.map(i => i.naturalWidth)")
+    )
+    page.get_by_label("deblur").check()
+    page.get_by_role("button", name="Compare").click()
+    page.wait_for_selector("#gallery img")
+    captions = [re.sub(r"[\d.]+", "N", text) for text in page.locator(
+        "#gallery .caption-label").all_inner_texts()]  # fmt: skip
+    assert captions == [
+        "input", "global, N s", "local, N s", "tiles, N s",
+        "|local - global| x N", "|local - tiles| x N",
+        "global, enlarged", "local, enlarged", "tiles, enlarged",
+    ]  # fmt: skip
+    assert "96 x 96" in page.locator("#told").inner_text()
+    photograph(page, "app-compare")
+
+
+@in_browser
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda path: path.write_text("a"), "cannot read it.png: it is no picture of a known kind"),
+        (lambda path: path.write_bytes(NOISY.read_bytes()[:5000]), "cannot read it.png: it is dam"),
+        (
+            lambda path: Image.new("1", (5000, 4000)).save(path),
+            "it.png: is 5000 x 4000, 20.0 megapixels, of which this page takes 16;",
+        ),
+    ],
+    ids=["text", "cut", "large"],
+)  # fmt: skip
+def test_what_cannot_be_restored_gets_a_sentence(page, drop, tmp_path, make, sentence):
+    make(tmp_path / "it.png")
+    drop(tmp_path / "it.png", shows="#complaint")
+    said = page.locator("#complaint").inner_text()
+    assert said.startswith(sentence) and said.endswith(".") and "/" not in said
+    page.get_by_role("button", name="Restore", exact=True).click()
+    page.wait_for_function(
+        "document.querySelector('#complaint').innerText.includes('no picture y')"
+    )
+
+
+@in_browser
+def test_a_file_may_be_too_large(page, served, tmp_path):
+    """The page does not send it, and the server takes it from nobody."""
+    address, folder, _ = served
+    large = bytes(64 * 2**20 + 1)
+    (tmp_path / "large.png").write_bytes(large)
+    page.set_input_files("#upload input[type=file]", tmp_path / "large.png")
+    page.wait_for_selector("text=exceed the maximum allowed size of 64.0 Mb")
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="large.png"\r\n\r\n'
+    sent = urllib.request.Request(
+        f"{address}gradio_api/upload",
+        head + large + b"\r\n--x--\r\n",
+        {"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        urllib.request.urlopen(sent)
+    assert not list(folder.rglob("large.png"))
+
+
+@in_browser
+def test_a_visitor_leaves_nothing(served, page, drop, restored):
+    _, folder, _ = served
+    drop(SHAKEN)
+    restored()
+    names = {"shaken.png", "shaken-restored.png"}
+    assert names <= {path.name for path in leftovers(folder)}
+    page.close()
+    end = time.monotonic() + 60
+    while names & {path.name for path in leftovers(folder)}:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+# What it is made of
+
+
+def sleeps(seconds):
+    yield "slept"
+    time.sleep(seconds)
+    yield "awake"
+
+
+def dies():
+    yield "alive"
+    os._exit(9)
+
+
+def fails():
+    yield "begun"
+    raise ZeroDivisionError
+
+
+def refuses():
+    raise ImageError("this is a sentence.")
+    yield
+
+
+def out_of_memory():
+    raise MemoryError
+    yield
+
+
+def test_a_job_has_its_time(capfd):
+    """And whatever becomes of one, the next is done."""
+    workers = Workers(60)
+    workers.start(1)
+    assert list(workers.run(sleeps, 0)) == ["slept", "awake"]
+    workers.seconds = 3
+    running = workers.run(sleeps, 60)
+    with pytest.raises(JobError, match="longer than 3 seconds"):
+        list(running)
+    workers.seconds = 60
+    for job, sentence in (
+        (dies, "not enough memory"),
+        (out_of_memory, "not enough memory"),
+        (fails, "the terminal .* says why"),
+        (refuses, "this is a sentence"),
+    ):
+        with pytest.raises(JobError, match=sentence):
+            list(workers.run(job))
+    assert "ZeroDivisionError" in capfd.readouterr().err
+    next(workers.run(sleeps, 60))  # nobody waits for the rest
+    assert list(workers.run(sleeps, 0)) == ["slept", "awake"]
+
+
+def test_visits_are_apart(tmp_path):
+    """Two may bring the same picture, and one another; each keeps its own until it leaves."""
+    upload, other = tmp_path / "a.png", tmp_path / "b.png"
+    visits = Visits(tmp_path)
+    for path in (upload, other):
+        path.write_text(path.name)
+    first, second = visits.start("first", upload), visits.start("second", upload)
+    visits.end("first")
+    assert not first.folder.exists() and not upload.exists()
+    assert second.source.read_text() == "a.png"
+    visits.end("first")
+    with pytest.raises(JobError, match="no picture yet"):
+        visits.request("first", "restored")
+    results = [visits.request("second", "restored", Path("net"), "local", None) for _ in range(2)]
+    assert [result.folder.exists() for result in results] == [False, True]
+    third = visits.start("second", other)
+    assert not second.folder.exists() and third.source.read_text() == "b.png"
+    assert visits.start("second", other).source.exists() and other.exists()
+    assert visits.start("second", EXAMPLE).source.exists() and not other.exists()
+    visits.end("second")
+    assert EXAMPLE.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_are_read_from_the_head(tmp_path):
+    """Of a file without pixels; what fits is told, too."""
+    Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    assert check_size(tmp_path / "a.png", 60_000) == "300 x 200, 0.1 megapixels"
+    with pytest.raises(ImageError, match=r"^a\.png: is 300 x 200"):
+        check_size(tmp_path / "a.png", 59_999)
+    with pytest.raises(ImageError, match=r"^cannot read b\.png: "):
+        check_size(tmp_path / "b.png", 1)
+
+
+def test_what_is_shown_is_small_enough(tmp_path):
+    """And of the colours of the picture; a picture of one pixel's width stays one."""
+    pixels = np.zeros((2, 5000, 3), np.uint16)
+    pixels[:, 2500:] = [65535, 0, 32768]
+    tlc.write_image(tmp_path / "a.png", pixels)
+    *_, shown = jobs.preview(tmp_path / "a.png", tmp_path)
+    shown = read_picture(shown).pixels
+    assert shown.shape == (1, jobs.SHOWN, 3)
+    assert np.abs(shown[0, 1500] - np.array([255.0, 0, 128])).max() < 8
+
+
+def test_auto_tells_what_it_chose(tmp_path, monkeypatch):
+    tlc.write_image(tmp_path / "a.png", np.full((32, 48, 1), 99, np.uint8))
+    chosen = guard.Guarded(np.full((32, 48, 3), 0.5, np.float32), "global")
+    monkeypatch.setattr(jobs, "restore_guarded", lambda *_: chosen)
+    network = checkpoints.find("denoise")
+    request = jobs.Request(tmp_path / "a.png", tmp_path, network, "auto", None)
+    *_, made = jobs.restored(request)
+    assert "global statistics" in made.facts["network"] and "false colours" in made.facts["auto"]
+    assert made.facts["note"] == "gray repeated to RGB"
+    assert (read_picture(made.file).pixels == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--checkpoint", "pairs"), "pairs: NAFNet does not restore single pictures"),
+        (("--checkpoint", "nowhere"), "nowhere"),
+        (("--port", "TAKEN"), r"cannot listen at 127\.0\.0\.1, port \d+: address already in use"),
+        (("--host", "192.0.2.1"), r"cannot listen at 192\.0\.2\.1: "),
+        ((), r"needs Gradio, which is not installed; pip install 'tlc-jax\[app\]'"),
+    ],
+)
+def test_the_command_says_what_is_wrong(terminal, tmp_path, monkeypatch, options, sentence):
+    (tmp_path / "pairs").mkdir()
+    single = (checkpoints.find("denoise") / "model.json").read_text()
+    (tmp_path / "pairs/model.json").write_text(
+        single.replace('"inp_channels": 3', '"inp_channels": 6')
+    )
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        options = [taken.getsockname()[1] if text == "TAKEN" else text for text in options]
+        code, out, err = terminal(tmp_path, "app", *options)
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1
+    assert re.search(sentence, err)

@@ -1,0 +1,80 @@
+"""`tlc-jax app`: the page in the browser."""
+
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tlc_jax import checkpoints
+from tlc_jax.app import Limits, serve
+from tlc_jax.cli.common import UserError, console
+from tlc_jax.models import MODELS, takes_clips
+
+DEFAULT = Limits()
+
+
+def serve_page(
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder to choose from; can be repeated [our own weights]."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="[the first free one from 7860]")
+    ] = None,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = DEFAULT.pixels,
+    max_megabytes: Annotated[int, typer.Option(min=1, help="Of a file.")] = DEFAULT.megabytes,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds, after which a job is stopped.")
+    ] = DEFAULT.seconds,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="At a time, each in a process of its own; others wait.")
+    ] = DEFAULT.jobs,
+) -> None:
+    """Restore pictures in the browser, on this machine only unless told otherwise."""
+    folders = checkpoint or [checkpoints.find(name) for name in checkpoints.SHIPPED]
+    networks: dict[str, Path] = {}
+    for folder in folders:
+        _check_network(folder)
+        name = folder.resolve().name
+        networks[str(folder) if name in networks else name] = folder.absolute()
+    _check_free(host, port)
+
+    def ready(address: str) -> None:
+        console.print(f"{address}  (Ctrl-C ends it)")
+
+    try:
+        serve(networks, Limits(max_pixels, max_megabytes, timeout, jobs), host, port, ready)
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise UserError(
+            "the page needs Gradio, which is not installed; pip install 'tlc-jax[app]'."
+        ) from None
+
+
+def _check_network(folder: Path) -> None:
+    """Told by its description alone: JAX would take the memory of a GPU, which is the workers'."""
+    description = checkpoints.describe(folder)
+    network = MODELS[description["network"]]
+    if takes_clips(network) or description["config"].get("inp_channels") == 6:
+        raise UserError(
+            f"{folder}: {network.__name__} does not restore single pictures, which the page is "
+            "for; use 'tlc-jax restore'."
+        )
+
+
+def _check_free(host: str, port: int | None) -> None:
+    """Seen before the page is made, which takes seconds."""
+    try:
+        address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(address[0]) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address[4])
+    except OSError as error:
+        where = host if port is None else f"{host}, port {port}"
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"cannot listen at {where}: {reason}; choose another.") from None
