@@ -49,7 +49,7 @@ def serve_page(
     try:
         serve(networks, Limits(max_pixels, max_megabytes, timeout, jobs), host, port, ready)
     except ModuleNotFoundError as error:
-        if error.name != "gradio":
+        if not str(error.name).startswith("gradio"):
             raise
         raise UserError(
             "the page needs Gradio, which is not installed; pip install 'tlc-jax[app]'."
