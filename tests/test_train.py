@@ -3,10 +3,13 @@
 import dataclasses
 import json
 import os
+import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -302,10 +305,30 @@ def test_a_full_disk_loses_nothing(tmp_path, photographs, whole):
         ["bash", "-c", 'ulimit -f 25; exec "$@"', "bash", *arguments],  # KiB
         env=environment(tmp_path), capture_output=True, text=True,
     )  # fmt: skip
-    assert stopped.returncode == 2, stopped.stderr
-    assert "a checkpoint cannot be written" in stopped.stderr
+    assert stopped.returncode == 2 and "Traceback" not in stopped.stderr, stopped.stderr
+    assert re.search(
+        "checkpoints: cannot be written .File too large.; free some space", stopped.stderr
+    )
     subprocess.run(arguments, env=environment(tmp_path), check=True)
     assert_same_parameters(tmp_path / "run", whole)
+
+
+def test_a_full_disk_for_the_journal(tmp_path, photographs):
+    """From the first report on; the folder can be used again."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(report: dict) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
+
+    config = configuration(photographs)
+    try:
+        with pytest.raises(TrainingError, match=r"metrics\.jsonl: cannot be written \(File too la"):
+            train(config, tmp_path / "run", fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert threading.active_count() == 1  # none that waits to write more
+    train(config, tmp_path / "run")
+    assert losses(tmp_path / "run").keys() == {4, 8, 12}
 
 
 # What is wrong is said in one sentence.

@@ -18,6 +18,7 @@ the same parameters that it would have had without an interruption. In it are
     pictures/      the decoded pictures, until the run is done
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -25,6 +26,7 @@ import importlib.util
 import json
 import math
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,10 +77,15 @@ def train(config: Config, run: Path | str, watch: Watch = lambda report: None) -
     run = Path(run).absolute()
     _refuse_other_runs(config, run)
     options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
-    with ocp.CheckpointManager(run / "checkpoints", options=options) as manager:
+    with _writing(run / "checkpoints"):
+        manager = ocp.CheckpointManager(run / "checkpoints", options=options)
+    try:
         last = manager.latest_step()
         if last != config.steps:
             _go_on(config, run, manager, last, watch)
+    finally:
+        with _writing(run / "checkpoints"):
+            manager.close()
     return run / "model"
 
 
@@ -103,45 +110,44 @@ def _go_on(config: Config, run: Path, manager: Any, last: int | None, watch: Wat
         # Arrays of the state to come have the same shapes and places.
         state = manager.restore(last, args=ocp.args.StandardRestore(state))
     done = last or 0
-    journal = _Journal(run, done, watch)
     pending: list[dict[str, jax.Array]] = []
     count, start = 0, time.monotonic()
-    for batch in _stream(config, pictures, dtype, done, mesh):
-        state, report = step(config, state, batch)
-        done += 1
-        count += len(batch["target"])
-        pending.append(report)
-        if len(pending) > 2:  # or batches would pile up on the device
-            jax.block_until_ready(pending[-3])
-        to_report, to_save, to_validate = (
-            done % every == 0 or done == config.steps
-            for every in (config.report_every, config.save_every, config.validate_every)
-        )
-        if not (to_report or to_save or to_validate):
-            continue
-        reports = jax.device_get(pending)
-        _check_finite(reports, done, run, manager.latest_step())
-        paused = time.monotonic()
-        if to_report:
-            journal.write(
-                step=done,
-                loss=float(np.mean([report["loss"] for report in reports])),
-                gradient=float(np.mean([report["gradient"] for report in reports])),
-                learning_rate=np.asarray(learning_rate(config)(done - 1)).item(),
-                samples_per_second=count / (paused - start),
+    with _Journal(run, done, watch) as journal:
+        for batch in _stream(config, pictures, dtype, done, mesh):
+            state, report = step(config, state, batch)
+            done += 1
+            count += len(batch["target"])
+            pending.append(report)
+            if len(pending) > 2:  # or batches would pile up on the device
+                jax.block_until_ready(pending[-3])
+            to_report, to_save, to_validate = (
+                done % every == 0 or done == config.steps
+                for every in (config.report_every, config.save_every, config.validate_every)
             )
-            pending, count, start = [], 0, paused
-        if to_validate and first_host:
-            params = jax.device_get(state.average)
-            if scores := validate(config, params, held_out):
-                journal.write(step=done, **scores)
-            _export(config, run, params, done, scores)
-        if to_save:  # last of all, so that a run that is done has its model
-            _save(manager, done, state)
-        start += time.monotonic() - paused
-    _save(manager, done, None)
+            if not (to_report or to_save or to_validate):
+                continue
+            reports = jax.device_get(pending)
+            _check_finite(reports, done, run, manager.latest_step())
+            paused = time.monotonic()
+            if to_report:
+                journal.write(
+                    step=done,
+                    loss=float(np.mean([report["loss"] for report in reports])),
+                    gradient=float(np.mean([report["gradient"] for report in reports])),
+                    learning_rate=np.asarray(learning_rate(config)(done - 1)).item(),
+                    samples_per_second=count / (paused - start),
+                )
+                pending, count, start = [], 0, paused
+            if to_validate and first_host:
+                params = jax.device_get(state.average)
+                if scores := validate(config, params, held_out):
+                    journal.write(step=done, **scores)
+                _export(config, run, params, done, scores)
+            if to_save:  # last of all, so that a run that is done has its model
+                _save(manager, done, state)
+            start += time.monotonic() - paused
+        _save(manager, done, None)
     if first_host:
-        journal.board.close()
         shutil.rmtree(run / "pictures", ignore_errors=True)
 
 
@@ -194,7 +200,8 @@ def _describe(config: Config, run: Path, pictures: tuple[Files, ...]) -> None:
     path = run / "config.json"
     if jax.process_index() == 0 and not path.exists():
         fields = _fields(config) | {"pictures": names.hexdigest()}
-        write_whole(path, (json.dumps(fields, indent=2) + "\n").encode())
+        with _writing(path):
+            write_whole(path, (json.dumps(fields, indent=2) + "\n").encode())
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("config.json")
     if json.loads(path.read_text())["pictures"] != names.hexdigest():
@@ -263,21 +270,27 @@ def _check_finite(
             )
 
 
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns the error of a disk that is full into a sentence about what was to be written."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # the latter is tensorstore's
+        raise TrainingError(
+            f"{path}: cannot be written ({checkpoints.why_not_written(error)}); free some space "
+            "and start again, the run goes on from its last whole checkpoint."
+        ) from None
+
+
 def _save(manager: Any, done: int, state: State | None) -> None:
     """Begin to write a checkpoint, or wait for the last one where there is no state."""
     import orbax.checkpoint as ocp
 
-    try:
+    with _writing(manager.directory):
         manager.wait_until_finished()
         if state is not None:
             # Of a copy: the next step takes the state's own memory while files are written.
             manager.save(done, args=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)))
-    except (OSError, ValueError) as error:  # the latter is tensorstore's
-        reason = str(error).strip().partition("\n")[0]
-        raise TrainingError(
-            f"{manager.directory}: a checkpoint cannot be written ({reason}); free some space and "
-            "start again, the run goes on from the last one that is whole."
-        ) from None
 
 
 def _export(config: Config, run: Path, params: Params, done: int, scores: dict[str, float]) -> None:
@@ -296,24 +309,68 @@ class _Journal:
     """metrics.jsonl and TensorBoard's files, written by the first host."""
 
     def __init__(self, run: Path, done: int, watch: Watch) -> None:
-        from tensorboardX import SummaryWriter
-
         self.path, self.watch = run / "metrics.jsonl", watch
+        self.board = None
         if jax.process_index() == 0:
             # What an interrupted run reported after its last checkpoint comes once more.
             lines = self.path.read_text().splitlines() if self.path.exists() else []
             kept = [line for line in lines if _step_of(line) <= done]
-            write_whole(self.path, "".join(f"{line}\n" for line in kept).encode())
-            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+            with _writing(self.path):
+                write_whole(self.path, "".join(f"{line}\n" for line in kept).encode())
+                self.board = _Board(run / "tensorboard", done + 1)
+
+    def __enter__(self) -> "_Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.board is not None:
+            self.board.close()
 
     def write(self, step: int, **report: float) -> None:
         self.watch({"step": step} | report)
-        if jax.process_index() == 0:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": step} | report) + "\n")
-            for name, value in report.items():
-                self.board.add_scalar(name, value, step)
-            self.board.flush()
+        if self.board is not None:
+            with _writing(self.path):
+                with self.path.open("a") as file:
+                    file.write(json.dumps({"step": step} | report) + "\n")
+                self.board.write(step, report)
+
+
+class _Board:
+    """Events as TensorBoard reads them.
+
+    tensorboardX's own writer has a thread do it, which ends in a traceback where the disk is full,
+    and whoever writes then waits for it forever.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.record_writer import RecordWriter
+
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        self.file = RecordWriter(str(folder / name))
+        started = SessionLog(status=SessionLog.START)  # what there is of later steps is void
+        for event in (
+            Event(file_version="brain.Event:2"),
+            Event(step=first_step, session_log=started),
+        ):
+            self._add(event)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, value in values.items():
+            self._add(Event(step=step, summary=scalar(name, value)))
+        self.file.flush()
+
+    def _add(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self.file.write(event.SerializeToString())
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # was told when it was written
+            self.file.close()
 
 
 def _step_of(line: str) -> float:

@@ -2,11 +2,9 @@
 
 import dataclasses
 import difflib
-import logging
 import re
 import runpy
 import typing
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +13,7 @@ import jax
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tlc_jax.cli.common import UserError, console, enough_memory, parse_settings
+from tlc_jax.cli.common import UserError, console, enough_memory, parse_settings, silence_orbax
 
 OURS = Path(__file__).parent.parent / "configs"
 
@@ -52,10 +50,7 @@ def train(
     sources = {"target": target, "input": input_}
     given = {name: source for name, source in sources.items() if source is not None}
     wanted = with_changes(open_config(config), parse_settings(settings) | given)
-    # Where a checkpoint cannot be written, orbax tells at length of each array that is not.
-    for logger in ("absl", "asyncio"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    silence_orbax()
     together = (coordinator, processes, process)
     if any(option is not None for option in together):
         if None in together:
