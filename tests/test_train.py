@@ -19,6 +19,7 @@ import pytest
 
 import tlc_jax as tlc
 from tlc_jax import checkpoints
+from tlc_jax.cli import training
 from tlc_jax.cli.training import open_config
 from tlc_jax.data import DataError
 from tlc_jax.degradations import EightBits, GaussianNoise, InTurn, MotionBlur
@@ -216,8 +217,9 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def environment(tmp_path: Path, **more: str) -> dict[str, str]:
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-    return os.environ | cache | {"JAX_PLATFORMS": "cpu"} | more
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path.parent / "cache")}
+    at_once = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return os.environ | cache | at_once | {"JAX_PLATFORMS": "cpu"} | more
 
 
 @pytest.fixture(scope="module")
@@ -238,14 +240,18 @@ def assert_same_parameters(one: Path, other: Path) -> None:
         assert np.array_equal(a, b)
 
 
-def kill_after(steps: int, arguments: list[str], folder: Path) -> None:
-    """Start a run in `folder` and end it at no moment in particular after so many steps."""
+def wait_for(steps: int, process: subprocess.Popen, folder: Path) -> None:
     journal = folder / "run" / "metrics.jsonl"
-    process = subprocess.Popen(arguments, env=environment(folder))
     while process.poll() is None and not (
         journal.exists() and len(journal.read_text().splitlines()) >= steps
     ):
         time.sleep(0.02)
+
+
+def kill_after(steps: int, arguments: list[str], folder: Path) -> None:
+    """Start a run in `folder` and end it at no moment in particular after so many steps."""
+    process = subprocess.Popen(arguments, env=environment(folder))
+    wait_for(steps, process, folder)
     time.sleep(np.random.default_rng(steps).uniform(0, 0.2))
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL  # it had not ended before
@@ -262,6 +268,40 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, photographs, whole):
     assert losses(tmp_path / "run") == losses(whole)  # each step once
 
 
+def children(process: int) -> set[str]:
+    tasks = Path(f"/proc/{process}/task").glob("*/children")
+    return {child for task in tasks for child in task.read_text().split()}
+
+
+def is_running(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux for the processes")
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_a_run_that_ends_leaves_no_process_behind(tmp_path, photographs, end, code):
+    (tmp_path / "config.py").write_text(CONFIG)
+    process = subprocess.Popen(
+        command(
+            tmp_path / "config.py", "-o", tmp_path / "run", "--target", photographs,
+            "--set", "workers=1", "--set", "phases=[[100000,16,8]]",
+        ),
+        env=environment(tmp_path),
+    )  # fmt: skip
+    wait_for(2, process, tmp_path)
+    workers = children(process.pid)
+    process.send_signal(end)
+    assert process.wait() == code
+    assert workers
+    until = time.monotonic() + 30
+    while any(map(is_running, workers)) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(map(is_running, workers))
+
+
 @pytest.mark.parametrize("devices", [8])
 def test_devices_share_a_batch(tmp_path, photographs, whole, devices):
     (tmp_path / "config.py").write_text(CONFIG)
@@ -275,22 +315,23 @@ def test_devices_share_a_batch(tmp_path, photographs, whole, devices):
     np.testing.assert_allclose([*ours.values()], [*theirs.values()], rtol=1e-5)
 
 
-def test_processes_share_a_batch(tmp_path, photographs, whole):
-    (tmp_path / "config.py").write_text(CONFIG)
+def start_two(arguments: list[str], folder: Path) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    together = [
-        subprocess.Popen(
-            command(
-                tmp_path / "config.py", "-o", tmp_path / "run", "--target", photographs,
-                "--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", i,
-            ),
-            env=environment(tmp_path),
-        )
-        for i in range(2)
-    ]  # fmt: skip
-    assert [process.wait() for process in together] == [0, 0]
+    together = *arguments, "--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process"
+    return [subprocess.Popen([*together, i], env=environment(folder)) for i in "01"]
+
+
+def test_processes_share_a_batch(tmp_path, photographs, whole):
+    (tmp_path / "config.py").write_text(CONFIG)
+    arguments = command(tmp_path / "config.py", "-o", tmp_path / "run", "--target", photographs)
+    together = start_two(arguments, tmp_path)
+    wait_for(3, together[0], tmp_path)
+    for process in together:
+        process.terminate()
+    assert [process.wait() for process in together] == [-signal.SIGTERM] * 2
+    assert [process.wait() for process in start_two(arguments, tmp_path)] == [0, 0]
     ours, theirs = losses(tmp_path / "run"), losses(whole)
     assert ours.keys() == theirs.keys()
     np.testing.assert_allclose([*ours.values()], [*theirs.values()], rtol=1e-5)
@@ -388,7 +429,7 @@ def test_a_folder_is_of_one_run(tmp_path, photographs):
     train(dataclasses.replace(config, report_every=1), tmp_path / "run")
 
 
-def test_fields_that_there_are_not(tmp_path, terminal):
+def test_fields_that_there_are_not(tmp_path, terminal, monkeypatch):
     def said(config: object, *options: object) -> str:
         result = terminal(tmp_path, "train", config, "-o", "run", *options)
         assert result.code == 2 and "Traceback" not in result.err
@@ -403,6 +444,15 @@ def test_fields_that_there_are_not(tmp_path, terminal):
         assert f"--set {wrong.partition('=')[0]}=" in said(path, "--set", wrong)
     assert "target: name the pictures" in said(path, "--set", "mixup=null", "--set", "clip=1")
     assert "give all three or none" in said(path, "--processes", "2")
+    together = "--processes", "2", "--process"
+    assert "write HOST:PORT" in said(path, "--coordinator", "foo", *together, "0")
+    assert "count from 0" in said(path, "--coordinator", "localhost:9", *together, "5")
+    monkeypatch.setattr(training, "PATIENCE", 0)
+    refused = said(path, "--coordinator", "localhost:9", *together, "1")
+    assert "--coordinator localhost:9: connection refused; give all processes" in refused
+    with socket.create_server(("", 0)) as taken:
+        coordinator = f"localhost:{taken.getsockname()[1]}"
+        assert "already in use" in said(path, "--coordinator", coordinator, *together, "0")
     assert "target: name the pictures" in said(path)
     path.write_text("config = 1")
     assert "defines no 'config'" in said(path)

@@ -8,7 +8,9 @@ import dataclasses
 import functools
 import hashlib
 import io
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,8 +94,16 @@ def batches(crops: Crops, skip: int, workers: int) -> Iterator[dict[str, np.ndar
 
         if not flags.FLAGS.is_parsed():  # grain looks into them
             flags.FLAGS.mark_as_parsed()
-        made = made.mp_prefetch(grain.MultiprocessingOptions(workers))
+        options = grain.MultiprocessingOptions(workers)
+        made = made.mp_prefetch(options, worker_init_fn=_end_with_parent)
     return iter(made)
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Have a worker end when what started it does, in whatever way; else it would wait forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def decode(

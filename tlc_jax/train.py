@@ -343,29 +343,26 @@ class _Board:
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto import event_pb2
         from tensorboardX.record_writer import RecordWriter
 
+        self.proto: Any = event_pb2  # makes its names when it is imported
         folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
         self.file = RecordWriter(str(folder / name))
-        started = SessionLog(status=SessionLog.START)  # what there is of later steps is void
-        for event in (
-            Event(file_version="brain.Event:2"),
-            Event(step=first_step, session_log=started),
-        ):
-            self._add(event)
+        started = self.proto.SessionLog(status=self.proto.SessionLog.START)
+        self._add(file_version="brain.Event:2")
+        self._add(step=first_step, session_log=started)  # what there is of later steps is void
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
         for name, value in values.items():
-            self._add(Event(step=step, summary=scalar(name, value)))
+            self._add(step=step, summary=scalar(name, value))
         self.file.flush()
 
-    def _add(self, event: Any) -> None:
-        event.wall_time = time.time()
+    def _add(self, **fields: Any) -> None:
+        event = self.proto.Event(wall_time=time.time(), **fields)
         self.file.write(event.SerializeToString())
 
     def close(self) -> None:
