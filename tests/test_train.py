@@ -51,6 +51,14 @@ config = Config(
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class Halved:
+    """Somebody's own degradation, a wrong one."""
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        return image[::2]
+
+
 @pytest.fixture(autouse=True)
 def usual_promotion():
     """optax mixes types, and ranks, as JAX allows by default."""
@@ -348,7 +356,7 @@ def test_a_full_disk_loses_nothing(tmp_path, photographs, whole):
     )  # fmt: skip
     assert stopped.returncode == 2 and "Traceback" not in stopped.stderr, stopped.stderr
     assert re.search(
-        "checkpoints: cannot be written .File too large.; free some space", stopped.stderr
+        r"checkpoints: cannot be written \(.*File too large\); free some space", stopped.stderr
     )
     subprocess.run(arguments, env=environment(tmp_path), check=True)
     assert_same_parameters(tmp_path / "run", whole)
@@ -391,6 +399,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, photographs):
         ({"phases": Phase(4, 16, 8)}, "one Phase or more"),
         ({"phases": (Phase(4, 16, 0),)}, "one Phase or more"),
         ({"betas": [0.9, 0.9]}, "holds a list"),
+        ({"degradation": InTurn([EightBits()])}, "holds a list"),
         ({"validation_input": "somewhere"}, "validation_input: pairs with validation_target"),
         ({"validate_every": 0}, "at least 1"),
         ({"model": tlc.NAFSSR()}, "no network of single pictures"),
@@ -401,6 +410,32 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, photographs):
         ({"phases": (Phase(4, 32, 8),)}, r"train_size is \(16, 16\).*crops are of 32"),
         ({"model": TINY.clone(local_mode=True)}, "local_mode is for inference"),
         ({"input": "pairs", "degradation": None, "margin": 4}, "margin"),
+        ({"margin": -4}, "margin: is -4, but has to be a whole number of at least 0"),
+        ({"phases": 4}, "one Phase or more"),
+        ({"phases": (Phase(4, 16, 8.5),)}, "one Phase or more"),
+        ({"phases": ((4, 16, 8),)}, "one Phase or more"),
+        ({"model": "nafnet"}, "str is no network of single pictures"),
+        ({"model": tlc.NAFNet}, "no network of single pictures"),
+        ({"model": TINY.clone(width=0)}, "this NAFNet cannot be made .*division by zero"),
+        ({"model": TINY.clone(dec_blk_nums=(1, 1))}, "this NAFNet cannot be made"),
+        ({"learning_rate": 0}, "learning_rate: is 0, but has to be a number above 0"),
+        ({"learning_rate": "fast"}, "a number above 0"),
+        ({"learning_rate": float("nan")}, "a number above 0"),
+        ({"final_learning_rate": -1e-7}, "final_learning_rate: is"),
+        ({"workers": -1}, "workers: is -1, but has to be a whole number of at least 0"),
+        ({"constant": -1}, "constant: is -1"),
+        ({"warmup": 6, "constant": 7}, "longer than the run of 12 steps"),
+        ({"average": 1.5}, "average: is 1.5, but has to be a number of at least 0 and below 1"),
+        ({"mixup": 0}, "mixup: is 0"),
+        ({"clip": -1}, "clip: is -1"),
+        ({"betas": (1, 1)}, "betas: two numbers"),
+        (
+            {"degradation": GaussianNoise(25)},
+            r"fails on a crop of 16 .* GaussianNoise\(\(0, 50\)\)",
+        ),
+        ({"degradation": Halved()}, r"fails on a crop of 16 .*it makes \(8, 16, 3\) of \(16, 16"),
+        ({"degradation": lambda key, image: image}, "a frozen dataclass of your own"),
+        ({"degradation": InTurn((EightBits(), np.negative))}, "a frozen dataclass of your own"),
     ],
 )
 def test_configurations_that_cannot_be_trained(tmp_path, photographs, changes, message):
