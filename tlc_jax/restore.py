@@ -280,6 +280,13 @@ def like(image: np.ndarray, restored: np.ndarray) -> np.ndarray:
     return restored.astype(image.dtype)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error, of the machine or of JAX, means that memory did not suffice."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
 def planned_memory(model: nn.Module, size: tuple[int, int]) -> int:
     """Bytes that XLA plans for one picture: parameters, picture, result and all between them.
 

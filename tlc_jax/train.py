@@ -45,7 +45,7 @@ from tlc_jax.image import to_float, write_whole
 from tlc_jax.metrics import Protocol, measure
 from tlc_jax.models import Params
 from tlc_jax.recipe import Batch, Config, State, TrainingError, check, init, learning_rate, step
-from tlc_jax.restore import restore
+from tlc_jax.restore import is_out_of_memory, restore
 
 Watch = Callable[[dict[str, Any]], None]
 
@@ -64,8 +64,9 @@ def train(config: Config, run: Path | str, watch: Watch = lambda report: None) -
       The checkpoint with the averaged parameters.
 
     Raises:
-      TrainingError: a configuration that cannot be trained, a run of another one, a loss that is
-        not finite, or a checkpoint that cannot be written.
+      TrainingError: a configuration that cannot be trained, a run of another one or a damaged one,
+        a loss that is not finite, validation that takes too much memory, or a full disk.
+      CheckpointError: of `init_from`, or of the model where it cannot be written.
       DataError: pictures that are not there, do not pair or are too small.
     """
     import orbax.checkpoint as ocp
@@ -81,7 +82,7 @@ def train(config: Config, run: Path | str, watch: Watch = lambda report: None) -
         manager = ocp.CheckpointManager(run / "checkpoints", options=options)
     try:
         last = manager.latest_step()
-        if last != config.steps:
+        if not (_has_model(run, config.steps) and last == config.steps):
             _go_on(config, run, manager, last, watch)
     finally:
         with _writing(run / "checkpoints"):
@@ -91,8 +92,6 @@ def train(config: Config, run: Path | str, watch: Watch = lambda report: None) -
 
 def _go_on(config: Config, run: Path, manager: Any, last: int | None, watch: Watch) -> None:
     """Train from the last checkpoint, if there is one, to the end."""
-    import orbax.checkpoint as ocp
-
     first_host = jax.process_index() == 0
     decoded = functools.partial(_decoded, config, run, watch)
     host = jax.process_index(), jax.process_count()
@@ -102,13 +101,14 @@ def _go_on(config: Config, run: Path, manager: Any, last: int | None, watch: Wat
         sources = config.validation_input, config.validation_target
         held_out = decoded(*sources, most=config.validation_pictures)
     mesh = jax.sharding.Mesh(jax.devices(), ("data",))
-    state = jax.device_put(init(config), NamedSharding(mesh, PartitionSpec()))
+    # What is gone on with replaces the parameters to begin with, which need not be there any more.
+    begun = config if last is None else dataclasses.replace(config, init_from=None)
+    state = jax.device_put(init(begun), NamedSharding(mesh, PartitionSpec()))
     largest = max(phase.crop for phase in config.phases)
     dtype = widest_type(pictures, largest + 2 * config.margin)
     _describe(config, run, pictures)
     if last is not None:
-        # Arrays of the state to come have the same shapes and places.
-        state = manager.restore(last, args=ocp.args.StandardRestore(state))
+        state = _restored(manager, last, state)
     done = last or 0
     pending: list[dict[str, jax.Array]] = []
     count, start = 0, time.monotonic()
@@ -138,17 +138,35 @@ def _go_on(config: Config, run: Path, manager: Any, last: int | None, watch: Wat
                     samples_per_second=count / (paused - start),
                 )
                 pending, count, start = [], 0, paused
-            if to_validate and first_host:
-                params = jax.device_get(state.average)
-                if scores := validate(config, params, held_out):
-                    journal.write(step=done, **scores)
-                _export(config, run, params, done, scores)
-            if to_save:  # last of all, so that a run that is done has its model
+            if to_save or to_validate:  # validation may take more memory than there is
                 _save(manager, done, state)
+            if to_validate and done < config.steps and first_host:
+                _evaluate(config, run, state, done, held_out, journal)
             start += time.monotonic() - paused
         _save(manager, done, None)
+        if first_host:  # also where a run was killed between its last step and its model
+            _evaluate(config, run, state, done, held_out, journal)
     if first_host:
         shutil.rmtree(run / "pictures", ignore_errors=True)
+
+
+def _evaluate(
+    config: Config, run: Path, state: State, done: int, held_out: list[Files], journal: "_Journal"
+) -> None:
+    """Validate the averaged parameters and make them the run's model."""
+    params = jax.device_get(state.average)
+    try:
+        scores = validate(config, params, held_out)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"{config.validation_target}: not enough memory to restore whole pictures after step "
+            f"{done}, which is saved; start again with smaller ones, or without validation_target."
+        ) from None
+    if scores:
+        journal.write(step=done, **scores)
+    _export(config, run, params, done, scores)
 
 
 def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str, float]:
@@ -185,7 +203,7 @@ BOOKKEEPING = {
 def _refuse_other_runs(config: Config, run: Path) -> None:
     path = run / "config.json"
     if path.exists():
-        before, now = json.loads(path.read_text()), _fields(config)
+        before, now = _described(path), _fields(config)
         changed = {name for name in now if before.get(name) != now[name]}
         if other := sorted(changed - BOOKKEEPING):
             raise TrainingError(
@@ -204,11 +222,22 @@ def _describe(config: Config, run: Path, pictures: tuple[Files, ...]) -> None:
             write_whole(path, (json.dumps(fields, indent=2) + "\n").encode())
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("config.json")
-    if json.loads(path.read_text())["pictures"] != names.hexdigest():
+    if _described(path)["pictures"] != names.hexdigest():
         raise TrainingError(
             f"{config.target}: not the pictures that {run} began with; bring those back, or choose "
             "another folder."
         )
+
+
+def _described(path: Path) -> dict[str, str]:
+    try:
+        described = json.loads(path.read_text())
+        return described | {"pictures": described["pictures"]}
+    except (ValueError, TypeError, KeyError):
+        raise TrainingError(
+            f"{path}: damaged; remove it, if you are sure that the run is of this configuration, "
+            "or the whole folder."
+        ) from None
 
 
 def _fields(config: Config) -> dict[str, str]:
@@ -282,6 +311,21 @@ def _writing(path: Path) -> Iterator[None]:
         ) from None
 
 
+def _restored(manager: Any, step: int, like: State) -> State:
+    """The state of a checkpoint, its arrays placed as those of `like`."""
+    import orbax.checkpoint as ocp
+
+    try:
+        return manager.restore(step, args=ocp.args.StandardRestore(like))
+    except Exception as error:  # whatever orbax meets in a file that is damaged
+        if is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"{manager.directory / str(step)}: damaged or incomplete; remove it, and the run goes "
+            "on from the checkpoint before."
+        ) from None
+
+
 def _save(manager: Any, done: int, state: State | None) -> None:
     """Begin to write a checkpoint, or wait for the last one where there is no state."""
     import orbax.checkpoint as ocp
@@ -295,14 +339,32 @@ def _save(manager: Any, done: int, state: State | None) -> None:
 
 def _export(config: Config, run: Path, params: Params, done: int, scores: dict[str, float]) -> None:
     """Put the averaged parameters in place of those of an earlier step."""
-    new, old = run / ".model-new", run / ".model-old"
-    for folder in (new, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    checkpoints.save(new, config.model, params, source="trained with tlc-jax", steps=done, **scores)
-    if (run / "model").exists():
-        (run / "model").rename(old)
-    new.rename(run / "model")
+    model, new, old = run / "model", run / ".model-new", run / ".model-old"
+    shutil.rmtree(new, ignore_errors=True)
+    checkpoints.save(
+        new, config.model, params, source="trained with tlc-jax", steps=done, **_in_json(scores)
+    )
+    if model.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        model.rename(old)
+    new.rename(model)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _has_model(run: Path, steps: int) -> bool:
+    """Whether the model is that of so many steps; one that was moved aside is put back."""
+    if jax.process_index() == 0 and not (run / "model").exists():
+        with contextlib.suppress(FileNotFoundError):
+            (run / ".model-old").rename(run / "model")
+    try:
+        return checkpoints.describe(run / "model").get("steps") == steps
+    except checkpoints.CheckpointError:
+        return False
+
+
+def _in_json(report: dict[str, float]) -> dict[str, float | None]:
+    """JSON knows no infinity, which is the PSNR of equal pictures."""
+    return {name: value if math.isfinite(value) else None for name, value in report.items()}
 
 
 class _Journal:
@@ -331,7 +393,7 @@ class _Journal:
         if self.board is not None:
             with _writing(self.path):
                 with self.path.open("a") as file:
-                    file.write(json.dumps({"step": step} | report) + "\n")
+                    file.write(json.dumps({"step": step} | _in_json(report)) + "\n")
                 self.board.write(step, report)
 
 

@@ -21,6 +21,7 @@ from rich.progress import track
 
 from tlc_jax import checkpoints
 from tlc_jax.models import Params
+from tlc_jax.restore import is_out_of_memory
 
 Job = TypeVar("Job")
 
@@ -124,8 +125,8 @@ def enough_memory(
     """Turns the errors of a machine that runs out of memory into a sentence about `source`."""
     try:
         yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
         raise UserError(f"{source}: not enough memory; try {remedy}.") from None
 
