@@ -39,7 +39,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tlc_jax import checkpoints
-from tlc_jax.crops import Crops, Files, batches, decode, widest_type
+from tlc_jax.crops import Crops, Files, batches, decode, picture_of, widest_type
 from tlc_jax.degradations import Degradation
 from tlc_jax.image import to_float, write_whole
 from tlc_jax.metrics import Protocol, measure
@@ -214,7 +214,7 @@ def _refuse_other_runs(config: Config, run: Path) -> None:
 
 def _describe(config: Config, run: Path, pictures: tuple[Files, ...]) -> None:
     """Note in the folder what it is a run of; refuse to go on with other pictures."""
-    names = hashlib.sha256(repr([[file.name for file in files] for files in pictures]).encode())
+    names = hashlib.sha256(repr([picture_of(files[0]) for files in pictures]).encode())
     path = run / "config.json"
     if jax.process_index() == 0 and not path.exists():
         fields = _fields(config) | {"pictures": names.hexdigest()}
