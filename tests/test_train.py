@@ -159,9 +159,11 @@ def test_pairs_and_several_sizes_of_crops(tmp_path, photographs):
     """What is learnt from pairs of equal pictures is to leave them alone."""
     config = configuration(
         photographs, input=str(photographs), degradation=None,
-        phases=(Phase(3, 16, 4), Phase(3, 32, 2)), validation_target=str(photographs),
-        validation_input=str(photographs),
+        phases=(Phase(3, 16, 4), Phase(3, 32, 2)), validation_target=str(tmp_path / "black"),
+        validation_input=str(tmp_path / "black"),
     )  # fmt: skip
+    (tmp_path / "black").mkdir()
+    tlc.write_image(tmp_path / "black" / "0.png", np.zeros((24, 40, 3), np.uint8))
     reports = []
     train(config, tmp_path / "run", reports.append)
     assert reports[-1]["input"] == math.inf  # dB, of equal pictures

@@ -146,6 +146,8 @@ def _go_on(config: Config, run: Path, manager: Any, last: int | None, watch: Wat
         _save(manager, done, None)
         if first_host:  # also where a run was killed between its last step and its model
             _evaluate(config, run, state, done, held_out, journal)
+    if jax.process_count() > 1:  # the first host is not left alone until the model is there
+        multihost_utils.sync_global_devices("model")
     if first_host:
         shutil.rmtree(run / "pictures", ignore_errors=True)
 
@@ -230,14 +232,14 @@ def _describe(config: Config, run: Path, pictures: tuple[Files, ...]) -> None:
 
 
 def _described(path: Path) -> dict[str, str]:
-    try:
+    with contextlib.suppress(ValueError):
         described = json.loads(path.read_text())
-        return described | {"pictures": described["pictures"]}
-    except (ValueError, TypeError, KeyError):
-        raise TrainingError(
-            f"{path}: damaged; remove it, if you are sure that the run is of this configuration, "
-            "or the whole folder."
-        ) from None
+        if isinstance(described, dict) and "pictures" in described:
+            return described
+    raise TrainingError(
+        f"{path}: damaged; remove it, if you are sure that the run is of this configuration, or "
+        "the whole folder."
+    )
 
 
 def _fields(config: Config) -> dict[str, str]:
