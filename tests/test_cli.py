@@ -352,6 +352,14 @@ def test_out_of_memory(run, tmp_path, monkeypatch):
     assert files(tmp_path / "out") == {Path("b.png")}
 
 
+def test_errors_of_the_disk(capsys):
+    """Those of writing to a file that is open name none."""
+    cli.complain(OSError(28, "No space left on device"))
+    cli.complain(OSError(28, "No space left on device", "a.png"))
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["tlc-jax: no space left on device.", "tlc-jax: a.png: no space left on device."]
+
+
 # Info and convert
 
 

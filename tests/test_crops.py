@@ -1,12 +1,13 @@
 """Samples of a training run: random, but the same ones for whoever goes on with it."""
 
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tlc_jax.crops import Crops, batches, decode, widest_type
+from tlc_jax.crops import Crops, batches, decode, picture_of, widest_type
 from tlc_jax.data import DataError
 from tlc_jax.image import write_image
 
@@ -131,6 +132,23 @@ def test_unreadable_pictures(pictures):
         decoded(pictures, may_fail=1)
 
 
+def test_unreadable_pictures_in_a_database(pictures):
+    lmdb = pytest.importorskip("lmdb")
+    (pictures / "lmdb").mkdir()
+    with (
+        lmdb.open(str(pictures / "lmdb"), map_size=2**20) as database,
+        database.begin(write=True) as writer,
+    ):
+        for i in range(4):
+            writer.put(b"%d" % i, (pictures / "target" / f"{i}.png").read_bytes())
+        writer.put(b"4", b"no picture")
+    lines = [f"{i}.png (20,31,3) 1\n" for i in range(5)]
+    (pictures / "lmdb" / "meta_info.txt").write_text("".join(lines))
+    notes: list[str] = []
+    files = decode(None, pictures / "lmdb", 3, pictures / "npy", may_fail=1, watch=notes.append)
+    assert len(files) == 4 and len(notes) == 1 and "4 in " in notes[0]
+
+
 def test_pairs_that_do_not_match_are_never_left_out(pictures):
     write_image(pictures / "input" / "2.png", np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(DataError, match="picture 2: is 9x9, but its target is"):
@@ -150,6 +168,19 @@ def test_what_is_decoded_is_not_decoded_again(pictures):
     before = [file.stat().st_mtime_ns for pair in files for file in pair]
     assert decoded(pictures) == files
     assert [file.stat().st_mtime_ns for pair in files for file in pair] == before
+
+    picture = pictures / "input" / "2.png"
+    os.utime(picture, (1, 1))  # a copy, maybe of another picture
+    write_image(pictures / "input" / "3.png", np.zeros((29, 25, 3), np.uint8))
+    again = decoded(pictures)
+    assert [one == other for one, other in zip(files, again, strict=True)] == [1, 1, 0, 0, 1]
+    assert not np.load(again[3][0]).any()
+    same = [
+        picture_of(one[0]) == picture_of(other[0]) for one, other in zip(files, again, strict=True)
+    ]
+    assert same == [1, 1, 1, 0, 1]
+
+    files = again
     turned = decode(
         pictures / "input", pictures / "target", 3, pictures / "other",
         may_fail=0, watch=print, host=(1, 2),

@@ -217,6 +217,13 @@ def load_params(path: str | os.PathLike, target: Params) -> Params:
     return jax.tree.map(jnp.asarray, params)
 
 
+def why_not_written(error: OSError | ValueError) -> str:
+    """The reason in an error of the disk, or of tensorstore, which quotes all that it was told."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return _first_line(error).partition(" [")[0].rpartition('": ')[2]
+
+
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
@@ -242,15 +249,15 @@ def _whole_folder(path: Path) -> Iterator[Path]:
         scratch.mkdir()
     except OSError as error:
         raise CheckpointError(
-            f"{path}: cannot be written ({_first_line(error)}); choose another destination."
+            f"{path}: cannot be written ({why_not_written(error)}); choose another destination."
         ) from None
     try:
         yield scratch
         scratch.rename(path)
     except (OSError, ValueError) as error:  # the latter is tensorstore's
         raise CheckpointError(
-            f"{path}: cannot be written ({_first_line(error)}); free some space or choose another "
-            "destination."
+            f"{path}: cannot be written ({why_not_written(error)}); free some space or choose "
+            "another destination."
         ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -8,7 +8,9 @@ import dataclasses
 import functools
 import hashlib
 import io
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,8 +94,16 @@ def batches(crops: Crops, skip: int, workers: int) -> Iterator[dict[str, np.ndar
 
         if not flags.FLAGS.is_parsed():  # grain looks into them
             flags.FLAGS.mark_as_parsed()
-        made = made.mp_prefetch(grain.MultiprocessingOptions(workers))
+        options = grain.MultiprocessingOptions(workers)
+        made = made.mp_prefetch(options, worker_init_fn=_end_with_parent)
     return iter(made)
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Have a worker end when what started it does, in whatever way; else it would wait forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def decode(
@@ -127,26 +137,34 @@ def decode(
       DataError: as of `data.pairs`, if more pictures fail, and if an input and its target differ in
         size.
     """
+    kinds = KINDS if inputs is not None else KINDS[-1:]
+    # Of each picture, the files that hold it, and what reads it.
+    sources: dict[str, tuple[list[Path], Callable[[], tuple[np.ndarray, ...]]]]
     if inputs is None:
-        readers = {
-            name: lambda read=read: (read(channels),) for name, read in photographs(targets).items()
+        sources = {
+            name: ([reader.file], lambda reader=reader: (reader(channels),))
+            for name, reader in photographs(targets).items()
         }
     else:
-        readers = {
-            pair.name: functools.partial(pair.read, channels) for pair in pairs(inputs, targets)
+        sources = {
+            pair.name: ([pair.input.file, pair.target.file], lambda pair=pair: pair.read(channels))
+            for pair in pairs(inputs, targets)
         }
     folder.mkdir(parents=True, exist_ok=True)
-    names = list(readers)[:most]
+    names = list(sources)[:most]
     begin = len(names) * host[0] // host[1]
     found: dict[str, Files] = {}
     failed = 0
     for name in names[begin:] + names[:begin]:
-        key = hashlib.sha256(f"{inputs}\0{targets}\0{channels}\0{name}".encode()).hexdigest()[:20]
-        kinds = KINDS if inputs is not None else KINDS[-1:]
+        held, read = sources[name]
+        stats = [file.stat() for file in held]
+        sizes = [stat.st_size for stat in stats]
+        key = _digest(inputs, targets, channels, name, sizes)
+        key += "-" + _digest([stat.st_mtime_ns for stat in stats])
         files = tuple(folder / f"{key}-{kind}.npy" for kind in kinds)
         if not all(file.exists() for file in files):
             try:
-                arrays = readers[name]()
+                arrays = read()
             except DataError:
                 raise
             except ImageError as error:
@@ -164,6 +182,19 @@ def decode(
     if not found:
         raise DataError(f"{targets}: none of the pictures can be read.")
     return [found[name] for name in names if name in found]
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
+
+
+def picture_of(file: Path) -> str:
+    """Which picture a file of `decode` is of, and how large the file was that held it.
+
+    When that one was written, which the rest of the name tells, changes with each copy of a data
+    set; a run may go on with one.
+    """
+    return file.name.partition("-")[0]
 
 
 def _write_array(file: Path, array: np.ndarray) -> None:

@@ -34,11 +34,20 @@ LAYOUTS = {
 }
 
 T = TypeVar("T")
-Reader = Callable[[int], np.ndarray]  # channels, 1 or 3 -> (H, W, C) uint8 or uint16
 
 
 class DataError(ImageError):
     """Pictures that do not pair, or are not there; the message is a sentence for the user."""
+
+
+class Reader(NamedTuple):
+    """A picture that is not read yet; called with 1 or 3 channels, (H, W, C) uint8 or uint16."""
+
+    file: Path  # that holds it, maybe among others
+    read: Callable[[int], np.ndarray]
+
+    def __call__(self, channels: int) -> np.ndarray:
+        return self.read(channels)
 
 
 class Pair(NamedTuple):
@@ -158,7 +167,8 @@ def _readers(source: Path) -> dict[str, Reader]:
         return _in_mat(source)
     if not source.is_dir():
         raise DataError(f"{source}: there is no such folder of pictures.")
-    return {name: functools.partial(_read_file, file) for name, file in _files(source).items()}
+    files = _files(source).items()
+    return {name: Reader(file, functools.partial(_read_file, file)) for name, file in files}
 
 
 def is_visible_file(path: Path) -> bool:
@@ -197,7 +207,10 @@ def _in_lmdb(folder: Path) -> dict[str, Reader]:
     found = [re.fullmatch(r"(.+)\.\w+ \([\d, ]+\) \d+", line) for line in lines if line.strip()]
     if None in found:
         raise DataError(f"{folder / 'meta_info.txt'}: not the list of names that BasicSR writes.")
-    return {key: functools.partial(_read_lmdb, folder, key) for key in (m[1] for m in found if m)}
+    return {
+        key: Reader(folder / "data.mdb", functools.partial(_read_lmdb, folder, key))
+        for key in (m[1] for m in found if m)
+    }
 
 
 def _read_lmdb(folder: Path, key: str, channels: int) -> np.ndarray:
@@ -214,11 +227,8 @@ def _read_lmdb(folder: Path, key: str, channels: int) -> np.ndarray:
         raise DataError(f"{folder}: cannot be read ({error}); copy it again.") from None
     if encoded is None:
         raise DataError(f"{folder}: holds no {key}, which its meta_info.txt names.")
-    try:
-        file = io.BytesIO(encoded)
-        return read_picture(f"{key} in {folder}", channels=channels, file=file).pixels
-    except ImageError as error:
-        raise DataError(str(error)) from None
+    file = io.BytesIO(encoded)
+    return read_picture(f"{key} in {folder}", channels=channels, file=file).pixels
 
 
 def _in_mat(file: Path) -> dict[str, Reader]:
@@ -237,6 +247,6 @@ def _in_mat(file: Path) -> dict[str, Reader]:
             "ValidationNoisyBlocksSrgb.mat, or download it again."
         ) from None
     return {
-        f"{i:02}_{j:02}": lambda channels, block=array[i, j]: block
+        f"{i:02}_{j:02}": Reader(file, lambda channels, block=array[i, j]: block)
         for i, j in np.ndindex(array.shape[:2])
     }

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from numbers import Number
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -40,12 +41,18 @@ class Config:
 
     Attributes:
       model: the network, global; its `dtype` is what it computes in, the parameters are float32.
-      phases: crops and batches.
+      phases: crops and batches, in turn.
       target: a source of pictures as of `tlc_jax.data.pairs`.
       input: the source of what is to be restored; `None` where `degradation` makes it.
-      degradation: what spoils clean photographs, one of `tlc_jax.degradations`.
+      degradation: what spoils clean photographs, one of `tlc_jax.degradations`, or a frozen
+        dataclass of your own, called alike.
+      flips: whether crops are mirrored and turned by 90 degrees, too, at random.
       margin: pixels around a crop that are degraded with it and then cut off, for what blurs.
       loss: one of `LOSSES`.
+      learning_rate, final_learning_rate: at the peak, and after the last step.
+      warmup, constant: steps before the peak, and at it.
+      betas: decays of AdamW's averages of the gradient and of its square.
+      weight_decay: of AdamW, as a multiple of the learning rate.
       clip: largest norm of a gradient, `None` for any.
       average: decay of the moving average of the parameters, which is what is kept; 0 for none.
       mixup: parameter of the beta distribution by which half of the samples are mixed with their
@@ -55,6 +62,7 @@ class Config:
       validation_pictures: the most of them that are restored, in both modes.
       skip_unreadable: pictures that may be damaged; each is reported.
       workers: processes that make the samples; 0 has threads do it.
+      seed: of all that is random: the first parameters, the crops, what spoils them.
       report_every, validate_every, save_every: steps.
     """
 
@@ -91,64 +99,150 @@ class Config:
         return sum(phase.steps for phase in self.phases)
 
 
+Range = tuple[str, Callable[[Any], bool]]
+
+NATURAL: Range = "a whole number of at least 0", lambda x: isinstance(x, int) and x >= 0
+COUNT: Range = "a whole number of at least 1", lambda x: isinstance(x, int) and x >= 1
+RATE: Range = "a number of at least 0", lambda x: isinstance(x, int | float) and 0 <= x < math.inf
+POSITIVE: Range = "a number above 0", lambda x: isinstance(x, int | float) and 0 < x < math.inf
+SHARE: Range = (
+    "a number of at least 0 and below 1",
+    lambda x: isinstance(x, int | float) and 0 <= x < 1,
+)
+
+RANGES = {
+    "margin": NATURAL,
+    "warmup": NATURAL,
+    "constant": NATURAL,
+    "skip_unreadable": NATURAL,
+    "workers": NATURAL,
+    "seed": NATURAL,
+    "validation_pictures": COUNT,
+    "report_every": COUNT,
+    "validate_every": COUNT,
+    "save_every": COUNT,
+    "weight_decay": RATE,
+    "final_learning_rate": RATE,
+    "learning_rate": POSITIVE,
+    "clip": POSITIVE,  # or None
+    "mixup": POSITIVE,  # or None
+    "average": SHARE,
+}
+
+
 def check(config: Config) -> None:
     """Refuse what could only fail later, or would train something else than was meant.
 
     Raises:
       TrainingError: what is wrong, and with which field.
     """
-    phases = config.phases
-    if not phases or not all(isinstance(phase, Phase) and min(phase) > 0 for phase in phases):
-        raise TrainingError("phases: a tuple of one Phase or more, of at least one step each.")
+    model, phases, devices = config.model, config.phases, jax.device_count()
+    _refuse(
+        type(model) not in MODELS.values()
+        or isinstance(model, NAFSSR)
+        or takes_clips(model)
+        or getattr(model, "inp_channels", None) not in (1, 3),
+        f"model: {type(model).__name__} is no network of single pictures, gray or RGB.",
+    )
+    _refuse(
+        not (isinstance(phases, tuple) and phases)
+        or not all(isinstance(phase, Phase) and all(map(COUNT[1], phase)) for phase in phases),
+        "phases: a tuple of one Phase or more, each of whole numbers of at least 1.",
+    )
+    for name, (words, holds) in RANGES.items():
+        value = getattr(config, name)
+        if not (value is None and name in ("clip", "mixup")):
+            _refuse(not holds(value), f"{name}: is {value!r}, but has to be {words}.")
     try:
         hash(config)
     except TypeError:
-        raise TrainingError("a field holds a list; write tuples.") from None
-    model, devices = config.model, jax.device_count()
+        raise TrainingError(
+            "a field holds a list, or a dataclass that is not frozen; write tuples."
+        ) from None
+    _refuse(
+        not (isinstance(config.betas, tuple) and len(config.betas) == 2)
+        or not all(map(SHARE[1], config.betas)),
+        f"betas: two numbers, each {SHARE[0]}.",
+    )
+    _refuse(
+        config.warmup + config.constant > config.steps,
+        f"warmup and constant: are longer than the run of {config.steps} steps.",
+    )
+    _refuse(config.loss not in LOSSES, f"loss {config.loss}: is one of {', '.join(LOSSES)}.")
+    _refuse(not config.target, "target: name the pictures to train on.")
+    _refuse(
+        (config.input is None) == (config.degradation is None),
+        "input: name what pairs with target, or a degradation to make it, not both.",
+    )
+    paired = config.validation_target is not None and config.degradation is None
+    _refuse(
+        (config.validation_input is not None) != paired,
+        "validation_input: pairs with validation_target where input pairs with target.",
+    )
+    _refuse(
+        config.margin > 0 and config.degradation is None,
+        "margin: is for a degradation; pairs are cropped as they are.",
+    )
+    _refuse(
+        any(phase.batch % devices for phase in phases),
+        f"phases: batches must be multiples of the {devices} devices.",
+    )
+    _refuse(model.local_mode, "model: local_mode is for inference; train the global network.")
     crops = sorted({phase.crop for phase in phases})
-    validates = config.validation_target is not None
-    problems = [
-        (config.loss not in LOSSES, f"loss {config.loss}: is one of {', '.join(LOSSES)}."),
-        (not config.target, "target: name the pictures to train on."),
-        (
-            (config.input is None) == (config.degradation is None),
-            "input: name what pairs with target, or a degradation to make it, not both.",
-        ),
-        (
-            (config.validation_input is not None)
-            != (validates and config.degradation is None),
-            "validation_input: pairs with validation_target where input pairs with target.",
-        ),
-        (
-            config.margin and config.degradation is None,
-            "margin: is for a degradation; pairs are cropped as they are.",
-        ),
-        (
-            any(phase.batch % devices for phase in phases),
-            f"phases: batches must be multiples of the {devices} devices.",
-        ),
-        (
-            min(config.report_every, config.validate_every, config.save_every) < 1,
-            "report_every, validate_every and save_every: are at least 1.",
-        ),
-        (config.seed < 0, "seed: is at least 0."),
-        (
-            type(model) not in MODELS.values()
-            or isinstance(model, NAFSSR)
-            or takes_clips(model)
-            or model.inp_channels not in (1, 3),
-            f"model: {type(model).__name__} is no network of single pictures, gray or RGB.",
-        ),
-        (model.local_mode, "model: local_mode is for inference; train the global network."),
-        (
-            not {*model.train_size} <= {*crops},
-            f"model: train_size is {model.train_size}, which the windows of the local network "
-            f"follow, but crops are of {', '.join(map(str, crops))} pixels; make it one of them.",
-        ),
-    ]  # fmt: skip
-    for wrong, sentence in problems:
-        if wrong:
-            raise TrainingError(sentence)
+    _refuse(
+        not {*model.train_size} <= {*crops},
+        f"model: train_size is {model.train_size}, which the windows of the local network "
+        f"follow, but crops are of {', '.join(map(str, crops))} pixels; make it one of them.",
+    )
+    _refuse(
+        config.degradation is not None and not _tells_all(config.degradation),
+        "degradation: has to be one of tlc_jax.degradations or a frozen dataclass of your own, "
+        "made of such: what a function does cannot be told from its text when a run goes on.",
+    )
+    _try_out(model, config.degradation, crops[0] + 2 * config.margin)
+
+
+def _refuse(wrong: bool, sentence: str) -> None:
+    if wrong:
+        raise TrainingError(sentence)
+
+
+def _tells_all(part: Any) -> bool:
+    """Whether the text of a degradation, or of a part of one, says what it does."""
+    if isinstance(part, tuple):
+        return all(map(_tells_all, part))
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        values = (getattr(part, field.name) for field in dataclasses.fields(part))
+        return all(map(_tells_all, values))
+    return isinstance(part, Number | str | None)
+
+
+@functools.lru_cache(maxsize=1)  # tracing takes seconds, and the command asks before `train` does
+def _try_out(model: Any, degradation: Degradation | None, size: int) -> None:
+    """Refuse a network that cannot be made, and what cannot spoil a crop of `size` pixels."""
+    try:
+        checkpoints.abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
+    except Exception as error:  # whatever a network raises for sizes that it cannot have
+        raise TrainingError(
+            f"model: this {type(model).__name__} cannot be made ({_first_line(error)}); see its "
+            "sizes."
+        ) from None
+    if degradation is None:
+        return
+    crop = jax.ShapeDtypeStruct((size, size, model.inp_channels), jnp.float32)
+    try:
+        spoilt = jax.eval_shape(degradation, jax.random.key(0), crop)
+        if spoilt.shape != crop.shape:
+            raise ValueError(f"it makes {spoilt.shape} of {crop.shape}")
+    except Exception as error:  # of somebody's own program, maybe
+        raise TrainingError(
+            f"degradation: fails on a crop of {size} pixels ({_first_line(error)}); ranges are "
+            "pairs, as in GaussianNoise((0, 50))."
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 class State(NamedTuple):

@@ -299,8 +299,10 @@ def check_finite(source: str | os.PathLike, restored: np.ndarray) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a picture, or a batch, was too large for the machine."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+    """Whether an error, of the machine or of JAX, means that memory did not suffice."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    )
 
 
 def planned_memory(model: nn.Module, size: tuple[int, int]) -> int:

@@ -18,6 +18,7 @@ the same parameters that it would have had without an interruption. In it are
     pictures/      the decoded pictures, until the run is done
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -25,6 +26,7 @@ import importlib.util
 import json
 import math
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,13 +39,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tlc_jax import checkpoints
-from tlc_jax.crops import Crops, Files, batches, decode, widest_type
+from tlc_jax.crops import Crops, Files, batches, decode, picture_of, widest_type
 from tlc_jax.degradations import Degradation
 from tlc_jax.image import to_float, write_whole
 from tlc_jax.metrics import Protocol, measure
 from tlc_jax.models import Params
 from tlc_jax.recipe import Batch, Config, State, TrainingError, check, init, learning_rate, step
-from tlc_jax.restore import restore
+from tlc_jax.restore import is_out_of_memory, restore
 
 Watch = Callable[[dict[str, Any]], None]
 
@@ -62,8 +64,9 @@ def train(config: Config, run: Path | str, watch: Watch = lambda report: None) -
       The checkpoint with the averaged parameters.
 
     Raises:
-      TrainingError: a configuration that cannot be trained, a run of another one, a loss that is
-        not finite, or a checkpoint that cannot be written.
+      TrainingError: a configuration that cannot be trained, a run of another one or a damaged one,
+        a loss that is not finite, validation that takes too much memory, or a full disk.
+      CheckpointError: of `init_from`, or of the model where it cannot be written.
       DataError: pictures that are not there, do not pair or are too small.
     """
     import orbax.checkpoint as ocp
@@ -75,17 +78,20 @@ def train(config: Config, run: Path | str, watch: Watch = lambda report: None) -
     run = Path(run).absolute()
     _refuse_other_runs(config, run)
     options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
-    with ocp.CheckpointManager(run / "checkpoints", options=options) as manager:
+    with _writing(run / "checkpoints"):
+        manager = ocp.CheckpointManager(run / "checkpoints", options=options)
+    try:
         last = manager.latest_step()
-        if last != config.steps:
+        if not (_has_model(run, config.steps) and last == config.steps):
             _go_on(config, run, manager, last, watch)
+    finally:
+        with _writing(run / "checkpoints"):
+            manager.close()
     return run / "model"
 
 
 def _go_on(config: Config, run: Path, manager: Any, last: int | None, watch: Watch) -> None:
     """Train from the last checkpoint, if there is one, to the end."""
-    import orbax.checkpoint as ocp
-
     first_host = jax.process_index() == 0
     decoded = functools.partial(_decoded, config, run, watch)
     host = jax.process_index(), jax.process_count()
@@ -95,54 +101,74 @@ def _go_on(config: Config, run: Path, manager: Any, last: int | None, watch: Wat
         sources = config.validation_input, config.validation_target
         held_out = decoded(*sources, most=config.validation_pictures)
     mesh = jax.sharding.Mesh(jax.devices(), ("data",))
-    state = jax.device_put(init(config), NamedSharding(mesh, PartitionSpec()))
+    # What is gone on with replaces the parameters to begin with, which need not be there any more.
+    begun = config if last is None else dataclasses.replace(config, init_from=None)
+    state = jax.device_put(init(begun), NamedSharding(mesh, PartitionSpec()))
     largest = max(phase.crop for phase in config.phases)
     dtype = widest_type(pictures, largest + 2 * config.margin)
     _describe(config, run, pictures)
     if last is not None:
-        # Arrays of the state to come have the same shapes and places.
-        state = manager.restore(last, args=ocp.args.StandardRestore(state))
+        state = _restored(manager, last, state)
     done = last or 0
-    journal = _Journal(run, done, watch)
     pending: list[dict[str, jax.Array]] = []
     count, start = 0, time.monotonic()
-    for batch in _stream(config, pictures, dtype, done, mesh):
-        state, report = step(config, state, batch)
-        done += 1
-        count += len(batch["target"])
-        pending.append(report)
-        if len(pending) > 2:  # or batches would pile up on the device
-            jax.block_until_ready(pending[-3])
-        to_report, to_save, to_validate = (
-            done % every == 0 or done == config.steps
-            for every in (config.report_every, config.save_every, config.validate_every)
-        )
-        if not (to_report or to_save or to_validate):
-            continue
-        reports = jax.device_get(pending)
-        _check_finite(reports, done, run, manager.latest_step())
-        paused = time.monotonic()
-        if to_report:
-            journal.write(
-                step=done,
-                loss=float(np.mean([report["loss"] for report in reports])),
-                gradient=float(np.mean([report["gradient"] for report in reports])),
-                learning_rate=np.asarray(learning_rate(config)(done - 1)).item(),
-                samples_per_second=count / (paused - start),
+    with _Journal(run, done, watch) as journal:
+        for batch in _stream(config, pictures, dtype, done, mesh):
+            state, report = step(config, state, batch)
+            done += 1
+            count += len(batch["target"])
+            pending.append(report)
+            if len(pending) > 2:  # or batches would pile up on the device
+                jax.block_until_ready(pending[-3])
+            to_report, to_save, to_validate = (
+                done % every == 0 or done == config.steps
+                for every in (config.report_every, config.save_every, config.validate_every)
             )
-            pending, count, start = [], 0, paused
-        if to_validate and first_host:
-            params = jax.device_get(state.average)
-            if scores := validate(config, params, held_out):
-                journal.write(step=done, **scores)
-            _export(config, run, params, done, scores)
-        if to_save:  # last of all, so that a run that is done has its model
-            _save(manager, done, state)
-        start += time.monotonic() - paused
-    _save(manager, done, None)
+            if not (to_report or to_save or to_validate):
+                continue
+            reports = jax.device_get(pending)
+            _check_finite(reports, done, run, manager.latest_step())
+            paused = time.monotonic()
+            if to_report:
+                journal.write(
+                    step=done,
+                    loss=float(np.mean([report["loss"] for report in reports])),
+                    gradient=float(np.mean([report["gradient"] for report in reports])),
+                    learning_rate=np.asarray(learning_rate(config)(done - 1)).item(),
+                    samples_per_second=count / (paused - start),
+                )
+                pending, count, start = [], 0, paused
+            if to_save or to_validate:  # validation may take more memory than there is
+                _save(manager, done, state)
+            if to_validate and done < config.steps and first_host:
+                _evaluate(config, run, state, done, held_out, journal)
+            start += time.monotonic() - paused
+        _save(manager, done, None)
+        if first_host:  # also where a run was killed between its last step and its model
+            _evaluate(config, run, state, done, held_out, journal)
+    if jax.process_count() > 1:  # the first host is not left alone until the model is there
+        multihost_utils.sync_global_devices("model")
     if first_host:
-        journal.board.close()
         shutil.rmtree(run / "pictures", ignore_errors=True)
+
+
+def _evaluate(
+    config: Config, run: Path, state: State, done: int, held_out: list[Files], journal: "_Journal"
+) -> None:
+    """Validate the averaged parameters and make them the run's model."""
+    params = jax.device_get(state.average)
+    try:
+        scores = validate(config, params, held_out)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"{config.validation_target}: not enough memory to restore whole pictures after step "
+            f"{done}, which is saved; start again with smaller ones, or without validation_target."
+        ) from None
+    if scores:
+        journal.write(step=done, **scores)
+    _export(config, run, params, done, scores)
 
 
 def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str, float]:
@@ -179,7 +205,7 @@ BOOKKEEPING = {
 def _refuse_other_runs(config: Config, run: Path) -> None:
     path = run / "config.json"
     if path.exists():
-        before, now = json.loads(path.read_text()), _fields(config)
+        before, now = _described(path), _fields(config)
         changed = {name for name in now if before.get(name) != now[name]}
         if other := sorted(changed - BOOKKEEPING):
             raise TrainingError(
@@ -190,18 +216,30 @@ def _refuse_other_runs(config: Config, run: Path) -> None:
 
 def _describe(config: Config, run: Path, pictures: tuple[Files, ...]) -> None:
     """Note in the folder what it is a run of; refuse to go on with other pictures."""
-    names = hashlib.sha256(repr([[file.name for file in files] for files in pictures]).encode())
+    names = hashlib.sha256(repr([picture_of(files[0]) for files in pictures]).encode())
     path = run / "config.json"
     if jax.process_index() == 0 and not path.exists():
         fields = _fields(config) | {"pictures": names.hexdigest()}
-        write_whole(path, (json.dumps(fields, indent=2) + "\n").encode())
+        with _writing(path):
+            write_whole(path, (json.dumps(fields, indent=2) + "\n").encode())
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("config.json")
-    if json.loads(path.read_text())["pictures"] != names.hexdigest():
+    if _described(path)["pictures"] != names.hexdigest():
         raise TrainingError(
             f"{config.target}: not the pictures that {run} began with; bring those back, or choose "
             "another folder."
         )
+
+
+def _described(path: Path) -> dict[str, str]:
+    with contextlib.suppress(ValueError):
+        described = json.loads(path.read_text())
+        if isinstance(described, dict) and "pictures" in described:
+            return described
+    raise TrainingError(
+        f"{path}: damaged; remove it, if you are sure that the run is of this configuration, or "
+        "the whole folder."
+    )
 
 
 def _fields(config: Config) -> dict[str, str]:
@@ -263,57 +301,137 @@ def _check_finite(
             )
 
 
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns the error of a disk that is full into a sentence about what was to be written."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # the latter is tensorstore's
+        raise TrainingError(
+            f"{path}: cannot be written ({checkpoints.why_not_written(error)}); free some space "
+            "and start again, the run goes on from its last whole checkpoint."
+        ) from None
+
+
+def _restored(manager: Any, step: int, like: State) -> State:
+    """The state of a checkpoint, its arrays placed as those of `like`."""
+    import orbax.checkpoint as ocp
+
+    try:
+        return manager.restore(step, args=ocp.args.StandardRestore(like))
+    except Exception as error:  # whatever orbax meets in a file that is damaged
+        if is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"{manager.directory / str(step)}: damaged or incomplete; remove it, and the run goes "
+            "on from the checkpoint before."
+        ) from None
+
+
 def _save(manager: Any, done: int, state: State | None) -> None:
     """Begin to write a checkpoint, or wait for the last one where there is no state."""
     import orbax.checkpoint as ocp
 
-    try:
+    with _writing(manager.directory):
         manager.wait_until_finished()
         if state is not None:
             # Of a copy: the next step takes the state's own memory while files are written.
             manager.save(done, args=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)))
-    except (OSError, ValueError) as error:  # the latter is tensorstore's
-        reason = str(error).strip().partition("\n")[0]
-        raise TrainingError(
-            f"{manager.directory}: a checkpoint cannot be written ({reason}); free some space and "
-            "start again, the run goes on from the last one that is whole."
-        ) from None
 
 
 def _export(config: Config, run: Path, params: Params, done: int, scores: dict[str, float]) -> None:
     """Put the averaged parameters in place of those of an earlier step."""
-    new, old = run / ".model-new", run / ".model-old"
-    for folder in (new, old):
-        shutil.rmtree(folder, ignore_errors=True)
-    checkpoints.save(new, config.model, params, source="trained with tlc-jax", steps=done, **scores)
-    if (run / "model").exists():
-        (run / "model").rename(old)
-    new.rename(run / "model")
+    model, new, old = run / "model", run / ".model-new", run / ".model-old"
+    shutil.rmtree(new, ignore_errors=True)
+    checkpoints.save(
+        new, config.model, params, source="trained with tlc-jax", steps=done, **_in_json(scores)
+    )
+    if model.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        model.rename(old)
+    new.rename(model)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _has_model(run: Path, steps: int) -> bool:
+    """Whether the model is that of so many steps; one that was moved aside is put back."""
+    if jax.process_index() == 0 and not (run / "model").exists():
+        with contextlib.suppress(FileNotFoundError):
+            (run / ".model-old").rename(run / "model")
+    try:
+        return checkpoints.describe(run / "model").get("steps") == steps
+    except checkpoints.CheckpointError:
+        return False
+
+
+def _in_json(report: dict[str, float]) -> dict[str, float | None]:
+    """JSON knows no infinity, which is the PSNR of equal pictures."""
+    return {name: value if math.isfinite(value) else None for name, value in report.items()}
 
 
 class _Journal:
     """metrics.jsonl and TensorBoard's files, written by the first host."""
 
     def __init__(self, run: Path, done: int, watch: Watch) -> None:
-        from tensorboardX import SummaryWriter
-
         self.path, self.watch = run / "metrics.jsonl", watch
+        self.board = None
         if jax.process_index() == 0:
             # What an interrupted run reported after its last checkpoint comes once more.
             lines = self.path.read_text().splitlines() if self.path.exists() else []
             kept = [line for line in lines if _step_of(line) <= done]
-            write_whole(self.path, "".join(f"{line}\n" for line in kept).encode())
-            self.board = SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)
+            with _writing(self.path):
+                write_whole(self.path, "".join(f"{line}\n" for line in kept).encode())
+                self.board = _Board(run / "tensorboard", done + 1)
+
+    def __enter__(self) -> "_Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.board is not None:
+            self.board.close()
 
     def write(self, step: int, **report: float) -> None:
         self.watch({"step": step} | report)
-        if jax.process_index() == 0:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": step} | report) + "\n")
-            for name, value in report.items():
-                self.board.add_scalar(name, value, step)
-            self.board.flush()
+        if self.board is not None:
+            with _writing(self.path):
+                with self.path.open("a") as file:
+                    file.write(json.dumps({"step": step} | _in_json(report)) + "\n")
+                self.board.write(step, report)
+
+
+class _Board:
+    """Events as TensorBoard reads them.
+
+    tensorboardX's own writer has a thread do it, which ends in a traceback where the disk is full,
+    and whoever writes then waits for it forever.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import RecordWriter
+
+        self.proto: Any = event_pb2  # makes its names when it is imported
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        self.file = RecordWriter(str(folder / name))
+        started = self.proto.SessionLog(status=self.proto.SessionLog.START)
+        self._add(file_version="brain.Event:2")
+        self._add(step=first_step, session_log=started)  # what there is of later steps is void
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        from tensorboardX.summary import scalar
+
+        for name, value in values.items():
+            self._add(step=step, summary=scalar(name, value))
+        self.file.flush()
+
+    def _add(self, **fields: Any) -> None:
+        event = self.proto.Event(wall_time=time.time(), **fields)
+        self.file.write(event.SerializeToString())
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # was told when it was written
+            self.file.close()
 
 
 def _step_of(line: str) -> float:

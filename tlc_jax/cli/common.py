@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import enum
 import json
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -123,7 +125,7 @@ def enough_memory(
     """Turns the errors of a machine that runs out of memory into a sentence about `source`."""
     try:
         yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
         raise UserError(f"{source}: not enough memory; try {remedy}.") from None
@@ -132,8 +134,18 @@ def enough_memory(
 def complain(error: Exception | str) -> None:
     """One sentence on standard error."""
     if isinstance(error, OSError):
-        error = f"{error.filename}: {(error.strerror or str(error)).lower()}."
+        reason = f"{(error.strerror or str(error)).lower()}."
+        error = reason if error.filename is None else f"{error.filename}: {reason}"
     print(f"tlc-jax: {error}", file=sys.stderr)
+
+
+def silence_orbax() -> None:
+    """Where a checkpoint cannot be written, orbax tells at length of each array that is not."""
+    for logger in ("absl", "asyncio"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    # Threads of tensorstore still report to the loop that the first of them has ended.
+    sys.unraisablehook = lambda unraisable: None
 
 
 def check_writable(folder: Path) -> None:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import difflib
-import logging
 import re
 import runpy
+import signal
+import socket
+import sys
+import time
 import typing
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,9 +17,10 @@ import jax
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tlc_jax.cli.common import UserError, console, enough_memory, parse_settings
+from tlc_jax.cli.common import UserError, console, enough_memory, parse_settings, silence_orbax
 
 OURS = Path(__file__).parent.parent / "configs"
+PATIENCE = 300  # seconds, for the first of several processes to be there
 
 
 def train(
@@ -52,15 +55,12 @@ def train(
     sources = {"target": target, "input": input_}
     given = {name: source for name, source in sources.items() if source is not None}
     wanted = with_changes(open_config(config), parse_settings(settings) | given)
-    # Where a checkpoint cannot be written, orbax tells at length of each array that is not.
-    for logger in ("absl", "asyncio"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    together = (coordinator, processes, process)
-    if any(option is not None for option in together):
-        if None in together:
-            raise UserError("--coordinator, --processes and --process: give all three or none.")
-        jax.distributed.initialize(coordinator, processes, process)
+    silence_orbax()
+    if any(option is not None for option in (coordinator, processes, process)):
+        _join(coordinator, processes, process)
+    else:
+        # The blocks that wait for a checkpoint under way, and those that end processes, run.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         check(wanted)  # before the bar, which asks how many steps there are
         with enough_memory(output, "smaller crops or batches"):
@@ -69,6 +69,37 @@ def train(
         raise UserError(str(error)) from None
     if jax.process_index() == 0:
         console.print(f"{made}: the averaged parameters after {wanted.steps} steps")
+
+
+def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Become one of the processes of a run."""
+    if coordinator is None or processes is None or process is None:
+        raise UserError("--coordinator, --processes and --process: give all three or none.")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(f"--coordinator {coordinator}: write HOST:PORT, as in 10.0.0.1:1234.")
+    if not 0 <= process < processes:
+        raise UserError(f"--process {process}: the {processes} processes count from 0.")
+    # JAX aborts, with no error that could be caught, where it finds nobody there.
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            if process == 0:
+                socket.create_server(("", int(port))).close()
+            else:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            break
+        except OSError as error:
+            if process == 0 or time.monotonic() > until:
+                raise UserError(
+                    f"--coordinator {coordinator}: {(error.strerror or str(error)).lower()}; give "
+                    "all processes the address of the first, and a port that is free there."
+                ) from None
+        time.sleep(1)
+    jax.distributed.initialize(coordinator, processes, process)
+    # JAX takes it as a notice, that it is about to end, and goes on. A process may be waiting for
+    # one that has ended already, so no block of Python may have to run.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _watched(config: Any, output: Path) -> Path:

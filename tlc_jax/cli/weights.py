@@ -20,6 +20,7 @@ from tlc_jax.cli.common import (
     console,
     open_network,
     parse_settings,
+    silence_orbax,
 )
 from tlc_jax.image import read_image, write_image
 from tlc_jax.models import MODELS, takes_clips
@@ -116,6 +117,7 @@ def convert(
     """Convert published weights into a checkpoint folder."""
     from checkpoints_convert import convert_file  # the converter builds on this package
 
+    silence_orbax()
     convert_file(source, destination, **parse_settings(settings))
     description = checkpoints.describe(destination)
     console.print(

@@ -3,7 +3,7 @@
     tlc-jax train nafnet_gopro -o runs/nafnet --input train/input --target train/target
 
 200,000 steps of 32 crops. Published: 32.87 dB on GoPro's test set, with TLC.
-Not trained here.
+Not trained here, so the time was not measured.
 """
 
 from tlc_jax.models import NAFNet

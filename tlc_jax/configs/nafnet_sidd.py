@@ -3,7 +3,7 @@
     tlc-jax train nafnet_sidd -o runs/sidd --input train/input_crops --target train/gt_crops
 
 200,000 steps of 32 crops. Published: 39.97 dB on SIDD's validation blocks, global.
-Not trained here.
+Not trained here, so the time was not measured.
 """
 
 from tlc_jax.models import NAFNet

@@ -2,8 +2,9 @@
 
     tlc-jax train restormer -o runs/restormer --input train/input --target train/target
 
-300,000 steps for 8 accelerators. Published: 32.92 dB on GoPro's test set, 33.57
-with TLC. Not trained here. Denoisers also have norm_bias=False and mixup=1.2.
+300,000 steps on 8 GPUs in the paper; the time was not measured, as it was not trained here.
+Published: 32.92 dB on GoPro's test set, 33.57 with TLC. Denoisers also have norm_bias=False and
+mixup=1.2.
 """
 
 from tlc_jax.models import Restormer
