@@ -16,6 +16,8 @@ from flax.typing import Dtype
 
 from tlc_jax import ops
 from tlc_jax.ops import Window, site_window, spread
+from tlc_jax.ops.conv import pointwise_padded
+from tlc_jax.ops.fusion import stored
 
 kernel_init = nn.initializers.lecun_normal()
 
@@ -41,7 +43,7 @@ class Conv1x1(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x, kernel, bias = promote_dtype(x, *self.weights(x.shape[-1]), dtype=self.dtype)
         if self.border:
-            return ops.pointwise_padded(x, kernel, bias, self.border)
+            return pointwise_padded(x, kernel, bias, self.border)
         x = ops.pointwise(x, kernel)
         return x if bias is None else x + bias
 
@@ -94,9 +96,9 @@ class LayerNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
         # Stored, or XLA:CPU makes both anew for every part of the product that reads the result.
-        centred = wide - ops.stored(wide.mean(axis=-1, keepdims=True))
+        centred = wide - stored(wide.mean(axis=-1, keepdims=True))
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        scale = ops.stored(jax.lax.rsqrt(variance + self.epsilon))
+        scale = stored(jax.lax.rsqrt(variance + self.epsilon))
         y = (centred if self.center else wide) * scale
         y = y * channel_param(self, "scale", y, nn.initializers.ones)
         if self.center:
