@@ -1,6 +1,6 @@
 # make demo    take noise and camera shake from a photograph with the weights of the package
 # make test    run the tests and the doctests
-# make check   lint, formatting, types
+# make check   lint, formatting, types, the container file
 # make docs    the documentation, into build/docs; a broken link or name is an error
 # make notebooks   bring both files of each notebook to the newer one of the two
 # make package the sdist and the wheel, into dist; the wheel must work in an environment of its own
@@ -57,7 +57,7 @@ bench-check: .venv/set-up-dev
 	$(BIN)/python -m benchmarks check
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist docs/reference/cli.md
 
 .venv/set-up-demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .

@@ -18,7 +18,7 @@ import numpy as np
 import tlc_jax as tlc
 from benchmarks.tlc_gain.shipped import NOISE, SHAKE
 from tlc_jax.degradations import EightBits
-from tlc_jax.guard import LIMIT, stray
+from tlc_jax.guard import fails, stray, suspicious
 
 
 class Case(NamedTuple):
@@ -63,26 +63,28 @@ def stronger(params: Any, gain: float) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.guard", description=__doc__)
-    parser.add_argument("photographs", type=Path)
-    files = sorted(parser.parse_args().photographs.glob("*.png"))
+    parser.add_argument("photographs", type=Path, help="A folder of .png files.")
+    folder = parser.parse_args().photographs
+    files = sorted(folder.glob("*.png"))
+    if not files:
+        parser.error(f"{folder}: no .png in this folder.")
     print("| picture | network | of | global ran | fell back | farthest local - input | - global |")
     print("|---|---|---:|---:|---:|---:|---:|")
     for name, task, spoil, gain in cases():
         model, params = tlc.load(task)
         params = stronger(params, gain)
-        strays = []
+        ran, fell, strays = 0, 0, []
         for number, file in enumerate(files):
             image = np.asarray(spoil(jax.random.key(number), tlc.read_image(file)))
             globally, locally = (
                 tlc.restore(model.clone(local_mode=local), params, image) for local in (False, True)
             )
-            from_input, from_global = stray(locally, image), stray(locally, globally)
-            strays.append((from_input, from_global, stray(globally, image)))
-        ran = [of for of in strays if of[0] > LIMIT]
-        fell = [of for of in ran if of[1] > LIMIT and of[0] > of[2]]
+            ran += suspicious(image, locally)
+            fell += fails(image, locally, globally)
+            strays.append((stray(locally, image), stray(locally, globally)))
         farthest = np.max(strays, axis=0)
         print(
-            f"| {name} | {task} | {len(strays)} | {len(ran)} | {len(fell)} | {farthest[0]:.3f} | "
+            f"| {name} | {task} | {len(files)} | {ran} | {fell} | {farthest[0]:.3f} | "
             f"{farthest[1]:.3f} |",
             flush=True,
         )

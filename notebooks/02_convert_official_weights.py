@@ -202,6 +202,7 @@ PICTURE = ""  # @param {type: "string"}
 REFERENCE = ""  # @param {type: "string"}
 
 # %%
+assert bool(PICTURE) == bool(REFERENCE), "Give both, PICTURE and REFERENCE, or neither."
 image = tlc.read_image(PICTURE or EXAMPLES / "shaken.png", channels=model.inp_channels)
 globally = tlc.restore(model, params, image)
 locally = tlc.restore(model.clone(local_mode=True), params, image)

@@ -66,6 +66,7 @@ PICTURE = ""  # @param {type: "string"}
 REFERENCE = ""  # @param {type: "string"}
 
 # %%
+assert bool(PICTURE) == bool(REFERENCE), "Give both, PICTURE and REFERENCE, or neither."
 model, params = tlc.load(CHECKPOINT)
 local = model.clone(local_mode=True)
 image = tlc.read_image(PICTURE or EXAMPLES / "shaken.png")

@@ -3,12 +3,17 @@
 import dataclasses
 import importlib.metadata
 import inspect
+import pkgutil
 import re
+from pathlib import Path
 
 import pytest
 
+import checkpoints_convert
 import tlc_jax as tlc
+from tlc_jax import degradations, layers, ops, recipe, train
 
+REFERENCE = Path(__file__).parent.parent / "docs/reference"
 FUNCTIONS = [
     name
     for name in tlc.__all__
@@ -33,6 +38,33 @@ def test_version():
 def test_every_public_name_is_of_some_kind():
     assert len(set(tlc.__all__)) == len(tlc.__all__)
     assert {*FUNCTIONS, *CLASSES, "MODELS"} == set(tlc.__all__)
+
+
+def public(module) -> list[str]:
+    """What a module offers; without `__all__`, the functions and classes that it defines."""
+    defined = (
+        name
+        for name, member in vars(module).items()
+        if getattr(member, "__module__", None) == module.__name__ and callable(member)
+    )
+    names = getattr(module, "__all__", None) or list(defined)
+    return [name for name in names if not name.startswith("_")]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [tlc, ops, layers, checkpoints_convert, train, recipe, degradations],
+    ids=lambda module: module.__name__,
+)
+def test_every_public_name_is_in_the_reference(module):
+    pages = "\n".join(page.read_text() for page in REFERENCE.glob("*.md"))
+    # By its room and its name: `tlc_jax.restore` is a function, and a module, too.
+    entries = re.findall(r"^::: (\S+)\.(\w+)$", pages, re.M)
+    documented = [pkgutil.resolve_name(":".join(entry)) for entry in entries]
+    assert public(module)
+    if module not in documented:  # as a whole
+        for name in public(module):
+            assert any(getattr(module, name) is one for one in documented), name
 
 
 @pytest.mark.parametrize("name", FUNCTIONS + CLASSES)

@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 
-from benchmarks import operations
+import tlc_jax as tlc
+from benchmarks import guard, operations
 from benchmarks.__main__ import is_worse
 from benchmarks.contestant import Contestant
 from benchmarks.networks import race, ratios
@@ -54,6 +57,30 @@ def test_tables_of_operations(monkeypatch):
     for row in rows:
         assert {"global", "auto", "blocks", "cumsum", "reduce_window"} <= row.keys()
         assert 0 < row["error of auto"] < 1e-6
+
+
+@pytest.mark.parametrize(("gain", "falls_back"), [(1.0, 0), (6.0, 1), (np.nan, 1)])
+def test_falling_back_is_counted_as_the_guard_does_it(
+    monkeypatch, capsys, tmp_path, gain, falls_back
+):
+    image = np.full((320, 480, 3), 0.5, np.float32)
+    tlc.write_image(tmp_path / "gray.png", image)
+    case = guard.Case("one", "denoise", guard.half_a_pattern, gain)
+    monkeypatch.setattr(guard, "cases", lambda: [case])
+    monkeypatch.setattr("sys.argv", ["guard", str(tmp_path)])
+    guard.main()
+    *_, of, _, fell, _, _, _ = capsys.readouterr().out.splitlines()[-1].split("|")
+    model, params = tlc.load("denoise")
+    pixels = case.spoil(jax.random.key(0), tlc.read_image(tmp_path / "gray.png"))
+    mode = tlc.restore_guarded(model, guard.stronger(params, gain), pixels).mode
+    assert (int(of), int(fell), mode == "global") == (1, falls_back, falls_back)
+
+
+def test_a_folder_without_photographs(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["guard", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        guard.main()
+    assert f"{tmp_path}: no .png in this folder" in capsys.readouterr().err
 
 
 def test_a_race(tmp_path):

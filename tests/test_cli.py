@@ -278,6 +278,22 @@ def test_compare(run, tmp_path):
         (tmp_path / "a-compare.png").unlink()
 
 
+@pytest.mark.parametrize("mode", ["local", "global"])
+def test_compared_with_nothing_finite(run, tmp_path, monkeypatch, mode):
+    """The picture itself is written, and of the sheet is told why not."""
+    other = "global" if mode == "local" else "local"
+
+    def restore(model, *arguments, **options):
+        restored = tlc.restore(model, *arguments, **options)
+        return restored if model.local_mode == (mode == "local") else restored * np.nan
+
+    monkeypatch.setattr("tlc_jax.cli.pictures.restore", restore)
+    arguments = ("a.png", "-o", tmp_path, "--checkpoint", "net", "--mode", mode)
+    code, _, err = run("restore", *arguments, "--compare")
+    assert code == 2 and err.startswith(f"tlc-jax: a.png in {other} mode: ") and "NaN" in err
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_existing_outputs_are_kept(run, tmp_path):
     (tmp_path / "a.png").write_text("mine")
     arguments = ["pictures", "-o", tmp_path, "--checkpoint", "net"]
@@ -392,10 +408,19 @@ def test_info_of_windows(run, checkpoint, model, options, fields):
 
 
 def test_info_of_windows_drawn(run, tmp_path):
-    code, out, _ = run("info", "net", "--plot", "a.png", "-o", tmp_path / "map.png")
-    assert code == 0 and "40x56" in out and str(tmp_path / "map.png") in out
+    drawn = tmp_path / "map.png"
+    code, out, _ = run("info", "net", "--plot", "a.png", "-o", drawn)
+    assert code == 0 and "40x56" in out and str(drawn) in out
     expected = window_map(tlc.read_image("a.png"), tlc.sites(LOCAL, (40, 56)))
-    np.testing.assert_array_equal(read_picture(tmp_path / "map.png").pixels, expected)
+    np.testing.assert_array_equal(read_picture(drawn).pixels, expected)
+
+    drawn.write_text("mine")
+    code, _, err = run("info", "net", "--plot", "a.png", "-o", drawn)
+    assert code == 2 and f"{drawn}: exists already; --overwrite" in err
+    assert drawn.read_text() == "mine"
+    code, *_ = run("info", "net", "--plot", "a.png", "-o", drawn, "--overwrite")
+    assert code == 0
+    np.testing.assert_array_equal(read_picture(drawn).pixels, expected)
 
 
 def test_info_of_memory(run):
@@ -452,6 +477,7 @@ BAD = {
     "info net --plot text.png": ["text.png"],
     "info net --plot a.png --size 9x9": ["--size"],
     "info net --plot a.png -o nowhere/x.png": ["nowhere"],
+    "info net --plot a.png -o a.png --overwrite": ["a.png", "choose another output"],
     "restore a.png --task deblur --checkpoint net": ["--task deblur", "leave --checkpoint out"],
     "restore a.png -o out --checkpoint nowhere": ["nowhere", "tlc-jax convert"],
     "restore a.png -o out --checkpoint empty": ["empty", "model.json", "tlc-jax convert"],

@@ -31,6 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where all of them run, beside the examples; what one of them compiles the next one has."""
     folder = tmp_path_factory.mktemp("notebooks")
     (folder / "examples").symlink_to(ROOT / "examples")
+    # Matplotlib looks for fonts once on a machine, and says so on stderr where that takes long.
+    subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_PLATFORMS", "cpu")
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
@@ -51,14 +53,18 @@ def run(folder: Path) -> Run:
         notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
         for cell in notebook.cells:
             if "parameters" in cell.metadata.get("tags", ()):
-                for name in [*values]:
-                    line = f"{name} = {values[name]!r}"
-                    cell.source, found = re.subn(rf"(?m)^{name} = .*$", line, cell.source)
+                for parameter in [*values]:
+                    line = f"{parameter} = {values[parameter]!r}"
+                    cell.source, found = re.subn(rf"(?m)^{parameter} = .*$", line, cell.source)
                     if found:
-                        del values[name]
+                        del values[parameter]
         assert not values, "no such parameters"
         nbclient.NotebookClient(
-            notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}
+            notebook,
+            timeout=300,
+            startup_timeout=180,
+            kernel_name="python3",
+            resources={"metadata": {"path": folder}},
         ).execute()
         outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
         shown = [output.data for output in outputs if "data" in output]
@@ -134,6 +140,12 @@ def test_own_weights_and_picture(run, folder, golden):
     expected = by_command_line(folder, folder / "mine.png", "--checkpoint", "results/mine")
     assert expected.dtype == np.uint16
     np.testing.assert_array_equal(written.pixels, expected)
+
+
+@pytest.mark.parametrize("name", ["02_convert_official_weights", "03_how_tlc_works"])
+def test_a_picture_is_not_measured_against_the_truth_of_another(run, name):
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="or neither"):
+        run(name, PICTURE=str(ROOT / "examples/noisy.png"))
 
 
 def test_how_tlc_works(run):

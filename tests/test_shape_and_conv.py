@@ -17,8 +17,8 @@ from tlc_jax.ops import (
     pixel_shuffle,
     pixel_unshuffle,
     pointwise,
-    pointwise_padded,
 )
+from tlc_jax.ops.conv import pointwise_padded
 
 EPS = 2.0**-23  # of float32
 

@@ -38,6 +38,21 @@ def test_the_places_lie_inside_and_apart(count, size):
     assert covered.max() == 1
 
 
+@pytest.mark.parametrize("size", [(20, 4096), (3, 4096), (4096, 3), (1, 1)])
+def test_strips(size):
+    """Panels are no thinner than what shows a picture and, below, a frame with something in it."""
+    random = np.random.default_rng(0)
+    image, globally, locally = random.random((3, *size, 3), np.float32)
+    made = sheet.comparison(image, globally, locally, zooms=1)
+    height, width = (max(sheet.THINNEST, sheet.PANEL * n // max(size)) for n in size)
+    assert made.shape == (
+        height + sheet.HEAD + sheet.GAP + height + 2 * sheet.GAP, 4 * (width + 2 * sheet.GAP), 3
+    )  # fmt: skip
+    enlarged = made[-sheet.GAP - height : -sheet.GAP, sheet.GAP : sheet.GAP + width]
+    assert (enlarged[:3] == RED).all() and not (enlarged[3:-3, 3:-3] == RED).all(-1).any()
+    assert sheet.window_map(image, [tlc.Site("s", "mean", size, size, 3)]).shape == (*size, 3)
+
+
 def test_nothing_differs():
     assert sheet.most_different(np.zeros((*SIZE, 3)), 2) == []
     made = sheet.comparison(flat(0.5), flat(0.25), flat(0.25))

@@ -10,7 +10,8 @@ import pytest
 
 import tlc_jax as tlc
 from tlc_jax import checkpoints
-from tlc_jax.image import from_float
+from tlc_jax.degradations import CameraShake, EightBits, GaussianNoise, InTurn
+from tlc_jax.image import from_float, read_picture
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -31,6 +32,18 @@ def test_they_restore_the_examples(task, name, gain, local):
     image = tlc.read_image(EXAMPLES / f"{name}.png")
     before = tlc.psnr(image, TRUTH)
     assert tlc.psnr(restored(task, image, local=local), TRUTH) > before + gain
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [("noisy", GaussianNoise((25, 25))), ("shaken", CameraShake((5, 12), (0, 8)))],
+)
+def test_the_examples_are_what_is_said_of_them(name, spoil):
+    """But for samples on the verge of two whole numbers."""
+    spoil = jax.jit(InTurn((spoil, EightBits())))
+    image = from_float(spoil(jax.random.key(0), TRUTH), np.uint8)
+    error = np.abs(np.int16(image) - read_picture(EXAMPLES / f"{name}.png").pixels)
+    assert error.max() <= 1 and error.mean() < 1e-4
 
 
 @pytest.mark.parametrize("task", checkpoints.SHIPPED)

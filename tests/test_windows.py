@@ -12,7 +12,7 @@ from checkpoints_convert import RELEASES as RELEASED
 from checkpoints_convert import convert_state_dict
 from checkpoints_convert.engine import Rule, _place
 from tlc_jax.models import NAFNet
-from tlc_jax.ops import (
+from tlc_jax.ops.windows import (
     average_windows,
     axis_cells,
     axis_starts,

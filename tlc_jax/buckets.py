@@ -15,9 +15,16 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from tlc_jax import ops
 from tlc_jax.layers import DepthwiseConv3x3, LocalAttention, LocalMoments, LocalPool
 from tlc_jax.models import Baseline, HINet, NAFNet, Params, Restormer
+from tlc_jax.ops import pad_to_multiple
+from tlc_jax.ops.attention import attention_of_tiles
+from tlc_jax.ops.within import (
+    tiles_within,
+    window_mean_within,
+    window_moments_within,
+    zero_beyond,
+)
 
 # Made of the layers below and of such as act on each position by itself. MPRNet and MAXIM also cut
 # the picture where its size says.
@@ -75,7 +82,7 @@ def forward_within(
     Returns:
       (H, W, C), without meaning beyond `size`.
     """
-    image = ops.pad_to_multiple(image[None], model.multiple)
+    image = pad_to_multiple(image[None], model.multiple)
     extent = -(-size // model.multiple) * model.multiple  # the picture as the network pads it
     with nn.intercept_methods(_within(extent, np.array(image.shape[1:3], np.int32))):
         return model.apply({"params": params}, image)[0]
@@ -98,14 +105,14 @@ def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
         here = extent // (bucket // np.array((h, w), np.int32))
         match layer:
             case LocalPool():
-                return ops.window_mean_within(x, layer.window, here)
+                return window_mean_within(x, layer.window, here)
             case LocalMoments():
-                return ops.window_moments_within(x, layer.window, here)
+                return window_moments_within(x, layer.window, here)
             case LocalAttention():
                 key = x.shape, layer.window
                 if key not in tiles:
-                    tiles[key] = ops.tiles_within(here, (h, w), layer.window)
-                return ops.attention_of_tiles(*args, *tiles[key])
-        return call(ops.zero_beyond(x, here + border))
+                    tiles[key] = tiles_within(here, (h, w), layer.window)
+                return attention_of_tiles(*args, *tiles[key])
+        return call(zero_beyond(x, here + border))
 
     return run

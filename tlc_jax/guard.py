@@ -58,16 +58,34 @@ def restore_guarded(
     image = np.asarray(image)
     pixels = to_float(image)  # what is restored is not clipped: how far it leaves [0, 1] counts
     locally = restore(model.clone(local_mode=True), params, pixels, bucket=bucket)
-    same_size = locally.shape == pixels.shape
-    if same_size and stray(locally, pixels) <= LIMIT:
-        return Guarded(like(image, locally), "local")
-    globally = restore(model.clone(local_mode=False), params, pixels, bucket=bucket)
-    fails = not stray(locally, globally) <= LIMIT  # NaN does, too
-    if fails and same_size:
-        fails = not stray(locally, pixels) <= stray(globally, pixels)
-    if fails:
-        return Guarded(like(image, globally), "global")
+    if suspicious(pixels, locally):
+        globally = restore(model.clone(local_mode=False), params, pixels, bucket=bucket)
+        if fails(pixels, locally, globally):
+            return Guarded(like(image, globally), "global")
     return Guarded(like(image, locally), "local")
+
+
+def suspicious(image: np.ndarray, locally: np.ndarray) -> bool:
+    """Whether only the global result can tell if a local one fails.
+
+    Args:
+      image: the picture, (H, W, C) floats.
+      locally: what local statistics made of it, larger where the network enlarges: nothing but the
+        global result compares with that.
+    """
+    return locally.shape != image.shape or not stray(locally, image) <= LIMIT  # NaN is suspicious
+
+
+def fails(image: np.ndarray, locally: np.ndarray, globally: np.ndarray) -> bool:
+    """Whether local statistics fail where global ones do not, as `restore_guarded` says.
+
+    Args:
+      image, locally: as of `suspicious`.
+      globally: what global statistics made of the picture.
+    """
+    if not suspicious(image, locally) or stray(locally, globally) <= LIMIT:
+        return False
+    return locally.shape != image.shape or not stray(locally, image) <= stray(globally, image)
 
 
 def stray(image: np.ndarray, other: np.ndarray) -> float:

@@ -248,9 +248,9 @@ def _first_line(error: Exception) -> str:
 class State(NamedTuple):
     """What a step changes."""
 
-    step: jax.Array
+    step: jax.Array  # how many were made, int32
     params: Params
-    average: Params
+    average: Params  # of `params` over the steps, which is what is kept
     optimizer: Any
 
 
@@ -271,10 +271,11 @@ LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     # Lai et al., arXiv 1710.01992, with the epsilon of MPRNet
     "charbonnier": _mean_error(lambda error: jnp.sqrt(jnp.square(error) + 1e-6)),
 }
+"""By name, of the restored pictures and the true ones, (N, H, W, C) in [0, 1], to a scalar."""
 
 
 def learning_rate(config: Config) -> optax.Schedule:
-    """The learning rate by the number of the step."""
+    """The learning rate by the number of the step, from 0."""
     falling = max(config.steps - config.warmup - config.constant, 1)
     peak, final = config.learning_rate, config.final_learning_rate
     return optax.join_schedules(
@@ -288,7 +289,7 @@ def learning_rate(config: Config) -> optax.Schedule:
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
-    """AdamW after clipping."""
+    """AdamW after clipping, as the configuration says."""
     clip = optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip)
     b1, b2 = config.betas
     adamw = optax.adamw(learning_rate(config), b1, b2, weight_decay=config.weight_decay)
@@ -296,7 +297,12 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def init(config: Config) -> State:
-    """The state before the first step."""
+    """The state before the first step, with new parameters or those of `init_from`.
+
+    Raises:
+      TrainingError: `init_from` holds another network.
+      CheckpointError: it cannot be read.
+    """
     if config.init_from is None:
         example = jnp.zeros(example_input(config.model, (8, 8)).shape)
         params = config.model.init(jax.random.key(config.seed), example)["params"]
@@ -313,7 +319,16 @@ def init(config: Config) -> State:
 
 
 def samples(config: Config, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Inputs and targets of a step, float32 in [0, 1], from what `Crops` gives."""
+    """Inputs and targets of a step, spoilt and mixed as the configuration says.
+
+    Args:
+      config: of the run.
+      batch: "target", and "input" where no degradation makes it, (N, H, W, C) uint8, uint16 or
+        floats, with the margin; "seed", (N,) whole numbers, of all that is random.
+
+    Returns:
+      Two arrays (N, crop, crop, C) float32, the targets in [0, 1].
+    """
     target = to_float(batch["target"])
     keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(batch["seed"])
     if config.degradation is None:
@@ -335,7 +350,16 @@ def _share(parameter: float, key: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
 def step(config: Config, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
-    """One step of training; reports its loss and the norms of its gradient and its parameters."""
+    """One step of training.
+
+    Args:
+      config: of the run.
+      state: before the step; its memory is used again.
+      batch: as of `samples`.
+
+    Returns:
+      The state after it, and its "loss" and the norms of its "gradient" and "parameters".
+    """
     image, target = samples(config, batch)
 
     def loss_of(params: Params) -> jax.Array:

@@ -16,7 +16,7 @@ from tlc_jax.buckets import forward_within, has_buckets
 from tlc_jax.checkpoints import abstract_params
 from tlc_jax.image import ImageError, from_float, to_float
 from tlc_jax.models import Params, example_input, takes_clips
-from tlc_jax.ops import clip_window
+from tlc_jax.ops.windows import clip_window
 
 LATTICE = 64  # pixels, the side of MAXIM's largest block; that of the others divides it
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
 PANEL = 480  # pixels, the longer side of a picture on a sheet
+THINNEST = 16  # pixels, the shorter side of a strip there, which is stretched to it
 ZOOM = 96  # pixels, that of what is shown enlarged
 GAP, HEAD = 8, 28  # pixels between panels, and for the words above one
 COLOURS = ("#e6194b", "#0082c8", "#f58231", "#3cb44b", "#911eb4")  # of places and of windows
@@ -139,12 +140,14 @@ def _panel(pixels: np.ndarray, title: str, places: Sequence[Place]) -> np.ndarra
     """A whole picture, framed in white, with words above and the places marked."""
     from PIL import ImageDraw, ImageOps
 
-    picture = ImageOps.contain(_drawable(pixels), (PANEL, PANEL))
-    scale = picture.width / pixels.shape[1]
+    width, height = _panel_size(pixels)
+    picture = _drawable(pixels).resize((width, height))
+    across, down = width / pixels.shape[1], height / pixels.shape[0]
     draw = ImageDraw.Draw(picture)
     for place, colour in zip(places, COLOURS, strict=False):
-        top, left, height, width = (scale * pixel for pixel in place)
-        draw.rectangle((left, top, left + width, top + height), outline=colour, width=2)
+        left, right = across * place.left, across * (place.left + place.width)
+        top, bottom = down * place.top, down * (place.top + place.height)
+        draw.rectangle((left, top, right, bottom), outline=colour, width=2)
     framed = ImageOps.expand(picture, (GAP, HEAD, GAP, GAP), "white")
     _label(ImageDraw.Draw(framed), (GAP, 4), "black", title)
     return np.asarray(framed)
@@ -155,11 +158,17 @@ def _enlarged(pixels: np.ndarray, place: Place, colour: str) -> np.ndarray:
     from PIL import Image, ImageOps
 
     top, left, height, width = place
-    whole = ImageOps.contain(_drawable(pixels), (PANEL, PANEL)).size
     part = _drawable(pixels[top : top + height, left : left + width])
-    part = part.resize(whole, Image.Resampling.NEAREST)
+    part = part.resize(_panel_size(pixels), Image.Resampling.NEAREST)
     framed = ImageOps.expand(ImageOps.crop(part, 3), 3, colour)
     return np.asarray(ImageOps.expand(framed, GAP, "white"))
+
+
+def _panel_size(pixels: np.ndarray) -> tuple[int, int]:
+    """(width, height) of a picture on a sheet."""
+    height, width, _ = pixels.shape
+    scale = PANEL / max(height, width)
+    return max(THINNEST, round(scale * width)), max(THINNEST, round(scale * height))
 
 
 def _drawable(pixels: np.ndarray) -> "Image.Image":

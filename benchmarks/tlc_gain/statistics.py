@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.tlc_gain.gain import Network, spoilt
-from tlc_jax.ops import clip_window
+from tlc_jax.ops.windows import clip_window
 from tlc_jax.restore import at_sites, sites
 
 Values = dict[str, np.ndarray]  # by the name of a site, (windows, statistics)

@@ -86,10 +86,11 @@ def restore_picture(
         target.parent.mkdir(parents=True, exist_ok=True)
         write_restored(target, part, picture)
     if sheet is not None:
-        with console.status(Text(f"{source}: restoring in the other mode")):
-            other = model.clone(local_mode=mode == "global")
-            results = run(other, params, pixels), restored
-        globally, locally = results if mode == "local" else results[::-1]
+        other = "global" if mode == "local" else "local"
+        with console.status(Text(f"{source}: restoring in {other} mode")):
+            compared = run(model.clone(local_mode=other == "local"), params, pixels)
+        check_finite(f"{source} in {other} mode", compared)
+        globally, locally = (compared, restored) if mode == "local" else (restored, compared)
         write_image(sheet, comparison(pixels, globally, locally))
 
     size = f"{width}x{height}" + (f" to {width * scale}x{height * scale}" if scale > 1 else "")

@@ -70,12 +70,19 @@ def info(
     window: WindowSide = None,
     dtype: ComputeIn = Dtype.FLOAT32,
     settings: Settings = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace that file, if there is one.")
+    ] = False,
 ) -> None:
     """Describe a checkpoint, the window at every site of TLC, and the memory that it takes."""
     picture = None
     if plot is not None:
         if size is not None:
             raise UserError(f"--plot {plot}: the picture has a size; leave --size out.")
+        if output.resolve() == plot.resolve():
+            raise UserError(f"{output}: this would replace an input; choose another output.")
+        if output.exists() and not overwrite:
+            raise UserError(f"{output}: exists already; --overwrite replaces it.")
         picture = read_image(plot)
         size = "{}x{}".format(*picture.shape)
     height_width = re.fullmatch(r"(\d+)x(\d+)", size or "1x1")

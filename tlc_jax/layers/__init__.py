@@ -16,40 +16,26 @@ from tlc_jax.layers.basic import (
     simple_gate,
     upsample2x2,
 )
-from tlc_jax.layers.cab import (
-    CAB,
-    Decoder,
-    Encoder,
-    ORSNet,
-    Pyramid,
-    ShallowFeatures,
-    prelu_slope,
-)
+from tlc_jax.layers.cab import CAB
 from tlc_jax.layers.naf import NAFBlock
 from tlc_jax.layers.nonlocal_block import NonLocal
 
 __all__ = [
     "CAB",
     "Conv1x1",
-    "Decoder",
     "DepthwiseConv3x3",
     "Downsample2x2",
-    "Encoder",
     "LayerNorm",
     "LocalAttention",
     "LocalMoments",
     "LocalPool",
     "NAFBlock",
     "NonLocal",
-    "ORSNet",
-    "Pyramid",
-    "ShallowFeatures",
     "SqueezeExcite",
     "SupervisedAttention",
     "channel_param",
     "conv3x3",
     "local_window",
-    "prelu_slope",
     "simple_gate",
     "upsample2x2",
 ]

@@ -16,6 +16,8 @@ from flax.typing import Dtype
 
 from tlc_jax import ops
 from tlc_jax.ops import Window, site_window, spread
+from tlc_jax.ops.conv import pointwise_padded
+from tlc_jax.ops.fusion import stored
 
 kernel_init = nn.initializers.lecun_normal()
 
@@ -41,7 +43,7 @@ class Conv1x1(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x, kernel, bias = promote_dtype(x, *self.weights(x.shape[-1]), dtype=self.dtype)
         if self.border:
-            return ops.pointwise_padded(x, kernel, bias, self.border)
+            return pointwise_padded(x, kernel, bias, self.border)
         x = ops.pointwise(x, kernel)
         return x if bias is None else x + bias
 
@@ -65,7 +67,10 @@ class DepthwiseConv3x3(nn.Module):
 
 
 class Downsample2x2(nn.Module):
-    """2x2 convolution of stride 2, as one product: (N, H, W, C) -> (N, H/2, W/2, features)."""
+    """2x2 convolution of stride 2, as one product: (N, H, W, C) -> (N, H/2, W/2, features).
+
+    H and W are even.
+    """
 
     features: int
     dtype: Dtype | None = None
@@ -94,9 +99,9 @@ class LayerNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
         # Stored, or XLA:CPU makes both anew for every part of the product that reads the result.
-        centred = wide - ops.stored(wide.mean(axis=-1, keepdims=True))
+        centred = wide - stored(wide.mean(axis=-1, keepdims=True))
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        scale = ops.stored(jax.lax.rsqrt(variance + self.epsilon))
+        scale = stored(jax.lax.rsqrt(variance + self.epsilon))
         y = (centred if self.center else wide) * scale
         y = y * channel_param(self, "scale", y, nn.initializers.ones)
         if self.center:
@@ -107,8 +112,9 @@ class LayerNorm(nn.Module):
 class LocalPool(nn.Module):
     """Average pooling over the whole map, or over TLC's window: a site of TLC.
 
-    Returns the means of the windows inside the map, (N, H', W', C); what follows the pooling acts
-    on single positions, so it runs on this smaller map, and `ops.spread` brings it back to H x W.
+    Returns the means of the windows inside the map, (N, H', W', C) float32; what follows the
+    pooling acts on single positions, so it runs on this smaller map, and `ops.spread` brings it
+    back to H x W.
     """
 
     site: ClassVar[str] = "mean"
@@ -119,7 +125,10 @@ class LocalPool(nn.Module):
 
 
 class LocalMoments(nn.Module):
-    """Mean and biased variance of each channel, over windows as `LocalPool`: a site of TLC."""
+    """Mean and biased variance of each channel, over windows as `LocalPool`: a site of TLC.
+
+    Returns two arrays (N, H', W', C) float32.
+    """
 
     site: ClassVar[str] = "moments"
     window: Window = None
@@ -169,7 +178,9 @@ class SqueezeExcite(nn.Module):
 
 
 class SupervisedAttention(nn.Module):
-    """The features weighed by the picture that they restore, and that picture, both NHWC.
+    """The features weighed by the picture that they restore, and that picture.
+
+    Called with features (N, H, W, C) and the spoilt picture, as high and wide; returns both alike.
 
     Zamir et al., "MPRNet" (CVPR 2021, arXiv 2102.02808), section 3.2.
     """
@@ -197,7 +208,17 @@ def channel_param(
     x: jax.Array,
     init: nn.initializers.Initializer = nn.initializers.zeros,
 ) -> jax.Array:
-    """One parameter for each channel of x, in x's type and ready to broadcast against it."""
+    """One parameter for each channel of x, in x's type and ready to broadcast against it.
+
+    Args:
+      module: whose parameter it is, in a method that is `nn.compact`.
+      name: of the parameter.
+      x: (..., C).
+      init: of its (C,) float32 values.
+
+    Returns:
+      (1, ..., 1, C).
+    """
     param = module.param(name, init, (x.shape[-1],), jnp.float32)
     return param.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
@@ -209,7 +230,18 @@ def simple_gate(x: jax.Array) -> jax.Array:
 
 
 def local_window(net: Any, *, stride: int | tuple[int, int], multiple: int = 1) -> Window:
-    """The window of one site of a network, as of `ops.site_window`; `None` of a global network."""
+    """The window of one site of a network; `None` of a global network.
+
+    Args:
+      net: a module with the fields `local_mode`, `train_size` and `window`.
+      stride, multiple: as of `ops.site_window`.
+
+    Returns:
+      (height, width) in pixels of the site's map.
+
+    Raises:
+      ValueError: as `ops.site_window`.
+    """
     if not net.local_mode:
         return None
     return site_window(net.train_size, net.window, stride=stride, multiple=multiple)

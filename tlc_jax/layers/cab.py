@@ -22,7 +22,11 @@ def prelu_slope(module: nn.Module) -> jax.Array:
 
 
 class CAB(nn.Module):
-    """Channel attention block, (N, H, W, C) -> the same: two convolutions, then the attention."""
+    """Channel attention block, (N, H, W, C) -> the same: two convolutions, then the attention.
+
+    Called with the slope of its PReLU below zero, too, a scalar; its attention has C // reduction
+    hidden channels.
+    """
 
     reduction: int
     window: Window = None

@@ -19,7 +19,10 @@ from tlc_jax.ops import Window, spread
 
 
 class NAFBlock(nn.Module):
-    """Depthwise convolution with simplified channel attention, then a gated pair of 1x1."""
+    """Depthwise convolution with simplified channel attention, then a gated pair of 1x1.
+
+    (N, H, W, C) -> the same. It starts as the identity.
+    """
 
     window: Window = None
     dtype: Dtype | None = None

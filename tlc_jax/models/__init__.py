@@ -40,6 +40,7 @@ MODELS = {
     "nafssr": NAFSSR,
     "rnn_mbp": RNNMBP,
 }
+"""The classes of the networks by the names that `model.json` records."""
 
 
 def takes_clips(model: nn.Module | type[nn.Module]) -> bool:

@@ -23,15 +23,9 @@ from tlc_jax.layers import (
     conv3x3,
     upsample2x2,
 )
-from tlc_jax.ops import (
-    Window,
-    average_windows,
-    clip_window,
-    extract_windows,
-    reflection,
-    resize_bilinear,
-    site_window,
-)
+from tlc_jax.ops import Window, average_windows, extract_windows, resize_bilinear, site_window
+from tlc_jax.ops.shape import reflection
+from tlc_jax.ops.windows import clip_window
 
 
 class Level(NamedTuple):

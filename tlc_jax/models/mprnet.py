@@ -11,17 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from tlc_jax.layers import (
-    Decoder,
-    Encoder,
-    ORSNet,
-    Pyramid,
-    ShallowFeatures,
-    SupervisedAttention,
-    conv3x3,
-    local_window,
-    prelu_slope,
-)
+from tlc_jax.layers import SupervisedAttention, conv3x3, local_window
+from tlc_jax.layers.cab import Decoder, Encoder, ORSNet, Pyramid, ShallowFeatures, prelu_slope
 from tlc_jax.ops import Window, pad_to_multiple
 
 LEVELS = 3  # of the U-Nets

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from tlc_jax.layers import Decoder, Encoder, ORSNet, Pyramid, ShallowFeatures, local_window
+from tlc_jax.layers import local_window
+from tlc_jax.layers.cab import Decoder, Encoder, ORSNet, Pyramid, ShallowFeatures
 from tlc_jax.ops import Window, pad_to_multiple
 
 LEVELS = 3  # of the U-Nets

@@ -6,9 +6,16 @@ import numpy as np
 
 
 def resize_bilinear(x: jax.Array, levels: int) -> jax.Array:
-    """(N, H, W, C) resized by 2**levels, as jax.image.resize does: antialiased when it shrinks.
+    """Resize by 2**levels, as jax.image.resize does: antialiased when it shrinks.
 
     That function multiplies by dense matrices; this one reads only the pixels that weigh anything.
+
+    Args:
+      x: (N, H, W, C) floats.
+      levels: how often the sides are doubled, or if negative, halved.
+
+    Returns:
+      (N, H 2**levels, W 2**levels, C), rounded down, of x's type.
     """
     n, h, w, c = x.shape
     x = _resize_axis(x.reshape(n, h, w * c), levels)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 Window = tuple[int, int] | None
+"""(height, width) in pixels of the map that it is for; `None` is the whole map."""
 
 # What a tile of an attention costs, in pixels: its matrix of C x C is made, summed into windows and
 # comes back, and a pixel is multiplied by such matrices. Measured at Restormer's levels on a CPU.
@@ -176,7 +177,18 @@ def cheapest_tile(rows: np.ndarray, columns: np.ndarray) -> tuple[int, int]:
 
 
 def extract_windows(x: jax.Array, window: Window) -> jax.Array:
-    """The overlapping windows of `axis_starts`: (N, H, W, C) -> (windows * N, h, w, C)."""
+    """The fewest evenly spaced windows that cover a map, the last flush with its end.
+
+    Args:
+      x: (N, H, W, C).
+      window: (height, width) in pixels, clipped to the map; `None` is the whole map.
+
+    Returns:
+      (windows * N, h, w, C), row by row, those of all N at one place together.
+
+    Raises:
+      ValueError: a window that is not two whole numbers of pixels.
+    """
     n, height, width, c = x.shape
     h, w = clip_window(window, (height, width))
     rows, columns = axis_starts(height, h), axis_starts(width, w)
