@@ -4,7 +4,10 @@ With TLC_JAX_SCREENSHOTS the pictures of docs/app.md are written into that folde
 or Gradio the browser's tests skip, but not where TLC_JAX_BROWSER says that they are there.
 """
 
+import contextlib
 import importlib.util
+import io
+import json
 import os
 import re
 import shutil
@@ -16,6 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -25,7 +29,7 @@ import tlc_jax as tlc
 from tlc_jax import checkpoints, guard
 from tlc_jax.app import jobs
 from tlc_jax.app.page import Visits, check_size
-from tlc_jax.app.workers import JobError, Workers
+from tlc_jax.app.workers import JobError, Unwanted, Workers
 from tlc_jax.image import ImageError, read_picture
 
 ROOT = Path(__file__).parent.parent
@@ -45,36 +49,88 @@ in_browser = pytest.mark.skipif(
 # The page, from outside
 
 
-def leftovers(folder):
-    return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+def files(folder):
+    """The names of all files below a folder, from which some may be going."""
+    return {name for _, _, names in os.walk(folder) for name in names}
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """The page as the command serves it, and its temporary folder; at the end that is empty."""
-    folder = tmp_path_factory.mktemp("page")
+class Served(NamedTuple):
+    process: subprocess.Popen
+    address: str
+    folder: Path  # its temporary one
+    environment: dict[str, str]
+
+    def workers(self):
+        """The processes of the page that do its jobs."""
+        found = set()
+        for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
+            for pid in children.read_text().split():
+                with contextlib.suppress(FileNotFoundError):  # it has just ended
+                    if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        found.add(int(pid))
+        return found
+
+    def hold(self):
+        """Stop its worker, so that whatever it is asked for next goes on for ever."""
+        (worker,) = self.workers()
+        os.kill(worker, signal.SIGSTOP)
+        return worker
+
+
+@contextlib.contextmanager
+def serving(make_folder, *options):
+    """The page as the command serves it. At the end nothing of it is left."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    folder = make_folder("page")
     environment = {
         "TMPDIR": str(folder),
-        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+        "XDG_CACHE_HOME": str(make_folder("cache")),
         "GRADIO_HEARTBEAT_INTERVAL": "0.5",  # by which it sees that a visitor has left
     }
-    page = subprocess.Popen(
-        [COMMAND, "app", "--port", str(port)],
+    process = subprocess.Popen(
+        [COMMAND, "app", "--port", str(port), *options],
         env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
-    said = page.stdout.readline()
-    assert said.startswith(f"http://127.0.0.1:{port}/"), page.communicate()[1]
-    yield said.split()[0], folder, environment
-    page.send_signal(signal.SIGTERM)
-    _, err = page.communicate(timeout=60)
-    assert (page.returncode, err) == (0, "")
-    assert list(folder.iterdir()) == []
+    try:
+        said = process.stdout.readline()
+        assert said.startswith(f"http://127.0.0.1:{port}/"), process.communicate()[1]
+        yield Served(process, said.split()[0], folder, environment)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=180)
+        assert (process.returncode, err) == (0, "")
+        assert list(folder.iterdir()) == []
+        wait_until(lambda: not alive(process.pid))
+    finally:
+        if alive(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def alive(group):
+    """Whether there are processes of a group."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(happens):
+    end = time.monotonic() + 180
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
@@ -94,49 +150,58 @@ def chromium():
 
 
 @pytest.fixture
-def page(served, chromium):
-    """A visitor who has opened the page. It asks no other machine for anything."""
-    address, _, _ = served
-    page = chromium.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(SECONDS)
-    elsewhere = []
-    page.on(
-        "request",
-        lambda asked: (
-            asked.url.startswith((address, "data:", "blob:")) or elsewhere.append(asked.url)
-        ),
-    )
-    page.goto(address)
-    page.wait_for_selector("#upload")
-    yield page
-    page.close()
+def visit(chromium):
+    """Opens a page as somebody of whom it knows nothing. It asks no other machine for anything."""
+    pages, elsewhere = [], []
+
+    def visit(served):
+        page = chromium.new_page(viewport={"width": 1280, "height": 800})
+        pages.append(page)
+        page.set_default_timeout(SECONDS)
+        ours = (served.address, "data:", "blob:")
+        page.on("request", lambda asked: asked.url.startswith(ours) or elsewhere.append(asked.url))
+        page.goto(served.address)
+        page.wait_for_selector("#upload")
+        return page
+
+    yield visit
+    for page in pages:
+        page.close()
     assert not elsewhere
 
 
 @pytest.fixture
-def drop(page):
+def page(served, visit):
+    return visit(served)
+
+
+def drop(page, path, shows="#slider img"):
     """Drops a picture; the page shows it, or what is wrong with it."""
-
-    def drop(path, shows="#slider img"):
-        page.set_input_files("#upload input[type=file]", path)
-        page.wait_for_selector(shows)
-
-    return drop
+    page.set_input_files("#upload input[type=file]", path)
+    page.wait_for_selector(shows)
 
 
-@pytest.fixture
-def restored(page, served, tmp_path):
-    """Presses the button, and what is downloaded then."""
+def press(page, name):
+    page.get_by_role("button", name=name, exact=True).click()
 
-    def restored():
-        page.get_by_role("button", name="Restore", exact=True).click()
-        page.wait_for_selector("#download", state="visible")
-        with page.expect_download() as download:
-            page.locator("#download").click()
-        download.value.save_as(tmp_path / "downloaded.png")
-        return download.value.suggested_filename, (tmp_path / "downloaded.png").read_bytes()
 
-    return restored
+def shown(page):
+    """Where that lies which the slider uncovers: in a folder of its own for each result."""
+    return page.locator("#slider img").nth(1).get_attribute("src").rpartition("/")[0]
+
+
+def result(page, but=None):
+    """What is downloaded once the page shows a result: its name and its bytes."""
+    page.locator(f'#slider img[src$="after.jpg"]:not([src^="{but}"])').wait_for()
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    assert download.value.url.startswith(shown(page))
+    return download.value.suggested_filename, download.value.path().read_bytes()
+
+
+def restored(page):
+    press(page, "Restore")
+    return result(page)
 
 
 @pytest.fixture
@@ -146,7 +211,9 @@ def by_command(served, tmp_path):
     def by_command(source, *options):
         target = tmp_path / "by-command.png"
         command = [COMMAND, "restore", source, "-o", target, "--overwrite", *map(str, options)]
-        subprocess.run(command, env=os.environ | served[2], check=True, capture_output=True)
+        subprocess.run(
+            command, env=os.environ | served.environment, check=True, capture_output=True
+        )
         return target.read_bytes()
 
     return by_command
@@ -162,10 +229,10 @@ def photograph(page, name):
 
 
 @in_browser
-def test_a_picture_is_restored_as_by_the_command(page, drop, restored, by_command):
-    drop(NOISY)
+def test_a_picture_is_restored_as_by_the_command(page, by_command):
+    drop(page, NOISY)
     assert "768 x 512" in page.locator("#told").inner_text()
-    name, downloaded = restored()
+    name, downloaded = restored(page)
     assert name == "noisy-restored.png"
     assert downloaded == by_command(NOISY)
     told = page.locator("#told").inner_text()
@@ -176,10 +243,10 @@ def test_a_picture_is_restored_as_by_the_command(page, drop, restored, by_comman
 
 
 @in_browser
-def test_the_slider_uncovers(page, drop, restored):
+def test_the_slider_uncovers(page):
     """Left of it is the picture as it came, right of it the restored one."""
-    drop(EXAMPLE)
-    restored()
+    drop(page, EXAMPLE)
+    restored(page)
     before, after = page.locator("#slider img").all()
     assert before.get_attribute("src").endswith("before.jpg")
     assert after.get_attribute("src").endswith("after.jpg")
@@ -197,26 +264,23 @@ def test_the_slider_uncovers(page, drop, restored):
 
 
 @in_browser
-def test_all_that_a_picture_holds_is_kept(page, drop, restored, by_command, tmp_path):
+def test_all_that_a_picture_holds_is_kept(page, by_command, tmp_path):
     """16 bits, alpha and a colour profile, with choices that the page does not start at."""
     rng = np.random.default_rng(0)
     pixels, alpha = (rng.integers(0, 2**16, shape, np.uint16) for shape in ((60, 90, 3), (60, 90)))
     source = tmp_path / "deep & <b>odd.png"
     tlc.write_image(source, pixels, alpha=alpha, icc_profile=SRGB)
-    drop(source)
+    drop(page, source)
     page.get_by_label("deblur").check()
     page.get_by_label("global").check()
     page.get_by_label("Window").fill("40")
-    _, downloaded = restored()
+    _, downloaded = restored(page)
     assert downloaded == by_command(source, "--task", "deblur", "--mode", "global", "--window", 40)
-    page.get_by_label("local").check()
-    page.get_by_role("button", name="Restore", exact=True).click()
-    page.wait_for_function("document.querySelector('#told').innerText.includes('local stat')")
-    with page.expect_download() as download:
-        page.locator("#download").click()
-    assert download.value.path().read_bytes() == by_command(
-        source, "--task", "deblur", "--window", 40
-    )
+    page.get_by_label("auto").check()
+    first = shown(page)
+    press(page, "Restore")
+    _, downloaded = result(page, but=first)
+    assert downloaded == by_command(source, "--task", "deblur", "--mode", "auto", "--window", 40)
 
 
 @in_browser
@@ -256,9 +320,9 @@ def test_modes_are_compared(page):
     ],
     ids=["text", "cut", "large"],
 )  # fmt: skip
-def test_what_cannot_be_restored_gets_a_sentence(page, drop, tmp_path, make, sentence):
+def test_what_cannot_be_restored_gets_a_sentence(page, tmp_path, make, sentence):
     make(tmp_path / "it.png")
-    drop(tmp_path / "it.png", shows="#complaint")
+    drop(page, tmp_path / "it.png", shows="#complaint")
     said = page.locator("#complaint").inner_text()
     assert said.startswith(sentence) and said.endswith(".") and "/" not in said
     page.get_by_role("button", name="Restore", exact=True).click()
@@ -270,34 +334,129 @@ def test_what_cannot_be_restored_gets_a_sentence(page, drop, tmp_path, make, sen
 @in_browser
 def test_a_file_may_be_too_large(page, served, tmp_path):
     """The page does not send it, and the server takes it from nobody."""
-    address, folder, _ = served
     large = bytes(64 * 2**20 + 1)
     (tmp_path / "large.png").write_bytes(large)
     page.set_input_files("#upload input[type=file]", tmp_path / "large.png")
     page.wait_for_selector("text=exceed the maximum allowed size of 64.0 Mb")
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="large.png"\r\n\r\n'
     sent = urllib.request.Request(
-        f"{address}gradio_api/upload",
+        f"{served.address}gradio_api/upload",
         head + large + b"\r\n--x--\r\n",
         {"Content-Type": "multipart/form-data; boundary=x"},
     )
     with pytest.raises(urllib.error.HTTPError, match="413"):
         urllib.request.urlopen(sent)
-    assert not list(folder.rglob("large.png"))
+    assert not list(served.folder.rglob("large.png"))
 
 
 @in_browser
-def test_a_visitor_leaves_nothing(served, page, drop, restored):
-    _, folder, _ = served
-    drop(SHAKEN)
-    restored()
+def test_a_visitor_leaves_nothing(served, page):
+    drop(page, SHAKEN)
+    restored(page)
     names = {"shaken.png", "shaken-restored.png"}
-    assert names <= {path.name for path in leftovers(folder)}
+    assert names <= files(served.folder)
     page.close()
-    end = time.monotonic() + 60
-    while names & {path.name for path in leftovers(folder)}:
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    wait_until(lambda: not names & files(served.folder))
+
+
+@in_browser
+def test_two_visitors_get_their_own(served, page, visit, tmp_path):
+    """Of pictures of one size, at the same time."""
+    other = visit(served)
+    for visitor, level in ((page, 60), (other, 190)):
+        tlc.write_image(tmp_path / f"{level}.png", np.full((64, 96, 3), level, np.uint8))
+        drop(visitor, tmp_path / f"{level}.png")
+    press(page, "Restore")
+    press(other, "Restore")
+    for visitor, level in ((page, 60), (other, 190)):
+        name, downloaded = result(visitor)
+        assert name == f"{level}-restored.png"
+        assert abs(np.asarray(Image.open(io.BytesIO(downloaded))).mean() - level) < 20
+
+
+@in_browser
+def test_only_so_many_wait_and_nobody_for_one_who_left(served, page, visit):
+    drop(page, EXAMPLE)
+    worker = served.hold()
+    press(page, "Restore")
+    page.wait_for_selector("text=waiting")
+    other = visit(served)
+    other.locator("#examples .gallery-item").nth(0).click()
+    other.wait_for_selector("#told >> text=noisy.jpg")  # though its preview waits
+    other.wait_for_selector("text=queue: 1/1")
+    with urllib.request.urlopen(f"{served.address}config") as answer:
+        listeners = json.load(answer)["dependencies"]
+    (restores,) = [number["id"] for number in listeners if number["api_name"] == "restore"]
+    asked = {"data": ["denoise", "local", 0], "fn_index": restores, "session_hash": "nobody"}
+    for place in range(1, 17):
+        asks = urllib.request.Request(
+            f"{served.address}gradio_api/queue/join",
+            json.dumps(asked).encode(),
+            {"Content-Type": "application/json"},
+        )
+        refused = pytest.raises(urllib.error.HTTPError, match="503")
+        with refused if place == 16 else contextlib.nullcontext():
+            urllib.request.urlopen(asks).close()
+    press(other, "Restore")
+    other.wait_for_selector("text=currently busy")
+    page.close()
+    other.wait_for_selector("#slider img")
+    assert worker not in served.workers()
+    assert restored(other)[0] == "noisy-restored.png"
+
+
+@in_browser
+def test_a_job_is_stopped_with_its_picture(served, page):
+    """Another one is taken meanwhile, and then none."""
+    drop(page, SHAKEN)
+    served.hold()
+    press(page, "Restore")
+    page.wait_for_selector("text=waiting")
+    page.locator("#examples .gallery-item").nth(0).click()
+    page.wait_for_selector("#told >> text=noisy.jpg")
+    page.wait_for_selector("#slider img")
+    worker = served.hold()
+    press(page, "Compare")
+    page.wait_for_selector("text=waiting")
+    drop(page, NOISY, shows="#told >> text=noisy.png")
+    wait_until(lambda: worker not in served.workers())
+    page.wait_for_selector("#slider img")
+    served.hold()
+    press(page, "Restore")
+    page.wait_for_selector("text=waiting")
+    page.get_by_label("Clear").click()
+    wait_until(lambda: "noisy.png" not in files(served.folder))
+    page.wait_for_selector("text=waiting", state="detached")
+    assert page.locator("#told").inner_text() == ""
+
+
+@in_browser
+def test_a_job_has_its_time_and_no_more_than_the_page(tmp_path_factory, visit):
+    """The page is asked to end while one is under way."""
+    with serving(tmp_path_factory.mktemp, "--timeout", "20") as served:
+        page = visit(served)
+        drop(page, EXAMPLE)
+        served.hold()
+        press(page, "Restore")
+        page.wait_for_selector("#complaint >> text=longer than 20 seconds")
+        wait_until(served.workers)
+        served.hold()
+        press(page, "Restore")
+        page.wait_for_selector("text=waiting")
+
+
+@in_browser
+def test_ports_may_be_taken(tmp_path):
+    """All those which are tried where none is given."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        few = {"GRADIO_SERVER_PORT": str(taken.getsockname()[1]), "GRADIO_NUM_PORTS": "1"}
+        ended = subprocess.run(
+            [COMMAND, "app"], env=os.environ | few | {"TMPDIR": str(tmp_path)},
+            capture_output=True, text=True, timeout=180,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("tlc-jax: cannot listen at 127.0.0.1, any of the 100 ports")
+    assert len(ended.stderr.splitlines()) == 1 and list(tmp_path.iterdir()) == []
 
 
 # What it is made of
@@ -309,9 +468,9 @@ def sleeps(seconds):
     yield "awake"
 
 
-def dies():
+def dies(of):
     yield "alive"
-    os._exit(9)
+    os.kill(os.getpid(), of)
 
 
 def fails():
@@ -329,27 +488,54 @@ def out_of_memory():
     yield
 
 
-def test_a_job_has_its_time(capfd):
-    """And whatever becomes of one, the next is done."""
+@pytest.fixture
+def one_worker():
     workers = Workers(60)
     workers.start(1)
+    yield workers
+    workers.stop()
+
+
+def test_a_job_has_its_time(one_worker, capfd):
+    """And whatever becomes of one, the next is done."""
+    workers = one_worker
+    workers.seconds = 3  # of which the process takes none for its start, now and below
     assert list(workers.run(sleeps, 0)) == ["slept", "awake"]
-    workers.seconds = 3
-    running = workers.run(sleeps, 60)
     with pytest.raises(JobError, match="longer than 3 seconds"):
-        list(running)
+        list(workers.run(sleeps, 600))
     workers.seconds = 60
     for job, sentence in (
-        (dies, "not enough memory"),
-        (out_of_memory, "not enough memory"),
-        (fails, "the terminal .* says why"),
-        (refuses, "this is a sentence"),
+        ((dies, signal.SIGKILL), "not enough memory"),
+        ((dies, signal.SIGTERM), "broke down"),
+        ((out_of_memory,), "not enough memory"),
+        ((fails,), "the terminal .* says why"),
+        ((refuses,), "this is a sentence"),
     ):
         with pytest.raises(JobError, match=sentence):
-            list(workers.run(job))
+            list(workers.run(*job))
     assert "ZeroDivisionError" in capfd.readouterr().err
-    next(workers.run(sleeps, 60))  # nobody waits for the rest
+    next(workers.run(sleeps, 600))  # nobody waits for the rest
     assert list(workers.run(sleeps, 0)) == ["slept", "awake"]
+    answers = iter([True, False])
+    with pytest.raises(Unwanted):
+        list(workers.run(sleeps, 600, wanted=lambda: next(answers)))
+
+
+def test_a_process_may_not_begin(one_worker):
+    """One that died with nothing to do is replaced; that one is killed before it is ready."""
+    process = one_worker.all[0].process
+    process.kill()
+    process.join()
+
+    def wanted():
+        one_worker.all[0].process.kill()
+        return True
+
+    with pytest.raises(JobError, match="could not begin"):
+        list(one_worker.run(sleeps, 0, wanted=wanted))
+    one_worker.stop()
+    with pytest.raises(Unwanted):
+        list(one_worker.run(sleeps, 0))
 
 
 def test_visits_are_apart(tmp_path):
@@ -364,8 +550,11 @@ def test_visits_are_apart(tmp_path):
     assert second.source.read_text() == "a.png"
     visits.end("first")
     with pytest.raises(JobError, match="no picture yet"):
-        visits.request("first", "restored")
-    results = [visits.request("second", "restored", Path("net"), "local", None) for _ in range(2)]
+        visits.find("first")
+    with pytest.raises(JobError, match=r"^cannot take a\.png: no such file or directory; drop it"):
+        visits.start("first", upload)
+    second = visits.find("second")
+    results = [second.request("restored", Path("net"), "local", None) for _ in range(2)]
     assert [result.folder.exists() for result in results] == [False, True]
     third = visits.start("second", other)
     assert not second.folder.exists() and third.source.read_text() == "b.png"
@@ -408,6 +597,19 @@ def test_auto_tells_what_it_chose(tmp_path, monkeypatch):
     assert "global statistics" in made.facts["network"] and "false colours" in made.facts["auto"]
     assert made.facts["note"] == "gray repeated to RGB"
     assert (read_picture(made.file).pixels == 128).all()
+
+
+def test_visitors_learn_no_path(tmp_path):
+    """Of a damaged checkpoint, and of a folder that cannot be written to."""
+    source, network, folder = (tmp_path / "a" / name for name in ("b c.png", "net", "out"))
+    shutil.copytree(checkpoints.find("denoise"), network)
+    tlc.write_image(source, np.zeros((32, 48, 3), np.float32))
+    with pytest.raises(ImageError, match="out") as refused:
+        list(jobs.preview(source, folder))
+    assert str(tmp_path) not in str(refused.value)
+    next(file for file in (network / "params").rglob("*") if file.is_file()).unlink()
+    with pytest.raises(checkpoints.CheckpointError, match=r"^net/params: damaged"):
+        list(jobs.restored(jobs.Request(source, folder, network, "local", None)))
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ def restored(request: Request) -> Iterator[Progress | Restored]:
     yield Progress(0.8, "writing")
     file = request.folder / f"{request.source.stem}-restored.png"
     written = from_float(result, picture.pixels.dtype)
-    write_restored(file, written, picture)
+    with by_name(file, request.folder):
+        write_restored(file, written, picture)
     facts = {
         "picture": f"{width} x {height}, {8 * picture.pixels.itemsize} bits",
         "network": f"{type(model).__name__}, {mode} statistics, float32",
@@ -177,7 +178,8 @@ def _load(checkpoint: Path) -> tuple[nn.Module, Params]:
 
 
 def _network(request: Request) -> tuple[nn.Module, Params]:
-    model, params = _load(request.checkpoint)
+    with by_name(request.checkpoint):
+        model, params = _load(request.checkpoint)
     side = request.window
     return model.clone(window=None if side is None else (side, side)), params
 
@@ -192,12 +194,15 @@ def _read(source: Path, channels: int | None) -> Picture:
 
 
 @contextlib.contextmanager
-def by_name(source: Path) -> Iterator[None]:
-    """Errors that name a file by its name alone, which is all that a visitor knows of it."""
+def by_name(*paths: Path) -> Iterator[None]:
+    """Errors that name these by their names alone, which is all that a visitor knows of them."""
     try:
         yield
-    except ImageError as error:
-        raise ImageError(str(error).replace(str(source), source.name)) from None
+    except (ImageError, checkpoints.CheckpointError) as error:
+        sentence = str(error)
+        for path in paths:
+            sentence = sentence.replace(str(path), path.name)
+        raise type(error)(sentence) from None
 
 
 def _show(path: Path, pixels: np.ndarray, icc_profile: bytes | None) -> Path:
@@ -210,7 +215,8 @@ def _show(path: Path, pixels: np.ndarray, icc_profile: bytes | None) -> Path:
         shrink = functools.partial(Image.Image.resize, size=size, resample=Image.Resampling.BOX)
         channels = np.moveaxis(np.asarray(pixels, np.float32), -1, 0)
         pixels = np.stack([np.asarray(shrink(Image.fromarray(c))) for c in channels], -1)
-    write_image(path, pixels, icc_profile=icc_profile)
+    with by_name(path, path.parent):
+        write_image(path, pixels, icc_profile=icc_profile)
     return path
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlc_jax.app import jobs
-from tlc_jax.app.workers import JobError, Workers
+from tlc_jax.app.workers import JobError, Unwanted, Workers
 from tlc_jax.data import PICTURES
 from tlc_jax.image import ImageError, picture_size
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WAITING = 16  # jobs, before the page asks to come back later
-AN_HOUR = 3600  # seconds, after which files go that no visitor came to own
+# Seconds. Every hour Gradio removes what is a day old: uploads that no visit took over, but also
+# the results of a visitor who is still there, so that sooner is no good.
+AN_HOUR, A_DAY = 3600, 86400
 
 CSS = """
 .gradio-container { max-width: 1280px !important; margin: auto }
@@ -56,6 +58,14 @@ class Visit(NamedTuple):
     source: Path
     upload: Path | None  # `None` for an example
 
+    def request(self, kind: str, *choices: Any) -> jobs.Request:
+        """A job for the picture, whose results take the place of the last such ones."""
+        for old in self.folder.glob(f"{kind}-*"):
+            shutil.rmtree(old)
+        # A name of its own, or the browser would show the last result again.
+        folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=self.folder))
+        return jobs.Request(self.source, folder, *choices)
+
 
 class Visits:
     """The folders of those who look at the page, by Gradio's name of their session."""
@@ -65,15 +75,36 @@ class Visits:
         self.present: dict[str | None, Visit] = {}
 
     def start(self, session: str | None, picture: Path) -> Visit:
-        """Take over what was uploaded, or an example; what the session had before goes."""
+        """Take over what was uploaded, or an example; what the session had before goes.
+
+        Raises:
+          JobError: the upload is gone, or there is no room for it.
+        """
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         source = folder / "source" / picture.name
         source.parent.mkdir()
-        shutil.copyfile(picture, source)
+        try:
+            shutil.copyfile(picture, source)
+        except OSError as error:
+            # Gradio keeps the same file once for all who send it: another may just have left.
+            shutil.rmtree(folder)
+            reason = (error.strerror or "unknown error").lower()
+            raise JobError(f"cannot take {picture.name}: {reason}; drop it again.") from None
         upload = picture if picture.is_relative_to(self.folder) else None
         self.end(session, but=upload)
         self.present[session] = Visit(folder, source, upload)
         return self.present[session]
+
+    def find(self, session: str | None) -> Visit:
+        """What there is of a session.
+
+        Raises:
+          JobError: it has no picture.
+        """
+        visit = self.present.get(session)
+        if visit is None:
+            raise JobError("there is no picture yet; drop one, or take an example.")
+        return visit
 
     def end(self, session: str | None, but: Path | None = None) -> None:
         """Remove all that there is of a session, but an upload that is the next one's, too."""
@@ -82,21 +113,6 @@ class Visits:
             shutil.rmtree(visit.folder, ignore_errors=True)
             if visit.upload not in (None, but):
                 visit.upload.unlink(missing_ok=True)
-
-    def request(self, session: str | None, kind: str, *choices: Any) -> jobs.Request:
-        """A job for the picture of a session, whose results take the place of the last such ones.
-
-        Raises:
-          JobError: the session has no picture.
-        """
-        visit = self.present.get(session)
-        if visit is None:
-            raise JobError("there is no picture yet; drop one, or take an example.")
-        for old in visit.folder.glob(f"{kind}-*"):
-            shutil.rmtree(old)
-        # A name of its own, or the browser would show the last result again.
-        folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=visit.folder))
-        return jobs.Request(visit.source, folder, *choices)
 
 
 def serve(
@@ -111,13 +127,19 @@ def serve(
     Args:
       networks: folders of checkpoints for single pictures, by what visitors choose.
       limits: what visitors may ask for.
-      host, port: where to listen; `None` is the first free port from 7860 on.
+      host, port: where to listen; `None` is the first free one of the 100 ports from 7860 on.
       ready: told the address as soon as the page answers there.
 
     Raises:
       ImportError: Gradio is not installed.
+      OSError: it cannot listen there.
     """
-    with tempfile.TemporaryDirectory(prefix="tlc-jax-") as folder:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        tempfile.TemporaryDirectory(prefix="tlc-jax-") as folder,
+    ):
         # Gradio looks at these when it is imported.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         workers = Workers(limits.seconds)
@@ -125,31 +147,36 @@ def serve(
 
         page = build(networks, limits, Visits(Path(folder)), workers)
         page.queue(max_size=WAITING, api_open=False)
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            max_file_size=limits.megabytes * 2**20,
-            css=CSS,
-            # From Gradio's own files, of which the half-bold one that it takes lacks most letters.
-            theme=Default(font=[LocalFont("Source Sans Pro", weights=(400, 700)), "sans-serif"]),
-            footer_links=[],
-            prevent_thread_lock=True,
-            quiet=True,
-            # What Gradio would do elsewhere, or tell others of.
-            share=False,
-            enable_monitoring=False,
-            run_history=False,
-            mcp_server=False,
-            ssr_mode=False,
-            pwa=False,
-        )
-        ready(address)
-        workers.start(limits.jobs)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.default_int_handler)
-        with contextlib.suppress(KeyboardInterrupt):
+        # From Gradio's own files, of which the half-bold one that it takes lacks most letters.
+        font = LocalFont("Source Sans Pro", weights=(400, 700))
+        try:
+            _, address, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                max_file_size=limits.megabytes * 2**20,
+                css=CSS,
+                theme=Default(font=[font, "sans-serif"]),
+                footer_links=[],
+                prevent_thread_lock=True,
+                quiet=True,
+                # What Gradio would do elsewhere, or tell others of.
+                share=False,
+                enable_monitoring=False,
+                run_history=False,
+                mcp_server=False,
+                ssr_mode=False,
+                pwa=False,
+            )
+        except OSError:  # whose sentence is for those who program with Gradio
+            where = "any of the 100 ports from 7860 on" if port is None else f"port {port}"
+            raise OSError(f"cannot listen at {host}, {where}; choose another") from None
+        try:
+            ready(address)
+            workers.start(limits.jobs)
             threading.Event().wait()
-        page.close(verbose=False)
+        finally:
+            workers.stop()  # before the page, which waits for them, and their folder
+            page.close(verbose=False)
 
 
 def build(
@@ -161,30 +188,45 @@ def build(
     gr.set_static_paths(EXAMPLES)  # never among the uploads, which go
     bar = gr.Progress()  # found by Gradio among the defaults
 
-    def look(upload: str, request: gr.Request) -> Iterator[dict]:
+    def look(upload: str, request: gr.Request) -> dict:
         """A picture was dropped."""
-        yield from show(Path(upload), request)
+        return begin(Path(upload), request)
 
-    def take(number: int, request: gr.Request) -> Iterator[dict]:
+    def take(number: int, request: gr.Request) -> dict:
         """An example was chosen."""
-        yield {drop: None}
-        yield from show(samples[number], request)
+        return {drop: None} | begin(samples[number], request)
 
-    def show(picture: Path, request: gr.Request) -> Iterator[dict]:
-        visit = visits.start(request.session_hash, picture)
+    def begin(picture: Path, request: gr.Request) -> dict:
+        """At once, as only here an upload finds its owner; what takes time is a job."""
         try:
+            visit = visits.start(request.session_hash, picture)
             size = check_size(visit.source, limits.pixels)
-            yield empty() | {told: _facts({"picture": f"{picture.name}, {size}"})}
-            *_, shown = workers.run(jobs.preview, visit.source, visit.folder)
-            yield {slider: (shown, shown)}
         except (ImageError, JobError) as error:
-            leave(request)
-            yield empty() | {told: _complaint(error)}
+            return give_up(error, request)
+        facts = _facts({"picture": f"{picture.name}, {size}"})
+        return empty() | {told: facts, taken: visit.folder.name}
+
+    def preview(request: gr.Request, progress=bar) -> dict:
+        """A picture was taken, and may be gone again."""
+        visit = visits.present.get(request.session_hash)
+        if visit is None:
+            return gr.skip()
+        try:
+            shown = work(visit, progress, request, jobs.preview, visit.source, visit.folder)
+        except Unwanted:
+            return gr.skip()
+        except JobError as error:
+            return give_up(error, request)
+        return {slider: (shown, shown)}
 
     def clear(request: gr.Request) -> dict:
         """The picture was taken away."""
         leave(request)
         return empty()
+
+    def give_up(error: Exception, request: gr.Request) -> dict:
+        leave(request)
+        return empty() | {told: _complaint(error)}
 
     def leave(request: gr.Request) -> None:
         visits.end(request.session_hash)
@@ -199,24 +241,41 @@ def build(
         }
 
     def work(
-        job: Callable[[jobs.Request], Iterator[Any]],
+        visit: Visit,
         progress: gr.Progress,
         request: gr.Request,
-        *choices: Any,
+        job: Callable[..., Iterator[Any]],
+        *arguments: Any,
     ) -> Any:
-        """The last that a job yields, which is its result."""
+        """The last that a job yields, which is its result.
+
+        It is stopped when the visitor leaves, or takes the picture away or another one.
+        """
+
+        def wanted() -> bool:
+            return visits.present.get(request.session_hash) is visit
+
         made = None
         progress(0, "waiting")
-        for made in workers.run(job, visits.request(request.session_hash, job.__name__, *choices)):
-            if isinstance(made, jobs.Progress):
-                progress(made.share, made.text)
+        try:
+            for made in workers.run(job, *arguments, wanted=wanted):
+                if isinstance(made, jobs.Progress):
+                    progress(made.share, made.text)
+        except Unwanted:
+            shutil.rmtree(visit.folder, ignore_errors=True)  # what it wrote while this went
+            raise
         return made
+
+    def complain(error: JobError) -> dict:
+        return gr.skip() if isinstance(error, Unwanted) else {told: _complaint(error)}
 
     def restore(name: str, mode: str, side: int, request: gr.Request, progress=bar) -> dict:
         try:
-            made = work(jobs.restored, progress, request, networks[name], mode, side or None)
+            visit = visits.find(request.session_hash)
+            asked = visit.request("restored", networks[name], mode, side or None)
+            made = work(visit, progress, request, jobs.restored, asked)
         except JobError as error:
-            return {told: _complaint(error)}
+            return complain(error)
         label = f"Download {made.file.name}"
         return {
             slider: (made.before, made.after),
@@ -227,13 +286,15 @@ def build(
 
     def compare(name: str, side: int, request: gr.Request, progress=bar) -> dict:
         try:
-            made = work(jobs.compared, progress, request, networks[name], "local", side or None)
+            visit = visits.find(request.session_hash)
+            asked = visit.request("compared", networks[name], "local", side or None)
+            made = work(visit, progress, request, jobs.compared, asked)
         except JobError as error:
-            return {told: _complaint(error)}
+            return complain(error)
         return {gallery: made.pictures, told: _facts(made.facts)}
 
     samples = sorted(EXAMPLES.iterdir())
-    with gr.Blocks(title="tlc-jax", analytics_enabled=False, delete_cache=(60, AN_HOUR)) as page:
+    with gr.Blocks(title="tlc-jax", analytics_enabled=False, delete_cache=(AN_HOUR, A_DAY)) as page:
         gr.Markdown("# tlc-jax\nTakes noise or camera shake from photographs, on this machine.")
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
@@ -288,6 +349,7 @@ def build(
                             elem_id="gallery",
                         )
                 told = gr.HTML(elem_id="told")
+        taken = gr.Textbox(visible="hidden")  # changes with each picture that was taken
         gr.Markdown(
             f"Pictures of up to {limits.pixels / 1e6:g} megapixels and {limits.megabytes} MB. "
             "What you upload stays on this machine and is removed when you leave.",
@@ -298,9 +360,11 @@ def build(
         as_job: dict[str, Any] = {"concurrency_limit": limits.jobs, "concurrency_id": "jobs"}
         private: dict[str, Any] = {"api_visibility": "private"}
         shown = [slider, gallery, download, told, tabs]
-        drop.upload(look, drop, shown, show_progress="hidden", **as_job, **private)
-        drop.clear(clear, None, shown, queue=False, **private)
-        examples.click(take, examples, [drop, *shown], show_progress="hidden", **as_job, **private)
+        at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
+        drop.upload(look, drop, [taken, *shown], **at_once, **private)
+        drop.clear(clear, None, shown, **at_once, **private)
+        examples.click(take, examples, [drop, taken, *shown], **at_once, **private)
+        taken.change(preview, None, shown, show_progress_on=slider, **as_job, **private)
         restore_button.click(
             restore, [network, mode, window], shown, show_progress_on=slider, **as_job, **private
         )

@@ -4,9 +4,11 @@ A computation of XLA can only be stopped with its process, and one that wants mo
 is takes its process with it: neither may be the page's.
 """
 
+import math
 import multiprocessing
 import queue
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,12 +22,19 @@ from tlc_jax.image import ImageError
 from tlc_jax.restore import is_out_of_memory
 
 FORGET_AFTER = 50  # jobs; each may have compiled a program, which stays in memory
+STEP = 0.2  # seconds between two looks at whether a job is still wanted
+NOT_ENOUGH_MEMORY = "not enough memory for this picture; give a smaller one."
 
 Job = Callable[..., Iterator[Any]]
+Wanted = Callable[[], bool]
 
 
 class JobError(Exception):
     """A job that cannot be done; the message is the sentence to show."""
+
+
+class Unwanted(JobError):
+    """A job that was stopped as nobody waits for it, so that there is nobody to tell, either."""
 
 
 class Workers:
@@ -33,28 +42,39 @@ class Workers:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self.all: list[_Worker] = []
         self.free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
 
     def start(self, count: int) -> None:
-        """Start that many processes, which live as long as this one; jobs wait for them."""
+        """Start that many processes; jobs wait for them."""
         for _ in range(count):
-            self.free.put(_Worker())
+            worker = _Worker()
+            self.all.append(worker)
+            self.free.put(worker)
 
-    def run(self, job: Job, *arguments: Any) -> Iterator[Any]:
+    def stop(self) -> None:
+        """End the processes, whatever they do; there will be no others."""
+        for worker in self.all:
+            worker.stop()
+
+    def run(self, job: Job, *arguments: Any, wanted: Wanted = lambda: True) -> Iterator[Any]:
         """What a job yields, once a process is free for it.
 
         Raises:
           JobError: it cannot be done, takes too long, or needs too much memory.
+          Unwanted: meanwhile it is not `wanted` any more.
         """
         worker = self.free.get()
         try:
-            yield from worker.run(self.seconds, job, *arguments)
+            yield from worker.run(self.seconds, wanted, job, *arguments)
         finally:
             self.free.put(worker)
 
 
 class _Worker:
     def __init__(self) -> None:
+        self.stopped = False
+        self.lock = threading.Lock()  # or one that is being stopped might start again
         self.start()
 
     def start(self) -> None:
@@ -62,37 +82,76 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         cache = jax.config.values["jax_compilation_cache_dir"]
         self.process = context.Process(target=_work, args=(theirs, cache), daemon=True)
+        self.ready = False
+        # Ctrl-C is for the page, which ends this; what is blocked here is blocked there, too.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         self.process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
 
-    def run(self, seconds: float, job: Job, *arguments: Any) -> Iterator[Any]:
-        end = time.monotonic() + seconds
+    def stop(self) -> None:
+        with self.lock:
+            self.stopped = True
+            self.process.kill()
+            self.process.join()
+
+    def restart(self) -> None:
+        with self.lock:
+            if not self.stopped:
+                self.process.kill()
+                self.start()
+
+    def run(self, seconds: float, wanted: Wanted, job: Job, *arguments: Any) -> Iterator[Any]:
+        if not self.process.is_alive():  # nobody's fault who asks now
+            self.restart()
         done = False
         try:
+            if not self.ready:  # the seconds are the job's, and none of them its process's
+                self.ready = self.receive(wanted)
+            end = time.monotonic() + seconds
             self.pipe.send((job, arguments))
             while True:
-                if not self.pipe.poll(max(0, end - time.monotonic())):
-                    raise JobError(
-                        f"this took longer than {seconds:g} seconds; give a smaller picture."
-                    )
-                message = self.pipe.recv()
+                message = self.receive(wanted, end)
                 done = message is None or isinstance(message, JobError)
                 if isinstance(message, JobError):
                     raise message
                 if done:
                     return
                 yield message
+        except TimeoutError:
+            raise JobError(
+                f"this took longer than {seconds:g} seconds; give a smaller picture."
+            ) from None
         except (EOFError, OSError):  # of the pipe: there is nobody at its other end
-            raise JobError("not enough memory for this picture; give a smaller one.") from None
+            raise self.ended() from None
         finally:
             if not done:
-                self.process.kill()
-                self.start()
+                self.restart()
+
+    def receive(self, wanted: Wanted, end: float = math.inf) -> Any:
+        while wanted():
+            if self.pipe.poll(STEP):
+                return self.pipe.recv()
+            if time.monotonic() > end:
+                raise TimeoutError
+        raise Unwanted
+
+    def ended(self) -> JobError:
+        """Why there is no process any more."""
+        self.process.join()
+        if self.stopped:
+            return Unwanted()
+        if not self.ready:
+            return JobError("this could not begin; the terminal that runs the page says why.")
+        # By the kernel or by itself, as its memory has an end.
+        if self.process.exitcode in (-signal.SIGKILL, -signal.SIGABRT):
+            return JobError(NOT_ENOUGH_MEMORY)
+        return JobError("the process that did this broke down; try again, or another picture.")
 
 
 def _work(pipe: Connection, cache: str | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the page, which ends this
     jax.config.update("jax_compilation_cache_dir", cache)
+    pipe.send(True)  # ready
     count = 0
     while True:
         try:
@@ -114,6 +173,6 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, ImageError | CheckpointError):
         return str(error)
     if is_out_of_memory(error):
-        return "not enough memory for this picture; give a smaller one."
+        return NOT_ENOUGH_MEMORY
     traceback.print_exception(error)
     return "this failed; the terminal that runs the page says why."

@@ -23,7 +23,7 @@ def serve_page(
         str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")
     ] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="[the first free one from 7860]")
+        int | None, typer.Option(min=1, max=65535, help="[the first free one of 7860 to 7959]")
     ] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = DEFAULT.pixels,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Of a file.")] = DEFAULT.megabytes,
