@@ -55,6 +55,7 @@ def sizes(gains: dict[str, dict[int, list[float]]], path: Path) -> None:
 def spreads(networks: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
     """How much a site's statistics vary on whole photographs and in windows; on crops it is 1."""
     figure = Figure(figsize=(5 * len(networks), 3.6), layout="constrained")
+    highest = max(max(values.values()) for ways in networks.values() for values in ways.values())
     for axes, (name, ways) in zip(
         figure.subplots(1, len(networks), sharey=True, squeeze=False)[0],
         networks.items(),
@@ -66,7 +67,7 @@ def spreads(networks: dict[str, dict[str, dict[str, float]]], path: Path) -> Non
         axes.set_title(name)
         axes.set_xlabel("sites of TLC, in the order in which they run")
         axes.set_ylabel("spread of the statistics over that on crops")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * max(highest, 1))
         axes.legend()
     figure.savefig(path, dpi=110)
 
