@@ -64,8 +64,8 @@ class Served(NamedTuple):
         """The processes of the page that do its jobs."""
         found = set()
         for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
-            for pid in children.read_text().split():
-                with contextlib.suppress(FileNotFoundError):  # it has just ended
+            with contextlib.suppress(OSError):  # some may just have ended
+                for pid in children.read_text().split():
                     if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
                         found.add(int(pid))
         return found
@@ -112,12 +112,13 @@ def serving(make_folder, *options):
 
 
 def alive(group):
-    """Whether there are processes of a group."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """Whether there are processes of a group, besides those that have ended unnoticed."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state != "Z":
+                return True
+    return False
 
 
 def wait_until(happens):
