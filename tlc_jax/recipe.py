@@ -25,11 +25,17 @@ class TrainingError(ValueError):
 
 
 class Phase(NamedTuple):
-    """A stretch of a run with crops of one size; several make Restormer's progressive learning."""
+    """A stretch of a run with crops of one size; several make Restormer's progressive learning.
+
+    Attributes:
+      steps: how many.
+      crop: pixels of a side.
+      batch: samples of a step, of all devices and hosts together.
+    """
 
     steps: int
-    crop: int  # pixels
-    batch: int  # samples, of all devices and hosts together
+    crop: int
+    batch: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,11 +252,18 @@ def _first_line(error: Exception) -> str:
 
 
 class State(NamedTuple):
-    """What a step changes."""
+    """What a step changes.
 
-    step: jax.Array  # how many were made, int32
+    Attributes:
+      step: how many were made, int32.
+      params: the parameters, float32.
+      average: of them over the steps, which is what is kept.
+      optimizer: what AdamW remembers.
+    """
+
+    step: jax.Array
     params: Params
-    average: Params  # of `params` over the steps, which is what is kept
+    average: Params
     optimizer: Any
 
 

@@ -333,12 +333,20 @@ def planned_bytes(program: jax.stages.Compiled) -> int:
 
 
 class Site(NamedTuple):
-    """One place where a network aggregates over positions."""
+    """One place where a network aggregates over positions.
 
-    name: str  # path of the module
-    kind: str  # what is aggregated: "mean", "moments", "attention", "position attention", "grid"
-    size: tuple[int, int]  # of its feature map
-    window: tuple[int, int]  # in force there, in feature pixels, no larger than the map
+    Attributes:
+      name: path of the module.
+      kind: what is aggregated: "mean", "moments", "attention", "position attention" or "grid".
+      size: (H, W) of its feature map.
+      window: (height, width) in force there, in feature pixels, no larger than the map.
+      channels: of the map.
+    """
+
+    name: str
+    kind: str
+    size: tuple[int, int]
+    window: tuple[int, int]
     channels: int
 
 
