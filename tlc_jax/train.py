@@ -172,7 +172,13 @@ def _evaluate(
 
 
 def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str, float]:
-    """Mean PSNR in dB of whole pictures: the "input", and restored "global" and "local"."""
+    """Mean PSNR in dB of whole pictures: the "input", and restored "global" and "local".
+
+    Args:
+      config: of the run.
+      params: of its network.
+      pictures: decoded, as of `tlc_jax.crops.decode`; none give no scores.
+    """
     scores: dict[str, list[float]] = {"input": [], "global": [], "local": []}
     for number, files in enumerate(pictures):
         *inputs, target = (to_float(np.load(file)) for file in files)

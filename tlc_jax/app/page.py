@@ -293,7 +293,7 @@ def build(
             return complain(error)
         return {gallery: made.pictures, told: _facts(made.facts)}
 
-    samples = sorted(EXAMPLES.iterdir())
+    samples = sorted(EXAMPLES.glob("*.jpg"))
     with gr.Blocks(title="tlc-jax", analytics_enabled=False, delete_cache=(AN_HOUR, A_DAY)) as page:
         gr.Markdown("# tlc-jax\nTakes noise or camera shake from photographs, on this machine.")
         with gr.Row():
