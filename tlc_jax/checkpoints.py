@@ -163,7 +163,7 @@ def load_abstract(path: str | os.PathLike) -> tuple[nn.Module, Params]:
     except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise CheckpointError(
             f"{find(path) / 'model.json'}: not a configuration of {description['network']} "
-            f"({_first_line(error)}); convert the weights again."
+            f"({first_line(error)}); convert the weights again."
         ) from None
     return model, params
 
@@ -221,10 +221,11 @@ def why_not_written(error: OSError | ValueError) -> str:
     """The reason in an error of the disk, or of tensorstore, which quotes all that it was told."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return _first_line(error).partition(" [")[0].rpartition('": ')[2]
+    return first_line(error).partition(" [")[0].rpartition('": ')[2]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first, or what it is, where it says nothing."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 

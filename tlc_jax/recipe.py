@@ -230,8 +230,8 @@ def _try_out(model: Any, degradation: Degradation | None, size: int) -> None:
         checkpoints.abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
     except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise TrainingError(
-            f"model: this {type(model).__name__} cannot be made ({_first_line(error)}); see its "
-            "sizes."
+            f"model: this {type(model).__name__} cannot be made "
+            f"({checkpoints.first_line(error)}); see its sizes."
         ) from None
     if degradation is None:
         return
@@ -242,13 +242,9 @@ def _try_out(model: Any, degradation: Degradation | None, size: int) -> None:
             raise ValueError(f"it makes {spoilt.shape} of {crop.shape}")
     except Exception as error:  # of somebody's own program, maybe
         raise TrainingError(
-            f"degradation: fails on a crop of {size} pixels ({_first_line(error)}); ranges are "
-            "pairs, as in GaussianNoise((0, 50))."
+            f"degradation: fails on a crop of {size} pixels "
+            f"({checkpoints.first_line(error)}); ranges are pairs, as in GaussianNoise((0, 50))."
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 class State(NamedTuple):
