@@ -25,7 +25,7 @@ demo: .venv/set-up-demo
 	  --reference examples/kodim.png
 
 test: .venv/set-up-$(EXTRA)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: .venv/set-up-dev
 	$(BIN)/ruff check

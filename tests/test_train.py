@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import tlc_jax as tlc
 from tlc_jax import checkpoints
@@ -65,6 +66,24 @@ def usual_promotion():
     """optax mixes types, and ranks, as JAX allows by default."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Runs in this process and in others take their programs, mostly the same, from one place."""
+    kept = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: jax.config.values[name] for name in kept}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in kept.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -243,17 +262,15 @@ def arguments(tmp_path, photographs):
     return command(tmp_path, photographs)
 
 
-def environment(tmp_path: Path, **more: str) -> dict[str, str]:
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path.parent / "cache")}
-    at_once = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return os.environ | cache | at_once | {"JAX_PLATFORMS": "cpu"} | more
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"JAX_PLATFORMS": "cpu"} | more
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, photographs):
     """A run of `CONFIG` that nothing disturbed: its folder."""
     folder = tmp_path_factory.mktemp("whole")
-    subprocess.run(command(folder, photographs), env=environment(folder), check=True)
+    subprocess.run(command(folder, photographs), env=environment(), check=True)
     return folder / "run"
 
 
@@ -274,7 +291,7 @@ def wait_for(steps: int | None, process: subprocess.Popen, folder: Path) -> None
 
 def kill_after(steps: int | None, arguments: list[str], folder: Path) -> None:
     """Start a run in `folder` and end it at no moment in particular after so many steps."""
-    process = subprocess.Popen(arguments, env=environment(folder))
+    process = subprocess.Popen(arguments, env=environment())
     wait_for(steps, process, folder)
     time.sleep(np.random.default_rng(steps or 0).uniform(0, 0.2))
     process.send_signal(signal.SIGKILL)
@@ -285,7 +302,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, arguments, whole):
     """To the last bit, wherever it is killed: starting, training or saving."""
     for steps in (None, 0, 3, 15):
         kill_after(steps, arguments, tmp_path)
-    subprocess.run(arguments, env=environment(tmp_path), check=True)
+    subprocess.run(arguments, env=environment(), check=True)
     assert_same_parameters(tmp_path / "run", whole)
     assert losses(tmp_path / "run") == losses(whole)  # each step once
 
@@ -306,7 +323,7 @@ def is_running(process: str) -> bool:
 @pytest.mark.parametrize(("end", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_a_run_that_ends_leaves_no_process_behind(tmp_path, arguments, end, code):
     long = [*arguments, "--set", "workers=1", "--set", "phases=[[100000,16,8]]"]
-    process = subprocess.Popen(long, env=environment(tmp_path))
+    process = subprocess.Popen(long, env=environment())
     wait_for(2, process, tmp_path)
     workers = children(process.pid)
     process.send_signal(end)
@@ -321,7 +338,7 @@ def test_a_run_that_ends_leaves_no_process_behind(tmp_path, arguments, end, code
 @pytest.mark.parametrize("devices", [8])
 def test_devices_share_a_batch(tmp_path, arguments, whole, devices):
     flags = f"--xla_force_host_platform_device_count={devices}"
-    subprocess.run(arguments, env=environment(tmp_path, XLA_FLAGS=flags), check=True)
+    subprocess.run(arguments, env=environment(XLA_FLAGS=flags), check=True)
     ours, theirs = losses(tmp_path / "run"), losses(whole)
     assert ours.keys() == theirs.keys()
     np.testing.assert_allclose([*ours.values()], [*theirs.values()], rtol=1e-5)
@@ -332,7 +349,7 @@ def start_two(arguments: list[str], folder: Path) -> list[subprocess.Popen]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     together = *arguments, "--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process"
-    return [subprocess.Popen([*together, i], env=environment(folder)) for i in "01"]
+    return [subprocess.Popen([*together, i], env=environment()) for i in "01"]
 
 
 def test_processes_share_a_batch(tmp_path, arguments, whole):
@@ -352,13 +369,13 @@ def test_a_full_disk_loses_nothing(tmp_path, arguments, whole):
     kill_after(9, arguments, tmp_path)
     stopped = subprocess.run(
         ["bash", "-c", 'ulimit -f 25; exec "$@"', "bash", *arguments],  # KiB
-        env=environment(tmp_path), capture_output=True, text=True,
+        env=environment(), capture_output=True, text=True,
     )  # fmt: skip
     assert stopped.returncode == 2 and "Traceback" not in stopped.stderr, stopped.stderr
     assert re.search(
         r"checkpoints: cannot be written \(.*File too large\); free some space", stopped.stderr
     )
-    subprocess.run(arguments, env=environment(tmp_path), check=True)
+    subprocess.run(arguments, env=environment(), check=True)
     assert_same_parameters(tmp_path / "run", whole)
 
 
