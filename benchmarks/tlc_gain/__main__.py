@@ -59,7 +59,7 @@ def main() -> None:
             f"{name}, seed {seed}": networks.trained(name, seed, pictures / "train", runs)
             for name, seed in itertools.product(networks.MODELS, networks.SEEDS)
         }
-        measure_networks(wanted, ours, kinds, folders, pictures / "train")
+        measure_networks(wanted, ours, kinds, folders)
     if "maxim" in wanted and arguments.maxim and arguments.frame:
         blurred, sharp = map(read_image, arguments.frame)
         record("maxim", gain.psnr(blurred, sharp), "input")
@@ -73,7 +73,6 @@ def measure_networks(
     ours: dict[str, Network],
     kinds: dict[str, Network],
     folders: dict[str, Path],
-    training: Path,
 ) -> None:
     """All that is measured of networks whose training crops are known."""
     small, large = folders
@@ -89,8 +88,8 @@ def measure_networks(
             record("sizes", gain.by_size(network, folders[large]), name)
     if "statistics" in wanted:
         for name, network in one_of_each.items():
-            values = statistics.by_way(network, training, folders[small])
-            record("statistics", statistics.spreads(values), name)
+            values = statistics.by_way(network, folders[small])
+            record("statistics", statistics.distances(values), name)
             file = RESULTS / f"statistics-{name.partition(',')[0].lower()}.png"
             plots.histogram(*statistics.example(values), file)
     if "ways" in wanted:  # last, as this takes as long as all before it
@@ -115,7 +114,7 @@ def draw() -> None:
     for part, plot in {
         "ways": plots.windows,
         "sizes": plots.sizes,
-        "statistics": plots.spreads,
+        "statistics": plots.distances,
     }.items():
         if part in results:
             plot(results[part], RESULTS / f"{part}.png")

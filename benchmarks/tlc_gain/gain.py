@@ -1,6 +1,7 @@
 """PSNR of one network on photographs: global, in windows of several sizes, in tiles."""
 
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +19,13 @@ from tlc_jax.restore import restore, restore_tiles, warm_up
 
 FACTORS = (0.5, 1, 1.5, 2, 4)  # side of the windows over that of the training crops; TLC's is 1.5
 LOCAL = "local 1.5x"
-SIZES = (96, 192, 384, 768, 1536)  # sides of crops, pixels
+SIZES = (96, 192, 384, 768, 1536)  # sides of pictures, pixels; each divides the next
 
 Restore = Callable[[np.ndarray], np.ndarray]
 
 
 class Network(NamedTuple):
-    """What is measured: a network, and what it was trained to take away."""
+    """What is measured: a network, and what it is to take away."""
 
     model: nn.Module
     params: Any
@@ -82,19 +83,29 @@ def seconds(network: Network, folder: Path) -> dict[str, float]:
 
 
 def by_size(network: Network, folder: Path) -> dict[int, list[float]]:
-    """By the side of crops from the middle of photographs: what local gains on each, in dB.
+    """By the side of a picture: what local gains, in dB, on each photograph.
 
-    The same photographs for all sizes, those that are as large as the largest.
+    For every size the same pixels, the middle of those photographs that are as large as the largest
+    size; it is divided into as many pictures as it takes.
     """
     variants = [ways(network)[way][1] for way in (LOCAL, "global")]
     gains: dict[int, list[float]] = {size: [] for size in SIZES}
     for _, image, truth in spoilt(network.degradation, folder):
-        if min(image.shape[:2]) < max(SIZES):
+        h, w, _ = image.shape
+        side = max(SIZES)
+        if min(h, w) < side:
             continue
+        middle = np.s_[(h - side) // 2 :, (w - side) // 2 :]
         for size in SIZES:
-            top, left = ((length - size) // 2 for length in image.shape[:2])
-            crop = np.s_[top : top + size, left : left + size]
-            local, everywhere = (psnr(way(image[crop]), truth[crop]) for way in variants)
+            places = itertools.product(range(0, side, size), repeat=2)
+            parts = [np.s_[top : top + size, left : left + size] for top, left in places]
+            local, everywhere = (
+                psnr(
+                    np.concatenate([way(image[middle][part]) for part in parts]),
+                    np.concatenate([truth[middle][part] for part in parts]),
+                )
+                for way in variants
+            )
             gains[size].append(local - everywhere)
     return gains
 

@@ -29,9 +29,11 @@ def by_way(
         "grid mixing local": both.clone(local_attention=False),
         "both local": both,
         **{
-            f"both local, {factor:g}x": both.clone(window=(round(factor * side),) * 2)
+            f"both local, channel attention {factor:g}x": both.clone(
+                window=(round(factor * side),) * 2
+            )
             for factor in FACTORS
-            if factor != 1.5  # which is the one above
+            if factor != 1.5  # which is the one above; the grid's window is not chosen
         },
         "tiles": model,
     }

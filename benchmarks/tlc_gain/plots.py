@@ -1,5 +1,6 @@
 """The figures of the evidence, from its results."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from benchmarks.tlc_gain.gain import FACTORS, LOCAL
 def mean_gain(scores: dict[str, dict[str, float]], way: str) -> float:
     """Of a way to restore over the global one: the mean over photographs, in dB."""
     return float(np.mean([one[way] - one["global"] for one in scores.values()]))
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of their mean."""
+    return float(np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def windows(gains: dict[str, dict[str, Any]], path: Path) -> None:
@@ -41,7 +47,7 @@ def sizes(gains: dict[str, dict[int, list[float]]], path: Path) -> None:
     axes = figure.add_subplot()
     for name, of_size in gains.items():
         found = {int(size): values for size, values in of_size.items()}
-        errors = [np.std(values) / len(values) ** 0.5 for values in found.values()]
+        errors = [standard_error(values) for values in found.values()]
         axes.errorbar([*found], [np.mean(v) for v in found.values()], errors, fmt=".-", label=name)
     axes.axhline(0, color="gray", linewidth=0.8)
     axes.set_xscale("log", base=2)
@@ -52,10 +58,9 @@ def sizes(gains: dict[str, dict[int, list[float]]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def spreads(networks: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
-    """How much a site's statistics vary on whole photographs and in windows; on crops it is 1."""
+def distances(networks: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
+    """How far the statistics in force at a crop are from its own; at 1 they say nothing of it."""
     figure = Figure(figsize=(5 * len(networks), 3.6), layout="constrained")
-    highest = max(max(values.values()) for ways in networks.values() for values in ways.values())
     for axes, (name, ways) in zip(
         figure.subplots(1, len(networks), sharey=True, squeeze=False)[0],
         networks.items(),
@@ -66,8 +71,8 @@ def spreads(networks: dict[str, dict[str, dict[str, float]]], path: Path) -> Non
         axes.axhline(1, color="gray", linewidth=0.8)
         axes.set_title(name)
         axes.set_xlabel("sites of TLC, in the order in which they run")
-        axes.set_ylabel("spread of the statistics over that on crops")
-        axes.set_ylim(0, 1.05 * max(highest, 1))
+        axes.set_ylabel("distance from a crop's statistics")
+        axes.set_ylim(bottom=0)
         axes.legend()
     figure.savefig(path, dpi=110)
 

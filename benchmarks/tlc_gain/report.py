@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.tlc_gain.plots import mean_gain
+from benchmarks.tlc_gain.plots import mean_gain, standard_error
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -30,19 +30,20 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> l
 
 
 def _shipped(folders: dict[str, Any]) -> list[str]:
-    heads = ["", *(head for folder in folders for head in (folder, "local over global"))]
-    rows = []
-    for case, ways in next(iter(folders.values())).items():
-        for way in ways:
-            row = [f"{case}: {way}"]
-            for scores in folders.values():
-                values = scores[case][way]
-                row += [f"{np.mean(values):.2f}", ""]
+    lines = []
+    for folder, scores in folders.items():
+        rows = []
+        for case, ways in scores.items():
+            for way, values in ways.items():
+                row = [f"{case}: {way}", f"{np.mean(values):.2f}", f"{min(values):.2f}", "", ""]
                 if way.endswith("local"):
-                    gains = np.subtract(values, scores[case][way.replace("local", "global")])
-                    row[-1] = f"{gains.mean():+.2f} ± {gains.std() / len(gains) ** 0.5:.2f}"
-            rows.append(row)
-    return _table("The weights of the package, and the standard error of their gain", heads, rows)
+                    gains = np.subtract(values, ways[way.replace("local", "global")])
+                    row[3] = f"{gains.mean():+.3f} ± {standard_error(gains):.3f}"
+                    row[4] = f"{(gains > 0).sum()} of {len(gains)}"
+                rows.append(row)
+        heads = ["", "mean", "least", "local over global", "local is better on"]
+        lines += _table(f"The weights of the package, {folder}", heads, rows)
+    return lines
 
 
 def _ways(folders: dict[str, Any]) -> list[str]:
@@ -71,7 +72,7 @@ def _seconds(networks: dict[str, Any]) -> list[str]:
 def _sizes(networks: dict[str, Any]) -> list[str]:
     sizes = next(iter(networks.values()))
     rows = [
-        [name, *(f"{np.mean(values):+.3f}" for values in of_size.values())]
+        [name, *(f"{np.mean(v):+.3f} ± {standard_error(v):.3f}" for v in of_size.values())]
         for name, of_size in networks.items()
     ]
     title = "Gain of local over global by the side of the picture, pixels"

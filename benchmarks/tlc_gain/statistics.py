@@ -1,10 +1,11 @@
 """The mismatch that TLC mends: what a network aggregates on crops, whole photographs, in windows.
 
-Chu et al., arXiv 2112.04491, section 3.2, where the paper shows it as histograms.
+Chu et al., arXiv 2112.04491, section 3.2, where the paper shows it as histograms. A photograph is
+divided into crops of the training size. Each has statistics of its own, and beside them those that
+are in force at its middle: of the whole photograph, or of the window there.
 """
 
 import functools
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -17,88 +18,104 @@ from benchmarks.tlc_gain.gain import Network, spoilt
 from tlc_jax.ops.windows import clip_window
 from tlc_jax.restore import at_sites, sites
 
-Values = dict[str, np.ndarray]  # by the name of a site, (windows, statistics)
+Values = dict[str, np.ndarray]  # by the name of a site, (crops, statistics)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _of_picture(model: nn.Module, params: Any, image: jax.Array) -> dict[str, jax.Array]:
+def by_way(network: Network, photographs: Path) -> dict[str, Values]:
+    """What each site aggregates, for all crops of the photographs, in their order."""
+    model, params, degradation = network
+    side = model.train_size[0]
+    local = model.clone(local_mode=True)
+    found: dict[str, list[Values]] = {way: [] for way in ("crops", "whole photograph", "window")}
+    for _, image, _ in spoilt(degradation, photographs):
+        down, across = (length // side for length in image.shape[:2])
+        image = image[: down * side, : across * side]
+        crops = image.reshape(down, side, across, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+        for way, variant, images in (
+            ("crops", model, crops),
+            ("whole photograph", model, image[None]),
+            ("window", local, image[None]),
+        ):
+            values = _of_images(variant, params, images, (down, across))
+            found[way].append(jax.device_get(values))
+    in_order = [site.name for site in sites(model, (side, side))]
+    return {
+        way: {site: np.concatenate([values[site] for values in of_way]) for site in in_order}
+        for way, of_way in found.items()
+    }
+
+
+@functools.partial(jax.jit, static_argnames=("model", "crops"))
+def _of_images(
+    model: nn.Module, params: Any, images: jax.Array, crops: tuple[int, int]
+) -> dict[str, jax.Array]:
+    """By site, (crops, statistics): of images that are the crops, or one that they divide."""
     found = {}
 
     def note(name: str, layer: Any, args: tuple) -> None:
-        window = clip_window(layer.window, args[0].shape[1:3])
-        found[name] = _aggregated(layer.site, [_cut(x, window) for x in args[:2]])
+        maps = [_windows(x, clip_window(layer.window, x.shape[1:3]), crops) for x in args[:2]]
+        heads = args[3].size if layer.site == "attention" else 1
+        values = _aggregated(layer.site, maps, heads)
+        found[name] = jnp.broadcast_to(values, (crops[0] * crops[1], values.shape[1]))
 
     with at_sites(note):
-        model.apply({"params": params}, image[None])
+        model.apply({"params": params}, images)
     return found
 
 
-def _cut(x: jax.Array, window: tuple[int, int]) -> jax.Array:
-    """The windows that lie side by side in a map (1, H, W, C): (windows, pixels, C)."""
-    k_h, k_w = window
-    _, h, w, c = x.shape
-    x = x[0, : h // k_h * k_h, : w // k_w * k_w].reshape(h // k_h, k_h, w // k_w, k_w, c)
-    return jnp.moveaxis(x, 2, 1).reshape(-1, k_h * k_w, c)
+def _windows(x: jax.Array, window: tuple[int, int], crops: tuple[int, int]) -> jax.Array:
+    """(windows, pixels, C): whole maps, or of one map (1, H, W, C) around the middle of each crop.
+
+    Near the border it is the nearest window that lies inside, as in the network.
+    """
+    n, *size, c = x.shape
+    if window == (*size,):
+        return x.reshape(n, -1, c)
+    tops, lefts = (
+        jnp.array([(2 * i + 1) * length // (2 * count) - (k - 1) // 2 for i in range(count)])
+        for length, count, k in zip(size, crops, window, strict=True)
+    )  # where they would lie outside, dynamic_slice moves them inside
+
+    def cut(top: jax.Array, left: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(x[0], (top, left, 0), (*window, c)).reshape(-1, c)
+
+    return jax.vmap(cut)(jnp.repeat(tops, crops[1]), jnp.tile(lefts, crops[0]))
 
 
-def _aggregated(site: str, maps: list[jax.Array]) -> jax.Array:
-    """(windows, statistics): means, spreads, or the cosines between channels of q and k."""
+def _aggregated(site: str, maps: list[jax.Array], heads: int) -> jax.Array:
+    """(windows, statistics): means, means and spreads, or a head's cosines between q and k."""
     x = maps[0]
     if site == "mean":
         return x.mean(axis=1)
     if site == "moments":
-        return x.std(axis=1)
+        return jnp.concatenate([x.mean(axis=1), x.std(axis=1)], axis=-1)
     q, k = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in maps)
-    return jnp.einsum("wpi,wpj->wij", q, k).reshape(len(q), -1)
+    q, k = (x.reshape(*x.shape[:2], heads, -1) for x in (q, k))
+    return jnp.einsum("wphi,wphj->whij", q, k).reshape(len(q), -1)
 
 
-def by_way(network: Network, training: Path, photographs: Path) -> dict[str, Values]:
-    """What each site aggregates on training crops, whole photographs and in windows of these."""
-    model, params, degradation = network
-    side = model.train_size[0]
-    crops = [
-        image[top : top + side, left : left + side]
-        for _, image, _ in spoilt(degradation, training)
-        for top, left in itertools.product(*(_thirds(n, side) for n in image.shape[:2]))
-    ]
-    whole = [image for _, image, _ in spoilt(degradation, photographs)]
-    return {
-        "crops": _of_pictures(model, params, crops),
-        "whole photographs": _of_pictures(model, params, whole),
-        "windows": _of_pictures(model.clone(local_mode=True), params, whole),
-    }
+def distances(ways: dict[str, Values]) -> dict[str, dict[str, float]]:
+    """By way and site, how far what is in force at a crop is from the crop's own statistics.
 
-
-def _thirds(length: int, side: int) -> tuple[int, int]:
-    return (length - side) // 3, (length - side) * 2 // 3
-
-
-def _of_pictures(model: nn.Module, params: Any, images: list[np.ndarray]) -> Values:
-    of_each = [jax.device_get(_of_picture(model, params, image)) for image in images]
-    in_order = [site.name for site in sites(model, images[0].shape[:2])]
-    return {site: np.concatenate([values[site] for values in of_each]) for site in in_order}
-
-
-def spreads(ways: dict[str, Values]) -> dict[str, dict[str, float]]:
-    """By way and site, how much the statistics vary over how much they do on crops.
-
-    1 is as in training. The median over a site's statistics of the ratio of standard deviations.
+    The root of the mean square over crops, over the standard deviation of the crops: what says
+    nothing of a place is at 1 or farther. The median over a site's statistics.
     """
     return {
-        way: {site: float(np.median(_ratios(values, ways["crops"], site))) for site in values}
+        way: {site: float(np.median(_distances(ways, way, site))) for site in values}
         for way, values in ways.items()
         if way != "crops"
     }
 
 
 def example(ways: dict[str, Values]) -> tuple[str, dict[str, np.ndarray]]:
-    """A site, the middle one, and by way one of its statistics, whose spread is the median."""
+    """A site, the middle one, and by way one of its statistics: of median distance in windows."""
     names = [*ways["crops"]]
     site = names[len(names) // 2]
-    ratios = _ratios(ways["whole photographs"], ways["crops"], site)
-    number = np.argsort(ratios)[len(ratios) // 2]
+    of_windows = _distances(ways, "window", site)
+    number = np.argsort(of_windows)[len(of_windows) // 2]
     return site, {way: values[site][:, number] for way, values in ways.items()}
 
 
-def _ratios(values: Values, crops: Values, site: str) -> np.ndarray:
-    return values[site].std(axis=0) / crops[site].std(axis=0)
+def _distances(ways: dict[str, Values], way: str, site: str) -> np.ndarray:
+    on_crops = ways["crops"][site]
+    return np.sqrt(np.square(ways[way][site] - on_crops).mean(axis=0)) / on_crops.std(axis=0)
