@@ -106,7 +106,7 @@ def test_statistics_are_those_of_the_sites(networks, folder, name):
     """Of each crop those of the window in force at its middle, as the layers compute them."""
     model, params, degradation = networks[name]
     local = model.clone(local_mode=True)
-    ways = statistics.by_way(networks[name], folder)
+    ways = statistics.measured(networks[name], folder)
     sites = tlc.sites(local, (160, 96))
     across, count = 96 // SIDE, 160 * 96 // SIDE**2
     assert [*ways["crops"]] == [site.name for site in sites]
@@ -116,7 +116,7 @@ def test_statistics_are_those_of_the_sites(networks, folder, name):
     _, image, _ = next(gain.spoilt(degradation, folder))
     down, right = 4, 3  # of a crop inside
     crop = image[down * SIDE :, right * SIDE :][:SIDE, :SIDE]
-    for way, variant, picture in (("window", local, image), ("crops", model, crop)):
+    for way, variant, picture in ((gain.LOCAL, local, image), ("crops", model, crop)):
         met = []
         with at_sites(lambda *site, met=met: met.append(site)):
             variant.apply({"params": params}, picture[None])
@@ -127,7 +127,7 @@ def test_statistics_are_those_of_the_sites(networks, folder, name):
             np.testing.assert_allclose(ours, computed(layer, args, middle), atol=2e-5)
 
     distances = statistics.distances(ways)
-    assert all(x > 0.9 for x in distances["whole photograph"].values())
+    assert all(x > 0.9 for x in distances["global"].values())
 
 
 def test_the_mean_of_alignments(networks, folder, random_params, monkeypatch):

@@ -88,7 +88,7 @@ def measure_networks(
             record("sizes", gain.by_size(network, folders[large]), name)
     if "statistics" in wanted:
         for name, network in one_of_each.items():
-            values = statistics.by_way(network, folders[small])
+            values = statistics.measured(network, folders[small])
             record("statistics", statistics.distances(values), name)
             file = RESULTS / f"statistics-{name.partition(',')[0].lower()}.png"
             plots.histogram(*statistics.example(values), file)

@@ -2,7 +2,8 @@
 
 Chu et al., arXiv 2112.04491, section 3.2, where the paper shows it as histograms. A photograph is
 divided into crops of the training size. Each has statistics of its own, and beside them those that
-are in force at its middle: of the whole photograph, or of the window there.
+are in force at its middle: of the whole photograph, or of the window there. A window of 1x covers
+what the crop does: where even that is far from the crop, it is the crop's borders that matter.
 """
 
 import functools
@@ -14,28 +15,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.tlc_gain.gain import Network, spoilt
+from benchmarks.tlc_gain.gain import LOCAL, Network, spoilt, ways
 from tlc_jax.ops.windows import clip_window
 from tlc_jax.restore import at_sites, sites
 
 Values = dict[str, np.ndarray]  # by the name of a site, (crops, statistics)
 
 
-def by_way(network: Network, photographs: Path) -> dict[str, Values]:
+def measured(network: Network, photographs: Path) -> dict[str, Values]:
     """What each site aggregates, for all crops of the photographs, in their order."""
     model, params, degradation = network
     side = model.train_size[0]
-    local = model.clone(local_mode=True)
-    found: dict[str, list[Values]] = {way: [] for way in ("crops", "whole photograph", "window")}
+    variants = {way: ways(network)[way][0] for way in ("global", LOCAL, "local 1x")}
+    found: dict[str, list[Values]] = {way: [] for way in ("crops", *variants)}
     for _, image, _ in spoilt(degradation, photographs):
         down, across = (length // side for length in image.shape[:2])
         image = image[: down * side, : across * side]
         crops = image.reshape(down, side, across, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
-        for way, variant, images in (
-            ("crops", model, crops),
-            ("whole photograph", model, image[None]),
-            ("window", local, image[None]),
-        ):
+        for way, variant in {"crops": model, **variants}.items():
+            images = crops if way == "crops" else image[None]
             values = _of_images(variant, params, images, (down, across))
             found[way].append(jax.device_get(values))
     in_order = [site.name for site in sites(model, (side, side))]
@@ -94,28 +92,30 @@ def _aggregated(site: str, maps: list[jax.Array], heads: int) -> jax.Array:
     return jnp.einsum("wphi,wphj->whij", q, k).reshape(len(q), -1)
 
 
-def distances(ways: dict[str, Values]) -> dict[str, dict[str, float]]:
+def distances(values_by_way: dict[str, Values]) -> dict[str, dict[str, float]]:
     """By way and site, how far what is in force at a crop is from the crop's own statistics.
 
     The root of the mean square over crops, over the standard deviation of the crops: what says
     nothing of a place is at 1 or farther. The median over a site's statistics.
     """
     return {
-        way: {site: float(np.median(_distances(ways, way, site))) for site in values}
-        for way, values in ways.items()
+        way: {site: float(np.median(_distances(values_by_way, way, site))) for site in values}
+        for way, values in values_by_way.items()
         if way != "crops"
     }
 
 
-def example(ways: dict[str, Values]) -> tuple[str, dict[str, np.ndarray]]:
+def example(values_by_way: dict[str, Values]) -> tuple[str, dict[str, np.ndarray]]:
     """A site, the middle one, and by way one of its statistics: of median distance in windows."""
-    names = [*ways["crops"]]
+    names = [*values_by_way["crops"]]
     site = names[len(names) // 2]
-    of_windows = _distances(ways, "window", site)
+    of_windows = _distances(values_by_way, LOCAL, site)
     number = np.argsort(of_windows)[len(of_windows) // 2]
-    return site, {way: values[site][:, number] for way, values in ways.items()}
+    return site, {way: values[site][:, number] for way, values in values_by_way.items()}
 
 
-def _distances(ways: dict[str, Values], way: str, site: str) -> np.ndarray:
-    on_crops = ways["crops"][site]
-    return np.sqrt(np.square(ways[way][site] - on_crops).mean(axis=0)) / on_crops.std(axis=0)
+def _distances(values_by_way: dict[str, Values], way: str, site: str) -> np.ndarray:
+    on_crops = values_by_way["crops"][site]
+    return np.sqrt(np.square(values_by_way[way][site] - on_crops).mean(axis=0)) / on_crops.std(
+        axis=0
+    )
