@@ -22,22 +22,25 @@ def standard_error(values: Sequence[float]) -> float:
 
 def windows(gains: dict[str, dict[str, Any]], path: Path) -> None:
     """What windows of several sizes gain over the whole picture, a line for each network."""
-    figure = Figure(figsize=(5 * len(gains), 4), layout="constrained")
+    figure = Figure(figsize=(7 * len(gains), 5), layout="constrained")
     for axes, (folder, networks) in zip(
         figure.subplots(1, len(gains), squeeze=False)[0], gains.items(), strict=True
     ):
+        colours: dict[str, Any] = {}  # one for all seeds of a kind
         for name, scores in networks.items():
+            kind, _, _ = name.partition(", seed")
             values = [mean_gain(scores, f"local {factor:g}x") for factor in FACTORS]
-            (line,) = axes.plot(FACTORS, values, ".-", label=name)
-            tiles = mean_gain(scores, "tiles")
-            axes.plot([1], [tiles], "x", color=line.get_color())
+            label = None if kind in colours else kind
+            (line,) = axes.plot(FACTORS, values, ".-", label=label, color=colours.get(kind))
+            colours[kind] = line.get_color()
+            axes.plot([1], [mean_gain(scores, "tiles")], "x", color=colours[kind])
         axes.axhline(0, color="gray", linewidth=0.8)
         axes.set_title(folder)
         axes.set_xscale("log", base=2)
         axes.set_xticks(FACTORS, [f"{factor:g}x" for factor in FACTORS])
         axes.set_xlabel("window over training crop (x: overlapping tiles)")
         axes.set_ylabel("gain in PSNR over global, dB")
-        axes.legend()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110)
 
 
@@ -54,7 +57,7 @@ def sizes(gains: dict[str, dict[int, list[float]]], path: Path) -> None:
     axes.set_xticks([*found], [str(size) for size in found])
     axes.set_xlabel("side of the picture, pixels")
     axes.set_ylabel(f"gain in PSNR of {LOCAL} over global, dB")
-    axes.legend()
+    axes.legend(loc="upper left")
     figure.savefig(path, dpi=110)
 
 
@@ -72,7 +75,7 @@ def distances(networks: dict[str, dict[str, dict[str, float]]], path: Path) -> N
         axes.set_title(name)
         axes.set_xlabel("sites of TLC, in the order in which they run")
         axes.set_ylabel("distance from a crop's statistics")
-        axes.set_ylim(bottom=0)
+        axes.set_yscale("log")
         axes.legend()
     figure.savefig(path, dpi=110)
 
