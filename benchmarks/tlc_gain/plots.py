@@ -23,10 +23,10 @@ def standard_error(values: Sequence[float]) -> float:
 def windows(gains: dict[str, dict[str, Any]], path: Path) -> None:
     """What windows of several sizes gain over the whole picture, a line for each network."""
     figure = Figure(figsize=(7 * len(gains), 5), layout="constrained")
+    colours: dict[str, Any] = {}  # one for all seeds of a kind, in all folders
     for axes, (folder, networks) in zip(
         figure.subplots(1, len(gains), squeeze=False)[0], gains.items(), strict=True
     ):
-        colours: dict[str, Any] = {}  # one for all seeds of a kind
         for name, scores in networks.items():
             kind, _, _ = name.partition(", seed")
             values = [mean_gain(scores, f"local {factor:g}x") for factor in FACTORS]
@@ -40,7 +40,7 @@ def windows(gains: dict[str, dict[str, Any]], path: Path) -> None:
         axes.set_xticks(FACTORS, [f"{factor:g}x" for factor in FACTORS])
         axes.set_xlabel("window over training crop (x: overlapping tiles)")
         axes.set_ylabel("gain in PSNR over global, dB")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=110)
 
 
