@@ -9,7 +9,6 @@ Two come with the package, and go by their names alone: "denoise" and "deblur".
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -50,11 +49,6 @@ def config_fields(network: type[nn.Module]) -> list[str]:
 
 def abstract_params(model: nn.Module) -> Params:
     """The parameter tree as shapes and types, without allocating it."""
-    return jax.tree.map(lambda leaf: leaf, _abstract_params(model))  # a tree of the caller's own
-
-
-@functools.lru_cache(maxsize=8)  # tracing takes seconds; converting and loading ask twice
-def _abstract_params(model: nn.Module) -> Params:
     return jax.eval_shape(model.init, jax.random.key(0), example_input(model, (8, 8)))["params"]
 
 
