@@ -85,13 +85,43 @@ def test_nothing_finite(failing):
     """No mode mends NaN; what is restored shows it, and nothing hides it."""
     _, image = failing
     params = jax.tree.map(lambda x: np.full_like(x, np.nan), PARAMS)
-    assert np.isnan(guard.restore_guarded(MODEL, params, to_float(image)).restored).all()
+    restored, mode = guard.restore_guarded(MODEL, params, to_float(image))
+    assert np.isnan(restored).all() and mode == "local"
 
 
 def test_false_colours_of_both_modes_are_local():
     """Where global is no better, it is no remedy."""
     image = to_float(NOISY) * 3 - 1
+    assert guard.suspicious(image, tlc.restore(LOCAL, PARAMS, image))
     assert guard.restore_guarded(MODEL, PARAMS, image).mode == "local"
+
+
+def halves(left, right, size=(32, 64)):
+    """A picture of two colours."""
+    return np.repeat(np.repeat([[left, right]], size[1] // 2, 1), size[0], 0)[..., None] * np.ones(
+        3, np.float32
+    )
+
+
+@pytest.mark.parametrize(
+    ("locally", "globally", "fails"),
+    [
+        (halves(0.5, 0), halves(0.3, 0), True),
+        (halves(0.5, 0), halves(0.45, 0), False),  # the same in both modes
+        (halves(0.5, 0), halves(0.45, 0.3), False),  # so, too; only the global one fails right
+        (halves(0.5, 0), halves(0.3, 0.6), False),  # the global one is worse
+        (halves(np.nan, 0), halves(0.3, 0), True),
+        (halves(0.5, 0), halves(np.nan, 0), False),
+        (halves(np.nan, 0), halves(np.nan, 0), False),
+        (halves(0.5, 0, (64, 128)), halves(0.3, 0, (64, 128)), True),  # of a network that enlarges
+        (halves(0.5, 0, (64, 128)), halves(0.45, 0, (64, 128)), False),
+    ],
+)
+def test_what_fails(locally, globally, fails):
+    """Of a picture of zeros."""
+    image = halves(0, 0)
+    assert guard.suspicious(image, locally)
+    assert guard.fails(image, locally, globally) == fails
 
 
 @pytest.mark.parametrize("size", [(7, 5), (16, 40), (33, 47)])

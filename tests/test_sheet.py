@@ -1,5 +1,7 @@
 """Sheets and maps: what they show lies where it should."""
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import ImageColor
@@ -69,6 +71,7 @@ def test_a_sheet_shows_each_picture(channels, scale):
     made = sheet.comparison(flat(0.2, SIZE, channels), globally, locally, zooms=1)
     columns = np.split(made, 4, axis=1)
     height = sheet.PANEL * SIZE[0] // SIZE[1]
+    at_the_pixel = []
     for column, value in zip(columns, (0.2, 0.4, 0.4, 0), strict=True):
         panel = column[sheet.HEAD : sheet.HEAD + height, sheet.GAP : -sheet.GAP]
         assert panel.shape == (height, sheet.PANEL, 3)
@@ -76,6 +79,9 @@ def test_a_sheet_shows_each_picture(channels, scale):
         assert (panel == RED).all(-1).any()
         below = column[-height // 2, sheet.PANEL // 2 :]
         assert (below == round(255 * value)).all(-1).any()
+        enlarged = column[sheet.HEAD + height + sheet.GAP :]
+        at_the_pixel.append((enlarged == round(255 * 0.6)).all(-1).any())
+    assert at_the_pixel == [False, False, True, False]
     assert (columns[3][sheet.HEAD + height + sheet.GAP :] == 255).all(-1).sum() > (
         columns[1][sheet.HEAD + height + sheet.GAP :] == 255
     ).all(-1).sum()
@@ -95,6 +101,23 @@ def test_windows_lie_where_they_are_in_force():
     for row, column in ((top, 151), (top + 95, 151), (101, left), (101, left + 95), (95, 20)):
         assert (made[row, column] == RED).all()
     assert not (made == BLUE).all(-1).any()
+
+
+def test_windows_that_lie_still_are_all_that_hold_the_pixel():
+    """Of attention in windows of 96, which begin at 0, 52, 104 down and at 0, 68, 136, 204 across:
+    the pixel in the middle, (100, 150), is in two of them."""
+    model = tlc.Restormer(
+        dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, train_size=(64, 64),
+        local_mode=True,
+    )  # fmt: skip
+    made = sheet.window_map(flat(1), tlc.sites(model, SIZE))
+    marked = (made == RED).all(-1)
+    for column, row in itertools.product((68, 163, 136, 231), (100, 60)):
+        assert marked[row, column]
+    for row in (52, 147):
+        assert marked[row, [80, 220]].all()
+    assert not marked[100, [102, 103]].any()  # where it would begin around the pixel
+    assert marked[[95, 80], [20, 95]].all()  # that at the corner
 
 
 def test_windows_that_differ_have_colours_of_their_own():

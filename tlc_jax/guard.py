@@ -34,9 +34,9 @@ def restore_guarded(
     """Restore one picture with local statistics, or with global ones where the local ones fail.
 
     They fail where the mean colour of a block of 16 x 16 pixels strays by more than a tenth of full
-    scale both from that of the picture and from that of the global result, and the global one
-    strays less from the picture. The global network runs, and takes its time, only after the first
-    of these: on most pictures it does not.
+    scale both from that of the picture and from that of the global result, and the global result
+    strays less from the picture at its worst. The global network runs, and takes its time, only
+    where a block strays from the picture: on most pictures none does.
 
     Args:
       model: a network for pictures; it is run in both modes, whatever its `local_mode`.
@@ -73,7 +73,7 @@ def suspicious(image: np.ndarray, locally: np.ndarray) -> bool:
       locally: what local statistics made of it, larger where the network enlarges: nothing but the
         global result compares with that.
     """
-    return locally.shape != image.shape or not stray(locally, image) <= LIMIT  # NaN is suspicious
+    return locally.shape != image.shape or bool(_far(locally, image).any())
 
 
 def fails(image: np.ndarray, locally: np.ndarray, globally: np.ndarray) -> bool:
@@ -83,9 +83,13 @@ def fails(image: np.ndarray, locally: np.ndarray, globally: np.ndarray) -> bool:
       image, locally: as of `suspicious`.
       globally: what global statistics made of the picture.
     """
-    if not suspicious(image, locally) or stray(locally, globally) <= LIMIT:
+    if not np.isfinite(globally).all():
         return False
-    return locally.shape != image.shape or not stray(locally, image) <= stray(globally, image)
+    far = _far(locally, globally)
+    if locally.shape != image.shape:
+        return bool(far.any())
+    far &= _far(locally, image)
+    return bool(far.any()) and not stray(locally, image) <= stray(globally, image)
 
 
 def stray(image: np.ndarray, other: np.ndarray) -> float:
@@ -100,6 +104,15 @@ def stray(image: np.ndarray, other: np.ndarray) -> float:
       >>> round(stray(image, np.zeros((32, 48, 3))), 6)
       0.3
     """
+    return float(_strays(image, other).max())
+
+
+def _far(image: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return ~(_strays(image, other) <= LIMIT)  # NaN is far from all
+
+
+def _strays(image: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The difference between the mean values of each channel, (blocks down, across, C)."""
     difference = image - other
     area = np.ones((), np.float32)
     for axis, length in enumerate(difference.shape[:2]):
@@ -107,4 +120,4 @@ def stray(image: np.ndarray, other: np.ndarray) -> float:
         starts = np.arange(count) * length // count
         difference = np.add.reduceat(difference, starts, axis)
         area = area[..., None] * np.diff(starts, append=length)
-    return float(np.abs(difference / area[..., None]).max())
+    return np.abs(difference / area[..., None])

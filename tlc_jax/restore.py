@@ -315,7 +315,7 @@ def planned_memory(model: nn.Module, size: tuple[int, int]) -> int:
       size: (H, W) of the picture.
 
     Returns:
-      Bytes, of the device's memory; on a CPU the process itself takes up to 1 GiB besides.
+      Bytes, of the device's memory; on a CPU the process itself takes up to 1.5 GiB besides.
 
     Raises:
       ValueError: a network for video.
@@ -348,6 +348,15 @@ class Site(NamedTuple):
     size: tuple[int, int]
     window: tuple[int, int]
     channels: int
+
+    @property
+    def slides(self) -> bool:
+        """Whether each position has the window around it, rather than a few that lie still.
+
+        Those of attention and of grids are the fewest that cover the map, averaged where they
+        overlap: see `tlc_jax.ops.extract_windows`.
+        """
+        return self.kind in ("mean", "moments")
 
 
 def at_sites(see: Callable[[str, Any, tuple], None]) -> contextlib.AbstractContextManager[None]:

@@ -3,12 +3,14 @@
 Pillow draws them; it is imported by the functions that need it.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tlc_jax.image import from_float
+from tlc_jax.ops.windows import axis_starts
 from tlc_jax.restore import Site
 
 if TYPE_CHECKING:
@@ -96,9 +98,10 @@ def most_different(difference: np.ndarray, count: int) -> list[Place]:
 def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
     """A photograph with the windows of a network's sites drawn over it.
 
-    Each window is drawn around the pixel in the middle, and for one near a corner, where it is the
-    nearest that lies inside. Dots mark the two pixels. Where sites differ in their windows, in
-    pixels of the photograph, each has a colour and says at how many sites it is in force.
+    They are drawn for the pixel in the middle and for one near a corner, which dots mark: the
+    window around it, or near a border the nearest that lies inside; of attention and of grids,
+    whose windows lie still, all that hold it. Where sites differ in their windows, in pixels of the
+    photograph, each has a colour and says at how many sites it is in force.
 
     Args:
       image: (H, W, 1 or 3) floats in [0, 1].
@@ -110,30 +113,36 @@ def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
     from PIL import ImageDraw
 
     size = image.shape[:2]
-    windows: dict[tuple[int, ...], list[str]] = {}
+    windows: dict[tuple[tuple[int, ...], bool], list[str]] = {}
     for site in sites:
         sides = zip(site.window, size, site.size, strict=True)
         # Maps may be padded: a pixel of theirs is a whole number of the photograph's.
         window = tuple(min(k * max(1, round(n / m)), n) for k, n, m in sides)
-        windows.setdefault(window, []).append(site.kind)
+        windows.setdefault((window, site.slides), []).append(site.kind)
     sheet = _drawable(image)
     draw = ImageDraw.Draw(sheet)
     line = max(2, max(size) // 400)
     largest_first = sorted(windows.items(), reverse=True)
-    for number, ((height, width), kinds) in enumerate(largest_first):
+    for number, (((height, width), slides), kinds) in enumerate(largest_first):
         colour = COLOURS[number % len(COLOURS)]
         for row, column in ((size[0] // 2, size[1] // 2), (size[0] // 16, size[1] // 16)):
-            top, left = (
-                min(max(0, at - k // 2), n - k)
-                for at, k, n in zip((row, column), (height, width), size, strict=True)
-            )
-            box = (left, top, left + width - 1, top + height - 1)
-            draw.rectangle(box, outline=colour, width=line)
+            tops = _starts(size[0], height, row, slides)
+            lefts = _starts(size[1], width, column, slides)
+            for top, left in itertools.product(tops, lefts):
+                box = (left, top, left + width - 1, top + height - 1)
+                draw.rectangle(box, outline=colour, width=line)
             draw.circle((column, row), 2 * line, fill=colour)
-            _label(draw, (left + 3 * line, top + 3 * line + HEAD * number), colour, (
+            _label(draw, (lefts[0] + 3 * line, tops[0] + 3 * line + HEAD * number), colour, (
                 f"{height} x {width} at {len(kinds)} sites: {', '.join(sorted(set(kinds)))}"
             ))  # fmt: skip
     return np.asarray(sheet)
+
+
+def _starts(length: int, window: int, position: int, slides: bool) -> list[int]:
+    """Where on an axis the windows begin that are in force at a position."""
+    if slides:
+        return [min(max(0, position - window // 2), length - window)]
+    return [start for start in axis_starts(length, window) if 0 <= position - start < window]
 
 
 def _panel(pixels: np.ndarray, title: str, places: Sequence[Place]) -> np.ndarray:

@@ -110,7 +110,7 @@ def info(
         with console.status(f"compiling for {size}, to see what memory it takes"):
             gibibytes = planned_memory(model, (height, width)) / 2**30
         device = jax.devices()[0].platform
-        besides = "; up to 1 GiB more for the process" if device == "cpu" else ""
+        besides = "; up to 1.5 GiB more for the process" if device == "cpu" else ""
         console.print(
             f"{gibibytes:.2f} GiB of memory on {device} for a picture, in {dtype}{besides}"
         )
