@@ -90,10 +90,10 @@ def computed(layer: Any, args: tuple, middle: tuple[int, int]) -> np.ndarray:
         mean, variance = (ops.spread(x, size)[0][middle] for x in layer(args[0]))
         return np.concatenate([mean, np.sqrt(variance)])
     window = clip_window(layer.window, size)
-    rows, columns = (
-        slice(0, n) if k == n else slice(m - (k - 1) // 2, m + k // 2 + 1)
-        for m, k, n in zip(middle, window, size, strict=True)
+    starts = (
+        min(max(0, m - (k - 1) // 2), n - k) for m, k, n in zip(middle, window, size, strict=True)
     )
+    rows, columns = (slice(at, at + k) for at, k in zip(starts, window, strict=True))
     q, k = (np.asarray(x)[0, rows, columns].reshape(-1, x.shape[-1]) for x in args[:2])
     cosines = q.T @ k / np.outer(np.linalg.norm(q, axis=0), np.linalg.norm(k, axis=0))
     c = len(cosines) // args[3].size
@@ -114,17 +114,18 @@ def test_statistics_are_those_of_the_sites(networks, folder, name):
         assert {len(of_site) for of_site in values.values()} == {2 * count}
 
     _, image, _ = next(gain.spoilt(degradation, folder))
-    down, right = 4, 3  # of a crop inside
-    crop = image[down * SIDE :, right * SIDE :][:SIDE, :SIDE]
-    for way, variant, picture in ((gain.LOCAL, local, image), ("crops", model, crop)):
-        met = []
-        with at_sites(lambda *site, met=met: met.append(site)):
-            variant.apply({"params": params}, picture[None])
-        for site, layer, args in met:
-            _, h, w, _ = args[0].shape
-            middle = (2 * down + 1) * h // (2 * 160 // SIDE), (2 * right + 1) * w // (2 * across)
-            ours = ways[way][site][down * across + right]
-            np.testing.assert_allclose(ours, computed(layer, args, middle), atol=2e-5)
+    last = 160 // SIDE - 1, across - 1
+    for down, right in ((4, 3), (0, 0), (0, last[1]), (last[0], 0), last):  # inside and in corners
+        crop = image[down * SIDE :, right * SIDE :][:SIDE, :SIDE]
+        for way, variant, picture in ((gain.LOCAL, local, image), ("crops", model, crop)):
+            met = []
+            with at_sites(lambda *site, met=met: met.append(site)):
+                variant.apply({"params": params}, picture[None])
+            for site, layer, args in met:
+                sides = zip((down, right), args[0].shape[1:3], (160, 96), strict=True)
+                middle = tuple((2 * at + 1) * n // (2 * side // SIDE) for at, n, side in sides)
+                ours = ways[way][site][down * across + right]
+                np.testing.assert_allclose(ours, computed(layer, args, middle), atol=2e-5)
 
     distances = statistics.distances(ways)
     assert all(x > 0.9 for x in distances["global"].values())

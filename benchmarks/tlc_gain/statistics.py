@@ -70,14 +70,14 @@ def _windows(x: jax.Array, window: tuple[int, int], crops: tuple[int, int]) -> j
     if window == (*size,):
         return x.reshape(n, -1, c)
     tops, lefts = (
-        jnp.array([(2 * i + 1) * length // (2 * count) - (k - 1) // 2 for i in range(count)])
+        np.clip((2 * np.arange(count) + 1) * length // (2 * count) - (k - 1) // 2, 0, length - k)
         for length, count, k in zip(size, crops, window, strict=True)
-    )  # where they would lie outside, dynamic_slice moves them inside
+    )
 
     def cut(top: jax.Array, left: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(x[0], (top, left, 0), (*window, c)).reshape(-1, c)
 
-    return jax.vmap(cut)(jnp.repeat(tops, crops[1]), jnp.tile(lefts, crops[0]))
+    return jax.vmap(cut)(np.repeat(tops, crops[1]), np.tile(lefts, crops[0]))
 
 
 def _aggregated(site: str, maps: list[jax.Array], heads: int) -> jax.Array:
