@@ -147,12 +147,24 @@ def test_parameters_of_another_network(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_another_s_network(tmp_path):
+    class Mine(MODELS["nafnet"]):
+        pass
+
+    with pytest.raises(CheckpointError, match="Mine is none of nafnet, "):
+        save(tmp_path / "net", Mine(), {})
+
+
 def test_a_folder_without_model_json(tmp_path):
     with pytest.raises(CheckpointError, match=r"it holds no model\.json; make one with"):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"network": "nafnet"}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "null", '{"network": "nafnet"}', b"\xff\xfe", 9**5 * "["],
+    ids=range(7),
+)
 def test_a_damaged_model_json(copy, content):
     content = content.encode() if isinstance(content, str) else content
     (copy / "model.json").write_bytes(content)
@@ -173,6 +185,7 @@ NOT_ITS_PARAMS = "net/params: .*not the parameters of the network in model.json"
         ({"network": ["nafnet"]}, {}, UNKNOWN),
         ({"format": 2}, {}, f"format 2 .*{UNKNOWN}"),
         ({"config": [4]}, {}, UNKNOWN),
+        ({"weights_licence": "MIT\x1b[2J"}, {}, "cannot be printed"),
         ({}, {"depth": 4}, f"{NOT_A_CONFIGURATION}.*depth"),
         ({}, {"width": "wide"}, NOT_A_CONFIGURATION),
         # Whether an initialiser minds a size of 0 depends on its version.
@@ -197,6 +210,11 @@ def test_another_model_json(copy, entries, fields, words):
     with pytest.raises(CheckpointError, match=words) as caught:
         load(copy)
     assert "\n" not in str(caught.value)
+
+
+def test_what_file_managers_leave_is_no_damage(copy):
+    (copy / "params" / ".DS_Store").write_bytes(b"what a window looked like")
+    load(copy)
 
 
 def largest(params: Path) -> Path:

@@ -480,6 +480,8 @@ BAD = {
     "info net --plot a.png -o a.png --overwrite": ["a.png", "choose another output"],
     "restore a.png --task deblur --checkpoint net": ["--task deblur", "leave --checkpoint out"],
     "restore a.png -o out --checkpoint nowhere": ["nowhere", "tlc-jax convert"],
+    "restore a.png -o out --checkpoint denoise": ["--task denoise"],
+    "convert release.safetensors out --set source=x": ["no field source"],
     "restore a.png -o out --checkpoint empty": ["empty", "model.json", "tlc-jax convert"],
     "restore a.png -o out --checkpoint damaged": ["damaged/params", "convert the weights again"],
     "restore a.png -o out --checkpoint edited": ["edited", "convert the weights again"],

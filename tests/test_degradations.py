@@ -51,6 +51,13 @@ def test_same_key_same_result_alone_and_in_a_batch(degradation):
         assert all((one != two).any() for one, two in itertools.pairwise(alone))
 
 
+@pytest.mark.parametrize("degradation", EVERY.values(), ids=EVERY.keys())
+def test_float32_whatever_the_default(degradation):
+    image = jax.ShapeDtypeStruct((32, 48, 3), jnp.float32)
+    with jax.enable_x64(True):
+        assert jax.eval_shape(degradation, KEY, image).dtype == jnp.float32
+
+
 def test_gaussian_noise_has_its_sigma():
     image = jnp.full((256, 256, 3), 0.5)
     noise = d.GaussianNoise((25, 25))(KEY, image) - image

@@ -28,6 +28,7 @@ from tlc_jax.image import (
 )
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY_PROFILE = SRGB[:16] + b"GRAY" + SRGB[20:]  # nobody here reads on
 
 
@@ -71,8 +72,7 @@ def png(samples, *, kinds=(0, 1, 2, 3, 4), interlaced=False, before=b"", after=b
             data += bytes(filtered([line.tobytes() for line in part], 2 * c, kinds))
     header = struct.pack(">IIBBBBB", w, h, 16, (0, 4, 2, 6)[c - 1], 0, 0, interlaced)
     idat = chunk(b"IDAT", zlib.compress(data))
-    signature = b"\x89PNG\r\n\x1a\n"
-    return signature + chunk(b"IHDR", header) + before + idat + after + chunk(b"IEND", b"")
+    return SIGNATURE + chunk(b"IHDR", header) + before + idat + after + chunk(b"IEND", b"")
 
 
 def tiff(samples, *, order="<", deflate=False, orientation=1, photometric=2, planes=1):
@@ -176,14 +176,30 @@ def test_sixteen_bit_tiff(tmp_path, channels, order, deflate):
     assert channels == 3 or (picture.alpha == samples[..., 3]).all()
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_sixteen_bit_gray_tiff(tmp_path, order):
+@pytest.mark.parametrize(
+    ("order", "white_is_zero"), [("<", False), (">", False), ("<", True)]
+)  # Pillow refuses the other one
+def test_sixteen_bit_gray_tiff(tmp_path, order, white_is_zero):
     samples = noise(6, 9, 1)
     path = tmp_path / "a.tif"
-    path.write_bytes(tiff(samples, order=order, photometric=1))
+    path.write_bytes(tiff(samples, order=order, photometric=int(not white_is_zero)))
     pixels = read_picture(path).pixels
     assert pixels.dtype == np.dtype(np.uint16) and pixels.dtype.isnative
-    np.testing.assert_array_equal(pixels, samples)
+    np.testing.assert_array_equal(pixels, 65535 - samples if white_is_zero else samples)
+
+
+def test_twelve_bit_gray_tiff(tmp_path):
+    """Two samples lie in three bytes."""
+    path = tmp_path / "a.tif"
+    stored = tiff(np.frombuffer(b"\xff\xf8\x00", np.uint8).reshape(1, 3, 1), photometric=1)
+    for tag, before, now in ((258, 8, 12), (256, 3, 2)):  # bits, width
+        entry = struct.pack("<HHI", tag, 4, 1)
+        stored = stored.replace(entry + struct.pack("<I", before), entry + struct.pack("<I", now))
+    path.write_bytes(stored)
+    picture = read_picture(path)
+    assert picture.pixels.dtype == np.uint16
+    assert picture.pixels.ravel().tolist() == [65535, round(0x800 * 65535 / 4095)]
+    assert picture.notes == ("12 bits a channel stretched to 16",)
 
 
 def test_sixteen_bit_gray_pgm(tmp_path):
@@ -265,6 +281,15 @@ def test_one_transparent_colour(tmp_path):
     assert read_picture(saved(path, rgb, transparency=(1, 2, 3))).alpha.tolist() == [[0, 255]]
     gray = Image.fromarray(np.uint8([[5, 6]]))
     assert read_picture(saved(path, gray, transparency=6)).alpha.tolist() == [[255, 0]]
+    for bits in (2, 4):  # one of 1, one of the largest, of which the first is transparent
+        row = bytes([0, (1 << 8 - bits) | (2**bits - 1 << 8 - 2 * bits)])
+        head = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0))
+        key = chunk(b"tRNS", struct.pack(">H", 1))
+        data = chunk(b"IDAT", zlib.compress(row))
+        path.write_bytes(SIGNATURE + head + key + data + chunk(b"IEND", b""))
+        picture = read_picture(path)
+        assert picture.pixels.ravel().tolist() == [255 // (2**bits - 1), 255]
+        assert picture.alpha.tolist() == [[0, 255]]
     bilevel = gray.point(lambda level: 255 * (level > 5), mode="1")
     picture = read_picture(saved(path, bilevel, transparency=0))
     assert picture.alpha.tolist() == [[0, 255]] and picture.pixels.tolist() == [[[0], [255]]]

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -172,6 +173,24 @@ def test_gradients_reach_every_parameter(network):
     for path, gradient in jax.tree.leaves_with_path(quick_jit(jax.grad(loss))(params)):
         assert jnp.isfinite(gradient).all(), path
         assert gradient.any(), path
+
+
+def test_float32_whatever_the_default(network):
+    """Forward and backward, as for those who need float64 elsewhere."""
+    model, params = network
+    with jax.enable_x64(True):
+        program = jax.make_jaxpr(
+            jax.value_and_grad(lambda p, x: model.apply({"params": p}, x).sum())
+        )
+        arrays = re.search(r"f64\[\d", str(program(params, photo(16, 32))))  # but Python's scalars
+    assert arrays is None
+
+
+def test_whole_numbers_are_refused(name):
+    """Rather than the residual cut off to them."""
+    image = jax.ShapeDtypeStruct((1, *SIZE, 3), jnp.uint8)
+    with pytest.raises(TypeError, match=r"floats in \[0, 1\], got uint8"):
+        jax.eval_shape(TINY[name].init, jax.random.key(0), image)
 
 
 @pytest.mark.parametrize("block", [NAFBlock(), BaselineBlock(1, 2)], ids=["nafnet", "baseline"])

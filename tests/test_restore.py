@@ -3,6 +3,7 @@
 import functools
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,6 +89,24 @@ def test_arrays_that_are_no_picture(function, shape):
     assert str(error.value) == (
         f"NAFNet takes one picture (H, W, 3), got an array of shape {shape}."
     )
+
+
+class NoChannels(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (NoChannels(), "NoChannels has no inp_channels; give it this field"),
+        (tlc.NAFNet(4, [1], 1, [1]), "a field of this NAFNet holds a list.* write tuples"),
+    ],
+)
+def test_networks_that_are_not_as_needed(model, words):
+    with pytest.raises(ValueError, match=words):
+        tlc.restore(model, {}, noise(30, 34, 3))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, bool])

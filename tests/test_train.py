@@ -190,7 +190,13 @@ def test_pairs_and_several_sizes_of_crops(tmp_path, photographs):
 
     model = TINY.clone(train_size=(32, 32))
     fine = dataclasses.replace(config, model=model, init_from=str(tmp_path / "run" / "model"))
+    described = tmp_path / "run/model/model.json"
+    licensed = json.loads(described.read_text()) | {"weights_licence": "for friends"}
+    described.write_text(json.dumps(licensed))
     train(fine, tmp_path / "fine", reports.append)
+    made = checkpoints.describe(tmp_path / "fine/model")
+    assert made["weights_licence"] == "for friends"
+    assert made["source"] == "trained with tlc-jax from: trained with tlc-jax"
     assert max(losses(tmp_path / "fine").values()) < losses(tmp_path / "run")[4]
     wider = configuration(photographs, model=TINY.clone(width=16), init_from=fine.init_from)
     with pytest.raises(TrainingError, match="holds another network"):

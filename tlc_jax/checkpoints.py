@@ -64,21 +64,27 @@ def save(path: str | os.PathLike, model: nn.Module, params: Params, **metadata: 
       path: a folder that does not exist yet.
       model: a network of `tlc_jax.models.MODELS`.
       params: its parameter tree.
-      **metadata: further entries of model.json (source, licence of the weights, task, ...).
+      **metadata: further entries of model.json (source, licence of the weights, task, ...), as
+        JSON has them.
 
     Raises:
-      CheckpointError: the path exists or cannot be written, or the parameters are not those of
-        the network.
+      CheckpointError: the path exists or cannot be written, the network is none of ours, or the
+        parameters are not its.
     """
     import orbax.checkpoint as ocp  # half a second that only loading and saving should pay
 
     path = Path(path).absolute()
+    names = {cls: name for name, cls in MODELS.items()}
+    if type(model) not in names:
+        raise CheckpointError(
+            f"{path}: {type(model).__name__} is none of {', '.join(MODELS)}, which are all that a "
+            "checkpoint can name; save its parameters with orbax."
+        )
     params = jax.tree.map(np.asarray, params)  # arrays of JAX load only where they were saved
     if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, abstract_params(model)):
         raise CheckpointError(
             f"{path}: these are not the parameters of this {type(model).__name__}."
         )
-    names = {cls: name for name, cls in MODELS.items()}
     description = {
         **metadata,
         "format": FORMAT,
@@ -119,8 +125,9 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
             "DESTINATION' and name the destination."
         )
     if not path.is_dir():
+        ours = f" ({path} of the package is --task {path})" if str(path) in SHIPPED else ""
         raise CheckpointError(
-            f"{path}: there is no such checkpoint folder; convert the published weights with "
+            f"{path}: there is no such checkpoint folder{ours}; convert the published weights with "
             "'tlc-jax convert SOURCE DESTINATION' and name the destination."
         )
     try:
@@ -131,10 +138,16 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
             f"{path}: not a checkpoint of tlc-jax, it holds no model.json; make one with "
             "'tlc-jax convert SOURCE DESTINATION'."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path / 'model.json'}: cannot be read ({error}); convert the weights again."
         ) from None
+    # Much of it is printed, and some characters are orders to a terminal.
+    if not all(str(entry).isprintable() for entry in jax.tree.leaves(description)):
+        raise CheckpointError(
+            f"{path / 'model.json'}: holds characters that cannot be printed; convert the weights "
+            "again."
+        )
     if version != FORMAT or network not in list(MODELS) or not isinstance(config, dict):
         raise CheckpointError(
             f"{path / 'model.json'}: network {network!r} in format {version!r} is unknown to this "
@@ -172,7 +185,7 @@ def load(path: str | os.PathLike) -> tuple[nn.Module, Params]:
     """Read a checkpoint folder.
 
     Args:
-      path: a folder that `save` or the converter wrote, or a name of `SHIPPED`.
+      path: a folder that `save` or the converter wrote, or "denoise" or "deblur" for ours.
 
     Returns:
       The network, global, and its parameters. `model.clone(local_mode=True)` takes the same ones.
@@ -230,9 +243,10 @@ def first_line(error: Exception) -> str:
 
 
 def _digest(folder: Path) -> str:
-    """SHA-256 of the names and contents of all files in a folder."""
+    """SHA-256 of the names and contents of all files in a folder, but what file managers leave."""
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for file in sorted(path for path in files if path.name not in (".DS_Store", "Thumbs.db")):
         digest.update(file.relative_to(folder).as_posix().encode())
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())

@@ -53,8 +53,8 @@ class GaussianNoise:
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         draw, noise = jax.random.split(key)
-        sigma = jax.random.uniform(draw, minval=self.sigma[0], maxval=self.sigma[1]) / 255
-        return image + sigma * jax.random.normal(noise, image.shape)
+        sigma = _drawn(draw, self.sigma) / 255
+        return image + sigma * jax.random.normal(noise, image.shape, jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +68,8 @@ class PoissonNoise:
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         draw, noise = jax.random.split(key)
-        low, high = jnp.log(jnp.asarray(self.photons, jnp.float32))
-        photons = jnp.exp(jax.random.uniform(draw, minval=low, maxval=high))
+        low, high = map(math.log, self.photons)
+        photons = jnp.exp(_drawn(draw, (low, high)))
         return (
             jax.random.poisson(noise, jnp.maximum(image, 0) * photons).astype(jnp.float32) / photons
         )
@@ -87,7 +87,7 @@ class MotionBlur:
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         draw, path = jax.random.split(key)
-        length = jax.random.uniform(draw, minval=self.length[0], maxval=self.length[1])
+        length = _drawn(draw, self.length)
         return blur(image, trajectory_kernel(path, length, math.ceil(self.length[1])))
 
 
@@ -106,8 +106,8 @@ class CameraShake:
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         length, turn, path, turning = jax.random.split(key, 4)
-        length = jax.random.uniform(length, minval=self.length[0], maxval=self.length[1])
-        turn = jax.random.uniform(turn, minval=self.turn[0], maxval=self.turn[1])
+        length = _drawn(length, self.length)
+        turn = _drawn(turn, self.turn)
         corner = math.hypot(*image.shape[:2]) / 2
         # What a point in a corner walks while the camera turns there and back.
         angles = trajectory(turning, turn)[0] / corner
@@ -121,7 +121,7 @@ class Defocus:
     radius: tuple[float, float]
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        radius = jax.random.uniform(key, minval=self.radius[0], maxval=self.radius[1])
+        radius = _drawn(key, self.radius)
         return blur(image, disc_kernel(radius, math.ceil(self.radius[1])))
 
 
@@ -132,7 +132,7 @@ class Jpeg:
     quality: tuple[float, float]
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        quality = jax.random.uniform(key, minval=self.quality[0], maxval=self.quality[1])
+        quality = _drawn(key, self.quality)
         return jpeg(image, quality)
 
 
@@ -168,15 +168,20 @@ class Sometimes:
         return jnp.where(jax.random.bernoulli(draw, self.share), self.part(key, image), image)
 
 
+def _drawn(key: jax.Array, limits: tuple[float, float]) -> jax.Array:
+    """A number drawn evenly between two, float32 whatever JAX's default is."""
+    return jax.random.uniform(key, (), jnp.float32, *limits)
+
+
 def trajectory(key: jax.Array, length: jax.Array | float) -> jax.Array:
     """The path of a hand-held camera, `length` pixels long: rows and columns, (2, STEPS).
 
     It turns and changes its speed smoothly, both as integrated noise, about its centroid, (0, 0).
     """
     first, bend, much, pace = jax.random.split(key, 4)
-    bends = jnp.cumsum(jax.random.normal(bend, (STEPS,))) / math.sqrt(STEPS)
-    angle = 2 * jnp.pi * (jax.random.uniform(first) + jax.random.uniform(much) * bends)
-    speed = jnp.exp(jnp.cumsum(jax.random.normal(pace, (STEPS,))) / math.sqrt(STEPS))
+    bends = jnp.cumsum(jax.random.normal(bend, (STEPS,), jnp.float32)) / math.sqrt(STEPS)
+    angle = 2 * jnp.pi * (_drawn(first, (0, 1)) + _drawn(much, (0, 1)) * bends)
+    speed = jnp.exp(jnp.cumsum(jax.random.normal(pace, (STEPS,), jnp.float32)) / math.sqrt(STEPS))
     step = length * speed / speed.sum()
     path = jnp.stack([jnp.cumsum(step * jnp.sin(angle)), jnp.cumsum(step * jnp.cos(angle))])
     return path - path.mean(axis=1, keepdims=True)

@@ -40,7 +40,7 @@ WRITABLE = {
     ".tiff": {"format": "TIFF"},
 }
 ORIENTATION = 0x0112  # EXIF
-BITS_PER_SAMPLE, PLANAR_CONFIGURATION = 258, 284  # TIFF
+BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION = 258, 262, 284  # TIFF
 # Pillow's names of byte orders (big, little, native), each with that of the opposite order.
 OPPOSITE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
@@ -227,6 +227,7 @@ def _decode(file: BinaryIO) -> tuple[np.ndarray, bytes | None, list[str]]:
     _refuse_planes(image)
     # Pillow's name for the layout of 16-bit samples in the file, such as "RGB;16B".
     layout = re.search(r"(\w+);16([BLN])", str(image.tile[:1]))
+    few_bits = re.search(r"'L;([24])'", str(image.tile[:1]))
     match image.tile:
         case [("ppm" | "ppm_plain", _, _, (_, int(white)))]:
             deep = white > 255
@@ -248,12 +249,14 @@ def _decode(file: BinaryIO) -> tuple[np.ndarray, bytes | None, list[str]]:
         if image.mode.startswith("I"):
             if samples.min() < 0 or samples.max() > 65535:
                 raise ImageError("it has 32 bits a channel; save it with 8 or 16")
-            samples = samples.astype(np.uint16)
+            samples = _full_scale(samples.astype(np.uint16), image, notes)
         elif deep:
             notes.append("16 bits a channel reduced to 8")
 
     key = image.info.get("transparency")
     if key is not None and samples.shape[-1] in (1, 3):  # the one colour that is transparent
+        if few_bits:  # the key is as stored, but Pillow has stretched the samples to 8 bits
+            key *= 255 // (2 ** int(few_bits[1]) - 1)
         opaque = (samples != np.array(key)).any(axis=-1, keepdims=True)
         samples = np.append(samples, from_float(opaque.astype(np.float32), samples.dtype), axis=-1)
     return _turn(samples, turn), image.info.get("icc_profile"), notes
@@ -284,6 +287,15 @@ def _sixteen_bit_colour(
         high = np.asarray(image).astype(np.uint16)
         low = decode(f"{colours};16{OPPOSITE[order]}")
     return high << 8 | low
+
+
+def _full_scale(samples: np.ndarray, image: "Image.Image", notes: list[str]) -> np.ndarray:
+    """Gray samples of a TIFF file with more than 8 bits, which Pillow leaves as they are stored."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(BITS_PER_SAMPLE) == (12,):
+        samples = np.round(samples * (65535 / 4095)).astype(np.uint16)
+        notes.append("12 bits a channel stretched to 16")
+    return 65535 - samples if tags.get(PHOTOMETRIC) == 0 else samples  # 0 is white there
 
 
 def _to_plain_mode(image: "Image.Image", notes: list[str]) -> "Image.Image":
@@ -353,6 +365,8 @@ def write_image(
 
     Raises:
       ImageError: if the file cannot be written, or the image holds NaN.
+      ValueError: another shape of the image or of its alpha, or other bits.
+      TypeError: other types of numbers.
     """
     path, image = Path(path), np.asarray(image)
     if image.ndim != 3 or image.shape[-1] not in (1, 3) or 0 in image.shape:

@@ -40,6 +40,7 @@ def psnr(image: jax.Array | np.ndarray, reference: jax.Array | np.ndarray) -> ja
 
     Raises:
       ValueError: if the shapes differ.
+      TypeError: other types of numbers.
 
     Examples:
       >>> print(psnr(np.full((4, 4, 3), 0.6), np.full((4, 4, 3), 0.5)).round(2))
@@ -65,6 +66,7 @@ def ssim(image: jax.Array | np.ndarray, reference: jax.Array | np.ndarray) -> ja
 
     Raises:
       ValueError: if the shapes differ, or the images are smaller than the window.
+      TypeError: other types of numbers.
 
     Examples:
       >>> print(ssim(np.full((16, 16, 1), 0.5), np.full((16, 16, 1), 0.5)))

@@ -47,7 +47,8 @@ def restore(
     The first picture of a size compiles; later ones of the same network and size do not.
 
     Args:
-      model: a network; `model.clone(local_mode=True)` for TLC.
+      model: a network; `model.clone(local_mode=True)` for TLC. One of your own has a field
+        `inp_channels`, and tuples for lists.
       params: its parameter tree.
       image: (H, W, C) with the network's channels, float in [0, 1], uint8 or uint16.
       bucket: (height, width) no smaller than the picture. One compiled program then serves all
@@ -59,7 +60,8 @@ def restore(
 
     Raises:
       ValueError: an array that is no picture, or not of the network's channels; a bucket that is
-        too small, or of a network that has none.
+        too small, or of a network that has none; a network for clips, or one that JAX cannot
+        compile by; a result that holds NaN, for a picture of whole numbers, which cannot.
       TypeError: other types of numbers.
     """
     _refuse_clips(model)
@@ -269,7 +271,14 @@ def _refuse_clips(model: nn.Module) -> None:
 
 def _checked(model: nn.Module, image: np.ndarray) -> np.ndarray:
     """The picture as float32, if it is one that the network takes."""
-    channels: int = model.inp_channels
+    channels = example_input(model, (1, 1)).shape[-1]
+    try:
+        hash(model)
+    except TypeError:
+        raise ValueError(
+            f"a field of this {type(model).__name__} holds a list, but what is compiled for has to "
+            "be hashable; write tuples."
+        ) from None
     if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
         raise ValueError(
             f"{type(model).__name__} takes one picture (H, W, {channels}), got an array of shape "

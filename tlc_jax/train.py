@@ -179,6 +179,7 @@ def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str,
       params: of its network.
       pictures: decoded, as of `tlc_jax.crops.decode`; none give no scores.
     """
+    params = jax.device_put(params)  # once for all pictures
     scores: dict[str, list[float]] = {"input": [], "global": [], "local": []}
     for number, files in enumerate(pictures):
         *inputs, target = (to_float(np.load(file)) for file in files)
@@ -225,7 +226,7 @@ def _describe(config: Config, run: Path, pictures: tuple[Files, ...]) -> None:
     names = hashlib.sha256(repr([picture_of(files[0]) for files in pictures]).encode())
     path = run / "config.json"
     if jax.process_index() == 0 and not path.exists():
-        fields = _fields(config) | {"pictures": names.hexdigest()}
+        fields = _fields(config) | {"pictures": names.hexdigest(), "origin": _origin(config)}
         with _writing(path):
             write_whole(path, (json.dumps(fields, indent=2) + "\n").encode())
     if jax.process_count() > 1:
@@ -237,10 +238,22 @@ def _describe(config: Config, run: Path, pictures: tuple[Files, ...]) -> None:
         )
 
 
-def _described(path: Path) -> dict[str, str]:
+def _origin(config: Config) -> dict[str, str]:
+    """What the model's description says of where it comes from: a licence goes on to what is made
+    of weights."""
+    if config.init_from is None:
+        return {"source": "trained with tlc-jax"}
+    begun = checkpoints.describe(config.init_from)
+    origin = {"source": f"trained with tlc-jax from: {begun.get('source', config.init_from)}"}
+    if "weights_licence" in begun:
+        origin["weights_licence"] = begun["weights_licence"]
+    return origin
+
+
+def _described(path: Path) -> dict[str, Any]:
     with contextlib.suppress(ValueError):
         described = json.loads(path.read_text())
-        if isinstance(described, dict) and "pictures" in described:
+        if isinstance(described, dict) and described.keys() >= {"pictures", "origin"}:
             return described
     raise TrainingError(
         f"{path}: damaged; remove it, if you are sure that the run is of this configuration, or "
@@ -349,9 +362,8 @@ def _export(config: Config, run: Path, params: Params, done: int, scores: dict[s
     """Put the averaged parameters in place of those of an earlier step."""
     model, new, old = run / "model", run / ".model-new", run / ".model-old"
     shutil.rmtree(new, ignore_errors=True)
-    checkpoints.save(
-        new, config.model, params, source="trained with tlc-jax", steps=done, **_in_json(scores)
-    )
+    origin = _described(run / "config.json")["origin"]
+    checkpoints.save(new, config.model, params, steps=done, **origin, **_in_json(scores))
     if model.exists():
         shutil.rmtree(old, ignore_errors=True)
         model.rename(old)

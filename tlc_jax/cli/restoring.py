@@ -221,7 +221,10 @@ def _jobs(model: nn.Module, inputs: list[Path], output: Path) -> list[Job]:
         raise UserError(f"{output}: there are several outputs; name a folder.")
     wanted = tuple(WRITABLE) if sources[0][0].suffix.lower() in VIDEOS else (".png",)
     if output.suffix.lower() not in wanted:
-        raise UserError(f"{output}: outputs are {', '.join(wanted)}; name such a file or a folder.")
+        raise UserError(
+            f"{output}: outputs are {', '.join(wanted)}; name such a file or a folder, which must "
+            "exist if its name has a dot."
+        )
     return [Job(sources[0], (output,))]
 
 

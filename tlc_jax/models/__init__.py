@@ -49,6 +49,15 @@ def takes_clips(model: nn.Module | type[nn.Module]) -> bool:
 
 
 def example_input(model: Any, size: tuple[int, int]) -> jax.ShapeDtypeStruct:
-    """The shape and type of one picture of `size` = (H, W), or of the shortest clip of such."""
+    """The shape and type of one picture of `size` = (H, W), or of the shortest clip of such.
+
+    Raises:
+      ValueError: the network does not say how many channels it takes.
+    """
+    if not hasattr(model, "inp_channels"):
+        raise ValueError(
+            f"{type(model).__name__} has no inp_channels; give it this field, the channels that it "
+            "takes."
+        )
     frames = (model.past_frames + model.future_frames + 1,) if takes_clips(model) else ()
     return jax.ShapeDtypeStruct((1, *frames, *size, model.inp_channels), jnp.float32)

@@ -24,7 +24,7 @@ from tlc_jax.layers import (
     upsample2x2,
 )
 from tlc_jax.ops import Window, average_windows, extract_windows, resize_bilinear, site_window
-from tlc_jax.ops.shape import reflection
+from tlc_jax.ops.shape import reflection, refuse_whole_numbers
 from tlc_jax.ops.windows import clip_window
 
 
@@ -346,6 +346,7 @@ class Maxim(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
+        refuse_whole_numbers(image)
         _, h, w, c = image.shape
         levels = _levels(self)
         (rows, top), (columns, left) = (

@@ -119,7 +119,7 @@ def attention_of_tiles(
     cosine = in_windows(gram) / norms(q)[..., :, None] / norms(k)[..., None, :]
     weights = jax.nn.softmax(cosine * temperature.reshape(1, 1, 1, heads, 1, 1), axis=-1)
 
-    project = jnp.eye(c) if project is None else project.astype(jnp.float32)
+    project = jnp.eye(c, dtype=jnp.float32) if project is None else project.astype(jnp.float32)
     project = project.reshape(heads, c // heads, -1)
     weights = jnp.einsum("nabhcd,hce->nabhde", weights, project, precision="highest")
     weights = weights.reshape(n, a, b, c, -1)

@@ -127,7 +127,7 @@ def _sums_by_image(padded: jax.Array, gradient: jax.Array, k: int) -> jax.Array:
         padded, gradient = (array[None].astype(jnp.float32) for array in image)
         return [s + x * gradient for s, x in zip(sums, _shifted(padded, k), strict=True)], None
 
-    none = [jnp.zeros((1, *gradient.shape[1:]))] * k**2
+    none = [jnp.zeros((1, *gradient.shape[1:]), jnp.float32)] * k**2
     return jnp.stack(lax.scan(add, none, (padded, gradient))[0]).sum((1, 2, 3))
 
 

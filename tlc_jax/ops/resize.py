@@ -8,6 +8,7 @@ import numpy as np
 def resize_bilinear(x: jax.Array, levels: int) -> jax.Array:
     """Resize by 2**levels, as jax.image.resize does: antialiased when it shrinks.
 
+    Equal where the sides divide by 2**-levels; others are cut, where that function stretches.
     That function multiplies by dense matrices; this one reads only the pixels that weigh anything.
 
     Args:

@@ -26,9 +26,21 @@ def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
     """Zeros below and to the right of (N, H, W, C), until H and W are multiples.
 
     The published networks pad before the first convolution, so these rows enter their statistics.
+
+    Raises:
+      TypeError: whole numbers, which a network must not take for samples in [0, 1].
     """
+    refuse_whole_numbers(x)
     _, h, w, _ = x.shape
     return jnp.pad(x, ((0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0)))
+
+
+def refuse_whole_numbers(x: jax.Array) -> None:
+    """What a network takes are floats: it would return the difference to whole numbers cut off."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"a network takes floats in [0, 1], got {x.dtype}; tlc_jax.restore takes both."
+        )
 
 
 def reflection(length: int, multiple: int, padding: str) -> tuple[np.ndarray, int]:

@@ -7,6 +7,7 @@ arXiv 2112.04491). A window is a pair (height, width); `None` stands for the who
 import functools
 import itertools
 import math
+import numbers
 from typing import NamedTuple
 
 import jax
@@ -76,7 +77,7 @@ def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _check_pair(name: str, pair: tuple[int, int]) -> None:
-    whole = isinstance(pair, tuple) and all(isinstance(n, int) and n > 0 for n in pair)
+    whole = isinstance(pair, tuple) and all(isinstance(n, numbers.Integral) and n > 0 for n in pair)
     if not whole or len(pair) != 2:
         raise ValueError(f"{name} is (height, width) in whole pixels, got {pair}.")
 
