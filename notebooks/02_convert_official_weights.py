@@ -11,7 +11,8 @@
 # ## Install
 #
 # This works on the CPU, GPU and TPU runtimes of Colab, and does nothing where the package is
-# installed already. pip adds only what is missing; the runtime's own JAX stays.
+# installed already. The runtime's own JAX stays; where pip replaces something else that the runtime
+# has in use, it says so, and the runtime has to be restarted.
 
 # %%
 from importlib.metadata import version
@@ -111,12 +112,13 @@ plt.show()
 # ## A file of weights
 #
 # Download one from its authors, put it where the notebook can see it (in Colab: drop it on the
-# Files pane) and give its path. TRAIN_SIZE is the size of the training crops, which no file tells
-# and which the window follows: for the published files leave it as it is.
+# Files pane) and give its path; here one for single pictures, as all but NAFSSR, RNN-MBP and the
+# dual-pixel Restormer are. TRAIN_SIZE is the size of the training crops, which no file tells and
+# which the window follows: for the published files `None` is right, for others write (256, 256).
 
 # %% tags=["parameters"]
 WEIGHTS = ""  # @param {type: "string"}
-TRAIN_SIZE = (256, 256)  # @param {type: "raw"}
+TRAIN_SIZE = None  # @param {type: "raw"}
 
 # %% [markdown]
 # Without one, we make a **stand-in**: the small deblurrer of the package, written as NAFNet's
@@ -170,7 +172,8 @@ if not WEIGHTS:
 # %%
 checkpoint = RESULTS / Path(WEIGHTS).stem
 if not checkpoint.exists():
-    convert_file(WEIGHTS, checkpoint, train_size=tuple(TRAIN_SIZE))
+    fields = {} if TRAIN_SIZE is None else {"train_size": tuple(TRAIN_SIZE)}
+    convert_file(WEIGHTS, checkpoint, **fields)
 description = describe(checkpoint)
 for name in ("network", "parameters", "config", "source", "weights_licence"):
     print(f"{name:16}{description[name]}")

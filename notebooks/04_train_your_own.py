@@ -9,7 +9,8 @@
 # ## Install
 #
 # This works on the CPU, GPU and TPU runtimes of Colab, and does nothing where the package is
-# installed already. pip adds only what is missing; the runtime's own JAX stays.
+# installed already. The runtime's own JAX stays; where pip replaces something else that the runtime
+# has in use, it says so, and the runtime has to be restarted.
 
 # %%
 from importlib.metadata import version
@@ -80,8 +81,9 @@ print(f"{len(found)} photographs to train on, {len(held_out)} to measure with")
 # %% [markdown]
 # ## What spoils them
 #
-# A degradation is a function of a random key and a photograph; those of `tlc_jax.degradations`
-# combine. Write your own where you know what your camera does: it runs under `jax.jit`. Four draws:
+# A degradation is called with a random key and a photograph; those of `tlc_jax.degradations`
+# combine. Write your own where you know what your camera does, as a frozen dataclass, of which
+# `docs/training.md` has an example: it runs under `jax.jit`. Four draws:
 
 # %%
 DEGRADATION = InTurn((GaussianNoise((0, 15)), Jpeg((10, 40))))

@@ -10,7 +10,8 @@
 # ## Install
 #
 # This works on the CPU, GPU and TPU runtimes of Colab, and does nothing where the package is
-# installed already. pip adds only what is missing; the runtime's own JAX stays.
+# installed already. The runtime's own JAX stays; where pip replaces something else that the runtime
+# has in use, it says so, and the runtime has to be restarted.
 
 # %%
 from importlib.metadata import version

@@ -11,7 +11,7 @@ import pytest
 
 import checkpoints_convert
 import tlc_jax as tlc
-from tlc_jax import degradations, layers, ops, recipe, train
+from tlc_jax import catalogue, data, degradations, evaluate, layers, ops, recipe, train
 
 REFERENCE = Path(__file__).parent.parent / "docs/reference"
 FUNCTIONS = [
@@ -53,7 +53,7 @@ def public(module) -> list[str]:
 
 @pytest.mark.parametrize(
     "module",
-    [tlc, ops, layers, checkpoints_convert, train, recipe, degradations],
+    [tlc, ops, layers, checkpoints_convert, train, recipe, degradations, evaluate, data, catalogue],
     ids=lambda module: module.__name__,
 )
 def test_every_public_name_is_in_the_reference(module):

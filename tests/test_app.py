@@ -265,7 +265,7 @@ def test_the_slider_uncovers(page):
 
 
 @in_browser
-def test_all_that_a_picture_holds_is_kept(page, by_command, tmp_path):
+def test_all_that_a_picture_holds_is_kept(served, page, by_command, tmp_path):
     """16 bits, alpha and a colour profile, with choices that the page does not start at."""
     rng = np.random.default_rng(0)
     pixels, alpha = (rng.integers(0, 2**16, shape, np.uint16) for shape in ((60, 90, 3), (60, 90)))
@@ -279,6 +279,13 @@ def test_all_that_a_picture_holds_is_kept(page, by_command, tmp_path):
     assert downloaded == by_command(source, "--task", "deblur", "--mode", "global", "--window", 40)
     page.get_by_label("auto").check()
     first = shown(page)
+    served.hold()
+    press(page, "Restore")
+    page.wait_for_selector("text=waiting")
+    (worker,) = served.workers()
+    os.kill(worker, signal.SIGKILL)
+    page.wait_for_selector("#complaint >> text=not enough memory")
+    assert result(page)[1] == downloaded  # there still is what was made before
     press(page, "Restore")
     _, downloaded = result(page, but=first)
     assert downloaded == by_command(source, "--task", "deblur", "--mode", "auto", "--window", 40)
@@ -348,6 +355,25 @@ def test_a_file_may_be_too_large(page, served, tmp_path):
     with pytest.raises(urllib.error.HTTPError, match="413"):
         urllib.request.urlopen(sent)
     assert not list(served.folder.rglob("large.png"))
+
+
+@in_browser
+def test_an_address_is_no_upload(served, tmp_path):
+    """Whoever asks the server to fetch a picture is refused, and nothing is fetched."""
+    with urllib.request.urlopen(f"{served.address}config") as answer:
+        listeners = json.load(answer)["dependencies"]
+    (looks,) = [number["id"] for number in listeners if number["api_name"] == "look"]
+    file = {"path": "http://192.0.2.1/a.png", "meta": {"_type": "gradio.FileData"}}
+    asked = {"data": [file], "fn_index": looks, "session_hash": "nobody"}
+    asks = urllib.request.Request(
+        f"{served.address}gradio_api/run/predict",
+        json.dumps(asked).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(asks)
+    assert "only what is uploaded is taken" in refused.value.read().decode()
+    assert "a.png" not in files(served.folder)
 
 
 @in_browser
@@ -555,8 +581,14 @@ def test_visits_are_apart(tmp_path):
     with pytest.raises(JobError, match=r"^cannot take a\.png: no such file or directory; drop it"):
         visits.start("first", upload)
     second = visits.find("second")
-    results = [second.request("restored", Path("net"), "local", None) for _ in range(2)]
-    assert [result.folder.exists() for result in results] == [False, True]
+    results = []
+    for error in (None, None, JobError("it failed")):
+        request = second.request("restored", Path("net"), "local", None)
+        with contextlib.suppress(JobError), request as result:
+            results.append(result)
+            if error:
+                raise error
+    assert [result.folder.exists() for result in results] == [False, True, False]
     third = visits.start("second", other)
     assert not second.folder.exists() and third.source.read_text() == "b.png"
     assert visits.start("second", other).source.exists() and other.exists()
@@ -586,6 +618,32 @@ def test_what_is_shown_is_small_enough(tmp_path):
     shown = read_picture(shown).pixels
     assert shown.shape == (1, jobs.SHOWN, 3)
     assert np.abs(shown[0, 1500] - np.array([255.0, 0, 128])).max() < 8
+
+
+def test_what_is_compared(tmp_path, monkeypatch):
+    """Each picture is what its words say, at the window that was asked for."""
+    picture = tlc.read_image(SHAKEN)[:160, :200]
+    tlc.write_image(tmp_path / "a.png", picture)
+    picture = tlc.read_image(tmp_path / "a.png")
+    request = jobs.Request(tmp_path / "a.png", tmp_path, checkpoints.find("deblur"), "local", 40)
+    kept = {}
+    monkeypatch.setattr(jobs, "_show", lambda path, pixels, _: kept.update({path: pixels}) or path)
+    *_, made = jobs.compared(request)
+    shown = {words.partition(",")[0]: kept[path] for path, words in made.pictures[:4]}
+    model, params = tlc.load("deblur")
+    expected = {
+        "input": picture,
+        "global": tlc.restore(model, params, picture),
+        "local": tlc.restore(model.clone(local_mode=True, window=(40, 40)), params, picture),
+        "tiles": tlc.restore_tiles(model, params, picture, tile=96, overlap=12),
+    }
+    assert shown.keys() == expected.keys()
+    for name, pixels in shown.items():
+        np.testing.assert_array_equal(pixels, expected[name])
+    enlarged = kept[made.pictures[-2][0]]
+    assert made.pictures[-2][1] == "local, enlarged" and enlarged.shape[1] == 5 * 96
+    assert (shown["local"][:, :, None, None] == enlarged[::5, ::5][0, 0]).all(-1).any()
+    assert "predicted" in made.facts["memory"]
 
 
 def test_auto_tells_what_it_chose(tmp_path, monkeypatch):

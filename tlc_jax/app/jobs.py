@@ -138,10 +138,10 @@ def compared(request: Request) -> Iterator[Progress | Compared]:
             functools.partial(restore_tiles, tile=tile, overlap=tile // 8),
         ),
     }
-    results, times = {}, {}
+    results, times, memory = {}, {}, {}
     for number, (name, (network, example, run)) in enumerate(modes.items()):
         yield Progress((3 * number + 1) / 10, f"{name}: compiling")
-        warm_up(network, params, example)
+        memory[name] = warm_up(network, params, example)
         yield Progress((3 * number + 2) / 10, f"{name}: restoring")
         start = time.perf_counter()
         results[name] = run(network, params, pixels)
@@ -166,6 +166,7 @@ def compared(request: Request) -> Iterator[Progress | Compared]:
             "picture": f"{width} x {height}",
             "network": f"{type(model).__name__}, float32, on {jax.default_backend()}",
             "tiles": f"{tile} x {tile}, as the training crops, overlapping by {tile // 8}",
+            "memory": f"{_memory(max(memory.values()))} predicted",
             "enlarged": f"{ENLARGED} times, where global and local differ most",
             "licence of the weights": _licence(request),
         },

@@ -58,13 +58,20 @@ class Visit(NamedTuple):
     source: Path
     upload: Path | None  # `None` for an example
 
-    def request(self, kind: str, *choices: Any) -> jobs.Request:
-        """A job for the picture, whose results take the place of the last such ones."""
-        for old in self.folder.glob(f"{kind}-*"):
-            shutil.rmtree(old)
+    @contextlib.contextmanager
+    def request(self, kind: str, *choices: Any) -> Iterator[jobs.Request]:
+        """A job for the picture; what it made takes the place of the last such results."""
+        last = [*self.folder.glob(f"{kind}-*")]
         # A name of its own, or the browser would show the last result again.
         folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=self.folder))
-        return jobs.Request(self.source, folder, *choices)
+        try:
+            yield jobs.Request(self.source, folder, *choices)
+        except Exception:
+            last = [folder]
+            raise
+        finally:
+            for old in last:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 class Visits:
@@ -143,8 +150,10 @@ def serve(
         # Gradio looks at these when it is imported.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         workers = Workers(limits.seconds)
+        from gradio import processing_utils
         from gradio.themes import Default, LocalFont
 
+        processing_utils.async_ssrf_protected_download = _refuse_address
         page = build(networks, limits, Visits(Path(folder)), workers)
         page.queue(max_size=WAITING, api_open=False)
         # From Gradio's own files, of which the half-bold one that it takes lacks most letters.
@@ -272,8 +281,8 @@ def build(
     def restore(name: str, mode: str, side: int, request: gr.Request, progress=bar) -> dict:
         try:
             visit = visits.find(request.session_hash)
-            asked = visit.request("restored", networks[name], mode, side or None)
-            made = work(visit, progress, request, jobs.restored, asked)
+            with visit.request("restored", networks[name], mode, side or None) as asked:
+                made = work(visit, progress, request, jobs.restored, asked)
         except JobError as error:
             return complain(error)
         label = f"Download {made.file.name}"
@@ -287,15 +296,15 @@ def build(
     def compare(name: str, side: int, request: gr.Request, progress=bar) -> dict:
         try:
             visit = visits.find(request.session_hash)
-            asked = visit.request("compared", networks[name], "local", side or None)
-            made = work(visit, progress, request, jobs.compared, asked)
+            with visit.request("compared", networks[name], "local", side or None) as asked:
+                made = work(visit, progress, request, jobs.compared, asked)
         except JobError as error:
             return complain(error)
         return {gallery: made.pictures, told: _facts(made.facts)}
 
     samples = sorted(EXAMPLES.glob("*.jpg"))
     with gr.Blocks(title="tlc-jax", analytics_enabled=False, delete_cache=(AN_HOUR, A_DAY)) as page:
-        gr.Markdown("# tlc-jax\nTakes noise or camera shake from photographs, on this machine.")
+        gr.Markdown("# tlc-jax\nRestores photographs, on the machine that serves this page.")
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 drop = gr.File(
@@ -352,7 +361,8 @@ def build(
         taken = gr.Textbox(visible="hidden")  # changes with each picture that was taken
         gr.Markdown(
             f"Pictures of up to {limits.pixels / 1e6:g} megapixels and {limits.megabytes} MB. "
-            "What you upload stays on this machine and is removed when you leave.",
+            "What you upload stays on the machine that serves this page, and is removed when you "
+            "leave.",
             elem_id="limits",
         )
 
@@ -373,6 +383,13 @@ def build(
         ).then(compare, [network, window], shown, show_progress_on=gallery, **as_job, **private)
         page.unload(leave)
     return page
+
+
+async def _refuse_address(url: str, **where: Any) -> str:
+    """In place of what fetches a file whose address a request names: of any size, for anybody."""
+    from gradio import Error
+
+    raise Error("only what is uploaded is taken.", print_exception=False)
 
 
 def check_size(source: Path, most: int) -> str:
