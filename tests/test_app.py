@@ -671,6 +671,19 @@ def test_visitors_learn_no_path(tmp_path):
         list(jobs.restored(jobs.Request(source, folder, network, "local", None)))
 
 
+def test_networks_have_names(terminal, tmp_path, monkeypatch):
+    """Those of their folders, or of the run that made them; whole paths where these are alike."""
+    offered = {}
+    monkeypatch.setattr("tlc_jax.cli.serving.serve", lambda some, *_: offered.update(some))
+    folders = ["mine", "runs/noise/model", "runs/shake/model", "other/mine"]
+    for folder in folders:
+        shutil.copytree(checkpoints.find("denoise"), tmp_path / folder)
+    options = [text for folder in folders for text in ("--checkpoint", folder)]
+    assert terminal(tmp_path, "app", *options)[0] == 0
+    assert list(offered) == ["mine", "noise", "shake", "other/mine"]
+    assert offered["shake"] == tmp_path / folders[2]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

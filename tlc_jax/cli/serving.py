@@ -39,7 +39,8 @@ def serve_page(
     networks: dict[str, Path] = {}
     for folder in folders:
         _check_network(folder)
-        name = folder.resolve().name
+        whole = folder.resolve()  # what a training run makes is "model" in the run's folder
+        name = whole.parent.name if whole.name == "model" else whole.name
         networks[str(folder) if name in networks else name] = folder.absolute()
     _check_free(host, port)
 
