@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from tlc_jax.models import MODELS, Params, example_input
 FORMAT = 1
 WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = ("denoise", "deblur")
+ORDERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # to a terminal
 # How a network is run, not what it is.
 RUN_FIELDS = {"local_mode", "local_attention", "local_grid", "window", "padding", "dtype"}
 
@@ -142,11 +144,9 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
         raise CheckpointError(
             f"{path / 'model.json'}: cannot be read ({error}); convert the weights again."
         ) from None
-    # Much of it is printed, and some characters are orders to a terminal.
-    if not all(str(entry).isprintable() for entry in jax.tree.leaves(description)):
+    if any(ORDERS.search(str(entry)) for entry in jax.tree.leaves(description)):  # it is printed
         raise CheckpointError(
-            f"{path / 'model.json'}: holds characters that cannot be printed; convert the weights "
-            "again."
+            f"{path / 'model.json'}: holds control characters; convert the weights again."
         )
     if version != FORMAT or network not in list(MODELS) or not isinstance(config, dict):
         raise CheckpointError(
