@@ -59,7 +59,7 @@ def test_tables_of_operations(monkeypatch):
         assert 0 < row["error of auto"] < 1e-6
 
 
-@pytest.mark.parametrize(("gain", "falls_back"), [(1.0, 0), (6.0, 1), (np.nan, 1)])
+@pytest.mark.parametrize(("gain", "falls_back"), [(1.0, 0), (6.0, 1), (np.nan, 0)])
 def test_falling_back_is_counted_as_the_guard_does_it(
     monkeypatch, capsys, tmp_path, gain, falls_back
 ):
