@@ -176,6 +176,18 @@ def page(served, visit):
     return visit(served)
 
 
+def asking(served, route, listener, data):
+    """What the page's script sends to a listener, from nobody who visits."""
+    with urllib.request.urlopen(f"{served.address}config") as answer:
+        listeners = json.load(answer)["dependencies"]
+    (number,) = [one["id"] for one in listeners if one["api_name"] == listener]
+    return urllib.request.Request(
+        f"{served.address}gradio_api/{route}",
+        json.dumps({"data": data, "fn_index": number, "session_hash": "nobody"}).encode(),
+        {"Content-Type": "application/json"},
+    )
+
+
 def drop(page, path, shows="#slider img"):
     """Drops a picture; the page shows it, or what is wrong with it."""
     page.set_input_files("#upload input[type=file]", path)
@@ -358,20 +370,11 @@ def test_a_file_may_be_too_large(page, served, tmp_path):
 
 
 @in_browser
-def test_an_address_is_no_upload(served, tmp_path):
+def test_an_address_is_no_upload(served):
     """Whoever asks the server to fetch a picture is refused, and nothing is fetched."""
-    with urllib.request.urlopen(f"{served.address}config") as answer:
-        listeners = json.load(answer)["dependencies"]
-    (looks,) = [number["id"] for number in listeners if number["api_name"] == "look"]
     file = {"path": "http://192.0.2.1/a.png", "meta": {"_type": "gradio.FileData"}}
-    asked = {"data": [file], "fn_index": looks, "session_hash": "nobody"}
-    asks = urllib.request.Request(
-        f"{served.address}gradio_api/run/predict",
-        json.dumps(asked).encode(),
-        {"Content-Type": "application/json"},
-    )
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(asks)
+        urllib.request.urlopen(asking(served, "run/predict", "look", [file]))
     assert "only what is uploaded is taken" in refused.value.read().decode()
     assert "a.png" not in files(served.folder)
 
@@ -411,16 +414,8 @@ def test_only_so_many_wait_and_nobody_for_one_who_left(served, page, visit):
     other.locator("#examples .gallery-item").nth(0).click()
     other.wait_for_selector("#told >> text=noisy.jpg")  # though its preview waits
     other.wait_for_selector("text=queue: 1/1")
-    with urllib.request.urlopen(f"{served.address}config") as answer:
-        listeners = json.load(answer)["dependencies"]
-    (restores,) = [number["id"] for number in listeners if number["api_name"] == "restore"]
-    asked = {"data": ["denoise", "local", 0], "fn_index": restores, "session_hash": "nobody"}
+    asks = asking(served, "queue/join", "restore", ["denoise", "local", 0])
     for place in range(1, 17):
-        asks = urllib.request.Request(
-            f"{served.address}gradio_api/queue/join",
-            json.dumps(asked).encode(),
-            {"Content-Type": "application/json"},
-        )
         refused = pytest.raises(urllib.error.HTTPError, match="503")
         with refused if place == 16 else contextlib.nullcontext():
             urllib.request.urlopen(asks).close()

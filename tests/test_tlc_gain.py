@@ -114,13 +114,18 @@ def test_statistics_are_those_of_the_sites(networks, folder, name):
         assert {len(of_site) for of_site in values.values()} == {2 * count}
 
     _, image, _ = next(gain.spoilt(degradation, folder))
+
+    def meets(variant, picture):
+        met = []
+        with at_sites(lambda *site: met.append(site)):
+            variant.apply({"params": params}, picture[None])
+        return met
+
+    of_image = meets(local, image)
     last = 160 // SIDE - 1, across - 1
     for down, right in ((4, 3), (0, 0), (0, last[1]), (last[0], 0), last):  # inside and in corners
         crop = image[down * SIDE :, right * SIDE :][:SIDE, :SIDE]
-        for way, variant, picture in ((gain.LOCAL, local, image), ("crops", model, crop)):
-            met = []
-            with at_sites(lambda *site, met=met: met.append(site)):
-                variant.apply({"params": params}, picture[None])
+        for way, met in ((gain.LOCAL, of_image), ("crops", meets(model, crop))):
             for site, layer, args in met:
                 sides = zip((down, right), args[0].shape[1:3], (160, 96), strict=True)
                 middle = tuple((2 * at + 1) * n // (2 * side // SIDE) for at, n, side in sides)
