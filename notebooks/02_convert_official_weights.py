@@ -114,7 +114,7 @@ plt.show()
 # Download one from its authors, put it where the notebook can see it (in Colab: drop it on the
 # Files pane) and give its path; here one for single pictures, as all but NAFSSR, RNN-MBP and the
 # dual-pixel Restormer are. TRAIN_SIZE is the size of the training crops, which no file tells and
-# which the window follows: for the published files `None` is right, for others write (256, 256).
+# which the window follows: `None` is right for the published files, else (height, width).
 
 # %% tags=["parameters"]
 WEIGHTS = ""  # @param {type: "string"}
