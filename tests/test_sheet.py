@@ -97,9 +97,10 @@ def test_windows_lie_where_they_are_in_force():
     assert made.shape == (202, 302, 3)
     marked = np.argwhere((made == RED).all(-1))
     assert marked.min(0).tolist() == [0, 0]
-    top, left = 101 - 48, 151 - 48
+    top, left = 101 - 47, 151 - 47  # of an even side, the longer half lies below and to the right
     for row, column in ((top, 151), (top + 95, 151), (101, left), (101, left + 95), (95, 20)):
         assert (made[row, column] == RED).all()
+    assert not (made[[top - 1, top + 96], 151] == RED).all(-1).any()
     assert not (made == BLUE).all(-1).any()
 
 

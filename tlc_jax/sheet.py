@@ -141,7 +141,7 @@ def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
 def _starts(length: int, window: int, position: int, slides: bool) -> list[int]:
     """Where on an axis the windows begin that are in force at a position."""
     if slides:
-        return [min(max(0, position - window // 2), length - window)]
+        return [min(max(0, position - (window - 1) // 2), length - window)]  # as `ops.box` has it
     return [start for start in axis_starts(length, window) if 0 <= position - start < window]
 
 
