@@ -31,45 +31,33 @@ class Release(NamedTuple):
     mark: str  # a tensor that only this network has, as a regular expression
     infer_config: Callable[[Shapes], dict[str, Any]]
     rules: Sequence[Rule]
-    licence: str  # of the weights
     assumed: tuple[str, ...] = ("train_size",)  # fields that shapes cannot tell
     unused: str = ""  # tensors that the result does not need
 
 
 RELEASES = {
     "nafnet": Release(
-        r"(encoders|middle_blks)\..+\.sca\.1\.weight", nafnet.infer_nafnet, nafnet.RULES, "MIT"
+        r"(encoders|middle_blks)\..+\.sca\.1\.weight", nafnet.infer_nafnet, nafnet.RULES
     ),
     "baseline": Release(
-        r"(encoders|middle_blks)\..+\.se\.1\.weight", nafnet.infer_baseline, nafnet.RULES, "MIT"
+        r"(encoders|middle_blks)\..+\.se\.1\.weight", nafnet.infer_baseline, nafnet.RULES
     ),
     "restormer": Release(
         r".+\.attn\.temperature",
         restormer.infer_restormer,
         restormer.RULES,
-        catalogue.ACADEMIC,
         assumed=("train_size", "ffn_expansion_factor"),
     ),
     "maxim": Release(
-        r"stage_0_input_conv_0/kernel",
-        maxim.infer_maxim,
-        maxim.RULES,
-        "Apache-2.0",
-        unused=maxim.UNUSED,
+        r"stage_0_input_conv_0/kernel", maxim.infer_maxim, maxim.RULES, unused=maxim.UNUSED
     ),
-    "hinet": Release(r"down_path_1\.0\.identity\.weight", hinet.infer_hinet, hinet.RULES, "MIT"),
-    "mprnet": Release(
-        r"stage3_orsnet\.conv_enc1\.weight",
-        mprnet.infer_mprnet,
-        mprnet.RULES,
-        catalogue.ACADEMIC,
-    ),
-    "nafssr": Release(r"body\.\d+\.module\.fusion\.beta", nafssr.infer_nafssr, nafssr.RULES, "MIT"),
+    "hinet": Release(r"down_path_1\.0\.identity\.weight", hinet.infer_hinet, hinet.RULES),
+    "mprnet": Release(r"stage3_orsnet\.conv_enc1\.weight", mprnet.infer_mprnet, mprnet.RULES),
+    "nafssr": Release(r"body\.\d+\.module\.fusion\.beta", nafssr.infer_nafssr, nafssr.RULES),
     "rnn_mbp": Release(
         r"forward_encoder\.skip_enc1\.weight",
         rnn_mbp.infer_rnn_mbp,
         rnn_mbp.RULES,
-        "none stated by the authors",
         assumed=("train_size", "past_frames", "future_frames"),
         unused=rnn_mbp.UNUSED,
     ),
@@ -168,7 +156,7 @@ def convert_file(
         model,
         params,
         source={"file": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
-        weights_licence=RELEASES[name].licence,
+        weights_licence=catalogue.LICENCES[name],
         task=next((task for mark, task in TASKS if re.search(mark, source.name, re.I)), None),
         assumed=[field for field in RELEASES[name].assumed if field not in overrides],
     )

@@ -24,14 +24,23 @@ class Published(NamedTuple):
     source: str  # the page where the authors publish it
 
 
+LICENCES = {  # under which the authors publish weights of these networks
+    "nafnet": "MIT",
+    "baseline": "MIT",
+    "nafssr": "MIT",
+    "restormer": "non-commercial academic use (the authors' licence)",
+    "mprnet": "non-commercial academic use (the authors' licence)",
+    "hinet": "MIT",
+    "rnn_mbp": "none stated by the authors",
+    "maxim": "Apache-2.0",
+}
+
 Row = tuple[str, str, str, int | None, float | None, float | None]
 
 
-def _of(network: str, licence: str, source: str, rows: Sequence[Row]) -> list[Published]:
-    return [Published(row[0], network, *row[1:], licence, source) for row in rows]
+def _of(network: str, source: str, rows: Sequence[Row]) -> list[Published]:
+    return [Published(row[0], network, *row[1:], LICENCES[network], source) for row in rows]
 
-
-ACADEMIC = "non-commercial academic use (the authors' licence)"
 
 MOTION = "motion deblurring"
 DEFOCUS = "defocus deblurring"
@@ -48,7 +57,6 @@ RETOUCHING = "enhancement of photographs"
 PUBLISHED: tuple[Published, ...] = (
     *_of(
         "nafnet",
-        "MIT",
         "https://github.com/megvii-research/NAFNet",
         [
             ("NAFNet-GoPro-width32.pth", MOTION, "GoPro", 17_111_907, None, 32.8705),
@@ -60,7 +68,6 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     *_of(
         "baseline",
-        "MIT",
         "https://github.com/megvii-research/NAFNet",
         [
             ("Baseline-GoPro-width32.pth", MOTION, "GoPro", 17_023_875, None, 32.4799),
@@ -71,7 +78,6 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     *_of(
         "nafssr",
-        "MIT",
         "https://github.com/megvii-research/NAFNet/blob/main/docs/StereoSR.md",
         [
             ("NAFSSR-T_2x.pth", STEREO_2X, "Flickr1024", 445_068, None, 28.94),
@@ -86,7 +92,6 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     *_of(
         "restormer",
-        ACADEMIC,
         "https://github.com/swz30/Restormer/releases/tag/v1.0",
         [
             ("motion_deblurring.pth", MOTION, "GoPro", 26_126_644, 32.92, 33.57),
@@ -106,7 +111,6 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     *_of(
         "mprnet",
-        ACADEMIC,
         "https://github.com/swz30/MPRNet",
         [
             ("model_deblurring.pth", MOTION, "GoPro", 20_127_073, 32.66, 33.31),
@@ -116,7 +120,6 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     *_of(
         "hinet",
-        "MIT",
         "https://github.com/megvii-model/HINet",
         [
             ("HINet-GoPro.pth", MOTION, "GoPro", 88_668_806, 32.71, 33.08),
@@ -128,14 +131,12 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     *_of(
         "rnn_mbp",
-        "none stated by the authors",
         "https://github.com/XJTU-CVLAB-LOWLEVEL/RNN-MBP",
         # A folder of files is published; this is our name for the one trained on GoPro.
         [("RNN-MBP-GoPro", MOTION, "GoPro", 14_379_579, None, None)],
     ),
     *_of(
         "maxim",
-        "Apache-2.0",
         "https://github.com/google-research/maxim",
         # Four tensors that only make the coarser outputs are not counted; the network has none.
         [
