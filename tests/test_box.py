@@ -262,7 +262,7 @@ def test_one_trace_for_each_size_and_window():
 
 
 @pytest.mark.parametrize(
-    "function", [window_sum, window_mean, local_sum, local_mean, local_moments]
+    "function", [window_sum, window_mean, window_moments, local_sum, local_mean, local_moments]
 )
 def test_mistakes_are_named(function):
     x = image((8, 9))
@@ -272,6 +272,8 @@ def test_mistakes_are_named(function):
         function(x[0], (3, 3))
     with pytest.raises(ValueError, match=r"whole pixels, got \(0, 3\)"):
         function(x, (0, 3))
+    with pytest.raises(TypeError, match="expected floats, got uint8"):
+        function(x.astype(jnp.uint8), (3, 3))
     with pytest.raises(TypeError):
         function(x, (3, 3), "cumsum")  # the method goes by name
 

@@ -47,6 +47,8 @@ def test_parallax_attention(rows, monkeypatch):
     left, right = parallax_attention(q_left, q_right, v_left, v_right)
     np.testing.assert_allclose(left, attend(q_left, q_right, v_right), rtol=0, atol=16 * EPS)
     np.testing.assert_allclose(right, attend(q_right, q_left, v_left), rtol=0, atol=16 * EPS)
+    with pytest.raises(ValueError, match=r"all four are \(N, H, W, C\)"):
+        parallax_attention(q_left, q_right, v_left, v_right[:, 1:])
 
 
 def test_memory_of_the_attention_is_bounded():

@@ -15,7 +15,17 @@ import tlc_jax as tlc
 from checkpoints_convert import convert_state_dict
 from tlc_jax.checkpoints import abstract_params, count_params
 from tlc_jax.layers import NAFBlock
-from tlc_jax.models import NAFSSR, RNNMBP, Baseline, HINet, MPRNet, NAFNet, Restormer
+from tlc_jax.models import (
+    MODELS,
+    NAFSSR,
+    RNNMBP,
+    Baseline,
+    HINet,
+    MPRNet,
+    NAFNet,
+    Restormer,
+    example_input,
+)
 from tlc_jax.models.nafnet import BaselineBlock
 
 GOLDEN = (
@@ -186,11 +196,12 @@ def test_float32_whatever_the_default(network):
     assert arrays is None
 
 
-def test_whole_numbers_are_refused(name):
+@pytest.mark.parametrize("network", MODELS.values())
+def test_whole_numbers_are_refused(network):
     """Rather than the residual cut off to them."""
-    image = jax.ShapeDtypeStruct((1, *SIZE, 3), jnp.uint8)
+    image = example_input(network(), SIZE).update(dtype=jnp.uint8)
     with pytest.raises(TypeError, match=r"floats in \[0, 1\], got uint8"):
-        jax.eval_shape(TINY[name].init, jax.random.key(0), image)
+        jax.eval_shape(network().init, jax.random.key(0), image)
 
 
 @pytest.mark.parametrize("block", [NAFBlock(), BaselineBlock(1, 2)], ids=["nafnet", "baseline"])

@@ -73,7 +73,7 @@ def test_clip_window():
     assert clip_window((7, 9), (7, 9)) == (7, 9)
     assert clip_window((np.int64(7), 9), (70, 90)) == (7, 9)
     for window in ((0, 3), (3, 0), (-1, 3)):
-        with pytest.raises(ValueError, match="in whole pixels"):
+        with pytest.raises(ValueError, match="of whole pixels"):
             clip_window(window, (7, 9))
 
 

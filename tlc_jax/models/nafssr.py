@@ -11,6 +11,7 @@ from flax.typing import Dtype
 
 from tlc_jax.layers import Conv1x1, LayerNorm, NAFBlock, channel_param, conv3x3, local_window
 from tlc_jax.ops import Window, parallax_attention, pixel_shuffle, resize_bilinear
+from tlc_jax.ops.shape import refuse_whole_numbers
 
 
 class SCAM(nn.Module):
@@ -58,6 +59,7 @@ class NAFSSR(nn.Module):
     def __call__(self, pair: jax.Array) -> jax.Array:
         if self.up_scale not in (1, 2, 4, 8):
             raise ValueError(f"up_scale is 1, 2, 4 or 8, got {self.up_scale}.")
+        refuse_whole_numbers(pair)
         window = local_window(self, stride=1)
         channels = self.inp_channels // 2
         # The views share all but the attention: they stand side by side in the batch.

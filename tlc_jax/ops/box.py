@@ -95,10 +95,7 @@ def window_sum(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arr
       ValueError: a window below 1 pixel, an unknown method or an array that is not NHWC.
       TypeError: whole numbers.
     """
-    if x.ndim != 4:
-        raise ValueError(f"expected an array (N, H, W, C), got shape {x.shape}.")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"expected floats, got {x.dtype}.")
+    _check_map(x)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}.")
     n, h, w, c = x.shape
@@ -136,9 +133,17 @@ def window_moments(
     Returns:
       Two arrays (N, H - k_h + 1, W - k_w + 1, C) float32.
     """
+    _check_map(x)
     wide = x.astype(jnp.float32)
     offset = wide.mean(axis=(1, 2), keepdims=True)
     return moments_about(wide, offset, lambda x: window_mean(x, window, method=method))
+
+
+def _check_map(x: jax.Array) -> None:
+    if x.ndim != 4:
+        raise ValueError(f"expected an array (N, H, W, C), got shape {x.shape}.")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"expected floats, got {x.dtype}.")
 
 
 def moments_about(

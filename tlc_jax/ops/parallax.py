@@ -24,7 +24,13 @@ def parallax_attention(
 
     Returns:
       For the left view and for the right one (N, H, W, C), of the values' type.
+
+    Raises:
+      ValueError: arrays of unlike shapes.
     """
+    shapes = [x.shape for x in (q_left, q_right, v_left, v_right)]
+    if len(set(shapes)) > 1 or q_left.ndim != 4:
+        raise ValueError(f"all four are (N, H, W, C), got {', '.join(map(str, shapes))}.")
     n, h, w, c = q_left.shape
 
     def attend(row: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:

@@ -79,7 +79,7 @@ def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
 def _check_pair(name: str, pair: tuple[int, int]) -> None:
     whole = isinstance(pair, tuple) and all(isinstance(n, numbers.Integral) and n > 0 for n in pair)
     if not whole or len(pair) != 2:
-        raise ValueError(f"{name} is (height, width) in whole pixels, got {pair}.")
+        raise ValueError(f"{name} is a tuple (height, width) of whole pixels, got {pair!r}.")
 
 
 def axis_starts(length: int, window: int) -> tuple[int, ...]:
