@@ -10,7 +10,7 @@ import tlc_jax as tlc
 from tlc_jax import sheet
 
 SIZE = (200, 300)
-RED, BLUE = (ImageColor.getrgb(colour) for colour in sheet.COLOURS[:2])
+RED, BLUE, ORANGE = (ImageColor.getrgb(colour) for colour in sheet.COLOURS[:3])
 
 
 def flat(value, size=SIZE, channels=3):
@@ -119,6 +119,17 @@ def test_windows_that_lie_still_are_all_that_hold_the_pixel():
         assert marked[row, [80, 220]].all()
     assert not marked[100, [102, 103]].any()  # where it would begin around the pixel
     assert marked[[95, 80], [20, 95]].all()  # that at the corner
+
+
+def test_windows_of_parts_lie_inside_them():
+    """Of MPRNet, for the pixel in the middle: in the lower half of the picture one of 48 x 96, in
+    its lower right quarter one of 48 x 48."""
+    model = tlc.MPRNet(8, 4, 4, num_cab=1, train_size=(64, 64), local_mode=True)
+    made = sheet.window_map(flat(1, (200, 304)), tlc.sites(model, (200, 304)))
+    for colour, left, right in ((BLUE, 152 - 47, 148), (ORANGE, 152, 200)):
+        marked = (made == colour).all(-1)
+        assert marked[100, left:right].all() and marked[100:148, left].all()
+        assert not marked[86:96, left:right].any()
 
 
 def test_windows_that_differ_have_colours_of_their_own():

@@ -350,6 +350,7 @@ class Site(NamedTuple):
       size: (H, W) of its feature map.
       window: (height, width) in force there, in feature pixels, no larger than the map.
       channels: of the map.
+      parts: how many maps the picture is cut into, down and across; MPRNet's first stages do that.
     """
 
     name: str
@@ -357,6 +358,7 @@ class Site(NamedTuple):
     size: tuple[int, int]
     window: tuple[int, int]
     channels: int
+    parts: tuple[int, int] = (1, 1)
 
     @property
     def slides(self) -> bool:
@@ -397,10 +399,12 @@ def sites(model: nn.Module, size: tuple[int, int]) -> list[Site]:
       ('encoders_0_0/pool', (720, 1280), (384, 384))
     """
     found: dict[str, Site] = {}  # a loop over frames is met more than once
+    site_parts = getattr(model, "site_parts", {})
 
     def note(name: str, layer: Any, args: tuple) -> None:
         _, h, w, channels = args[0].shape
-        found[name] = Site(name, layer.site, (h, w), clip_window(layer.window, (h, w)), channels)
+        window, parts = clip_window(layer.window, (h, w)), site_parts.get(layer.path[0], (1, 1))
+        found[name] = Site(name, layer.site, (h, w), window, channels, parts)
 
     with at_sites(note):
         jax.eval_shape(model.init, jax.random.key(0), example_input(model, size))

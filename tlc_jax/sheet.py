@@ -100,8 +100,9 @@ def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
 
     They are drawn for the pixel in the middle and for one near a corner, which dots mark: the
     window around it, or near a border the nearest that lies inside; of attention and of grids,
-    whose windows lie still, all that hold it. Where sites differ in their windows, in pixels of the
-    photograph, each has a colour and says at how many sites it is in force.
+    whose windows lie still, all that hold it. A window of MPRNet's first stages lies inside the
+    half or quarter of the picture that they see. Where sites differ in their windows, in pixels of
+    the photograph, each has a colour and says at how many sites it is in force.
 
     Args:
       image: (H, W, 1 or 3) floats in [0, 1].
@@ -113,21 +114,22 @@ def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
     from PIL import ImageDraw
 
     size = image.shape[:2]
-    windows: dict[tuple[tuple[int, ...], bool], list[str]] = {}
+    windows: dict[tuple[tuple[int, ...], tuple[int, int], bool], list[str]] = {}
     for site in sites:
-        sides = zip(site.window, size, site.size, strict=True)
+        part = [n // parts for n, parts in zip(size, site.parts, strict=True)]
+        sides = zip(site.window, part, site.size, strict=True)
         # Maps may be padded: a pixel of theirs is a whole number of the photograph's.
         window = tuple(min(k * max(1, round(n / m)), n) for k, n, m in sides)
-        windows.setdefault((window, site.slides), []).append(site.kind)
+        windows.setdefault((window, site.parts, site.slides), []).append(site.kind)
     sheet = _drawable(image)
     draw = ImageDraw.Draw(sheet)
     line = max(2, max(size) // 400)
     largest_first = sorted(windows.items(), reverse=True)
-    for number, (((height, width), slides), kinds) in enumerate(largest_first):
+    for number, (((height, width), parts, slides), kinds) in enumerate(largest_first):
         colour = COLOURS[number % len(COLOURS)]
         for row, column in ((size[0] // 2, size[1] // 2), (size[0] // 16, size[1] // 16)):
-            tops = _starts(size[0], height, row, slides)
-            lefts = _starts(size[1], width, column, slides)
+            tops = _starts(size[0], parts[0], height, row, slides)
+            lefts = _starts(size[1], parts[1], width, column, slides)
             for top, left in itertools.product(tops, lefts):
                 box = (left, top, left + width - 1, top + height - 1)
                 draw.rectangle(box, outline=colour, width=line)
@@ -138,11 +140,15 @@ def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
     return np.asarray(sheet)
 
 
-def _starts(length: int, window: int, position: int, slides: bool) -> list[int]:
-    """Where on an axis the windows begin that are in force at a position."""
-    if slides:
-        return [min(max(0, position - (window - 1) // 2), length - window)]  # as `ops.box` has it
-    return [start for start in axis_starts(length, window) if 0 <= position - start < window]
+def _starts(length: int, parts: int, window: int, position: int, slides: bool) -> list[int]:
+    """Where on an axis, cut into parts, the windows begin that are in force at a position."""
+    part = length // parts
+    begin = min(position // part, parts - 1) * part
+    if slides:  # as `ops.spread` has it
+        start = min(max(0, position - begin - (window - 1) // 2), part - window)
+        return [begin + start]
+    starts = (begin + start for start in axis_starts(part, window))
+    return [start for start in starts if 0 <= position - start < window]
 
 
 def _panel(pixels: np.ndarray, title: str, places: Sequence[Place]) -> np.ndarray:

@@ -6,6 +6,8 @@ the second decodes the whole. So the windows that TLC gives to the channel atten
 quarters, halves and wholes of a training crop: they follow from the site, not from the stride.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from tlc_jax.layers import SupervisedAttention, conv3x3, local_window
 from tlc_jax.layers.cab import Decoder, Encoder, ORSNet, Pyramid, ShallowFeatures, prelu_slope
 from tlc_jax.ops import Window, pad_to_multiple
 
+QUARTERS, HALVES, WHOLE = (2, 2), (2, 1), (1, 1)  # parts of a picture, down and across
 LEVELS = 3  # of the U-Nets
 MULTIPLE = 2**LEVELS  # of a picture: its quarters are halved twice
 
@@ -37,27 +40,36 @@ class MPRNet(nn.Module):
     window: Window = None  # input pixels; None is 1.5 x train_size
     dtype: Dtype | None = None
 
+    # Those of its modules that see parts of the picture.
+    site_parts: ClassVar[dict[str, tuple[int, int]]] = {
+        "shallow_feat1": QUARTERS,
+        "stage1_encoder": QUARTERS,
+        "stage1_decoder": HALVES,
+        "shallow_feat2": HALVES,
+        "stage2_encoder": HALVES,
+    }
+
     @nn.compact
     def __call__(self, image: jax.Array) -> jax.Array:
         _, h, w, c = image.shape
         widths = tuple(self.n_feat + level * self.scale_unetfeats for level in range(LEVELS))
-        quarter, half, whole = (2, 2), (2, 1), (1, 1)  # parts of the picture, down and across
         slope = prelu_slope(self)  # one for all blocks
 
-        def windows(parts: tuple[int, int]) -> tuple[Window, ...]:
-            strides = [(parts[0] * 2**i, parts[1] * 2**i) for i in range(LEVELS)]
+        def windows(name: str) -> tuple[Window, ...]:
+            down, across = self.site_parts.get(name, WHOLE)
+            strides = [(down * 2**i, across * 2**i) for i in range(LEVELS)]
             return tuple(local_window(self, stride=s, multiple=MULTIPLE) for s in strides)
 
-        def shallow(image: jax.Array, parts: tuple[int, int], name: str) -> jax.Array:
-            window = windows(parts)[0]
+        def shallow(image: jax.Array, name: str) -> jax.Array:
+            window = windows(name)[0]
             layer = ShallowFeatures(self.n_feat, self.reduction, window, self.dtype, name=name)
             return layer(image, slope)
 
-        def encoder(parts: tuple[int, int], name: str) -> Encoder:
-            return Encoder(widths, self.reduction, windows(parts), self.dtype, name=name)
+        def encoder(name: str) -> Encoder:
+            return Encoder(widths, self.reduction, windows(name), self.dtype, name=name)
 
-        def decoder(parts: tuple[int, int], name: str) -> Decoder:
-            return Decoder(self.reduction, windows(parts), self.dtype, name=name)
+        def decoder(name: str) -> Decoder:
+            return Decoder(self.reduction, windows(name), self.dtype, name=name)
 
         def attend(x: jax.Array, image: jax.Array, name: str) -> jax.Array:
             layer = SupervisedAttention(1, use_bias=False, dtype=self.dtype, name=name)
@@ -71,22 +83,21 @@ class MPRNet(nn.Module):
         halves = _cut_rows(padded)
         quarters = _cut_columns(halves)
 
-        x = shallow(quarters, quarter, "shallow_feat1")
-        encoded = _join_columns(encoder(quarter, "stage1_encoder")(x, slope=slope))
-        decoded = decoder(half, "stage1_decoder")(encoded, slope)
+        x = shallow(quarters, "shallow_feat1")
+        encoded = _join_columns(encoder("stage1_encoder")(x, slope=slope))
+        decoded = decoder("stage1_decoder")(encoded, slope)
 
-        x = shallow(halves, half, "shallow_feat2")
+        x = shallow(halves, "shallow_feat2")
         x = concat(x, attend(decoded[0], halves, "sam12"), self.n_feat, "concat12")
-        encoded = encoder(half, "stage2_encoder")(x, (encoded, decoded), slope)
+        encoded = encoder("stage2_encoder")(x, (encoded, decoded), slope)
         encoded = _join_rows(encoded)
-        decoded = decoder(whole, "stage2_decoder")(encoded, slope)
+        decoded = decoder("stage2_decoder")(encoded, slope)
 
-        x = shallow(padded, whole, "shallow_feat3")
+        x = shallow(padded, "shallow_feat3")
         attended = attend(decoded[0], padded, "sam23")
         x = concat(x, attended, self.n_feat + self.scale_orsnetfeats, "concat23")
-        last = ORSNet(
-            self.num_cab, self.reduction, windows(whole)[0], self.dtype, name="stage3_orsnet"
-        )
+        window = windows("stage3_orsnet")[0]
+        last = ORSNet(self.num_cab, self.reduction, window, self.dtype, name="stage3_orsnet")
         x = last(x, encoded, decoded, slope)
         residual = conv3x3(c, self.dtype, "tail", use_bias=False)(x)
         return (padded + residual.astype(image.dtype))[:, :h, :w]
