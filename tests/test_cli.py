@@ -350,7 +350,7 @@ def test_one_bad_picture_among_others(run, tmp_path):
 def test_what_is_done_needs_no_parameters(run, tmp_path):
     (tmp_path / "a.png").write_text("done")
     out = restored(run, "a.png", "-o", tmp_path, "--checkpoint", "damaged")
-    assert "1 of 1 are done already" in out
+    assert "1 of 1 are there already, by whatever options" in out
 
 
 def test_out_of_memory(run, tmp_path, monkeypatch):
@@ -421,6 +421,13 @@ def test_info_of_windows_drawn(run, tmp_path):
     code, *_ = run("info", "net", "--plot", "a.png", "-o", drawn, "--overwrite")
     assert code == 0
     np.testing.assert_array_equal(read_picture(drawn).pixels, expected)
+
+
+@pytest.mark.parametrize("option", ["--window 48", "--set train_size=[9,9]", "-o mine.png"])
+def test_info_of_no_picture(run, option):
+    """Options that would change nothing are refused."""
+    code, out, err = run("info", "net", *option.split())
+    assert (code, out) == (2, "") and "add --" in err and len(err.splitlines()) == 1
 
 
 def test_info_of_memory(run):

@@ -37,6 +37,7 @@ NETWORKS = {
     "single": SINGLE,
     "gray": GRAY,
     "pairs": SINGLE.clone(inp_channels=6),
+    "four": SINGLE.clone(inp_channels=4),
 }
 FRAMES = 30
 H, W = 36, 48
@@ -149,9 +150,9 @@ def test_folders_of_views_pair_by_name(run, tmp_path):
     arguments = ("--left", "left", "--right", "right", "-o", tmp_path, "--checkpoint", "stereo")
     succeed(run, *arguments)
     assert files(tmp_path) - {"cache"} >= {f"{s}/{i}.png" for s in ("left", "right") for i in "01"}
-    assert "2 of 2 are done already" in succeed(run, *arguments)
+    assert "2 of 2 are there already" in succeed(run, *arguments)
     (tmp_path / "right/1.png").unlink()
-    assert "1 of 2 are done already" in succeed(run, *arguments)
+    assert "1 of 2 are there already" in succeed(run, *arguments)
     assert (tmp_path / "right/1.png").exists()
 
 
@@ -223,6 +224,11 @@ def test_pairs_that_cannot_be(run, tmp_path, arguments, words):
 def test_a_network_for_single_pictures_takes_no_pair(run, tmp_path):
     pair = ("--left", "left.png", "--right", "right.png")
     assert "takes no pairs" in refused(run, *pair, "-o", tmp_path, "--checkpoint", "single")
+
+
+def test_no_file_holds_four_channels(run, tmp_path):
+    said = refused(run, "left.png", "-o", tmp_path / "out", "--checkpoint", "four")
+    assert "four: takes pictures of 4 channels, which no file holds" in said
 
 
 # Videos

@@ -15,7 +15,7 @@ import optax
 from tlc_jax import checkpoints
 from tlc_jax.degradations import Degradation
 from tlc_jax.image import to_float
-from tlc_jax.models import MODELS, NAFSSR, Params, example_input, takes_clips
+from tlc_jax.models import MODELS, Params, example_input, takes_pictures
 
 Batch = dict[str, jax.Array]
 
@@ -144,10 +144,7 @@ def check(config: Config) -> None:
     """
     model, phases, devices = config.model, config.phases, jax.device_count()
     _refuse(
-        type(model) not in MODELS.values()
-        or isinstance(model, NAFSSR)
-        or takes_clips(model)
-        or getattr(model, "inp_channels", None) not in (1, 3),
+        type(model) not in MODELS.values() or not takes_pictures(model),
         f"model: {type(model).__name__} is no network of single pictures, gray or RGB.",
     )
     _refuse(

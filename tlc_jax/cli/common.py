@@ -62,7 +62,10 @@ Checkpoint = Annotated[
     Path | None, typer.Option(help="A folder that 'tlc-jax convert' or 'tlc-jax train' wrote.")
 ]
 OurTask = Annotated[
-    Task | None, typer.Option("--task", help="Instead, which of our own weights [denoise].")
+    Task | None,
+    typer.Option(
+        "--task", help="Which of our own weights, where there is no --checkpoint [denoise]."
+    ),
 ]
 WindowSide = Annotated[
     int | None,
@@ -72,7 +75,10 @@ ComputeIn = Annotated[Dtype, typer.Option("--dtype", help="The type to compute i
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="FIELD=VALUE", help="A field of the network, see 'info'; can be repeated."
+        "--set",
+        metavar="FIELD=VALUE",
+        help="A field that changes no parameter, as train_size=[256,256] or MAXIM's padding=end; "
+        "can be repeated.",
     ),
 ]
 

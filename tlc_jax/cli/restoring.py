@@ -31,7 +31,7 @@ from tlc_jax.cli.pictures import restore_picture
 from tlc_jax.cli.videos import restore_frames, restore_video
 from tlc_jax.data import PICTURES, file_pairs, is_visible_file
 from tlc_jax.image import ImageError, picture_size
-from tlc_jax.models import takes_clips
+from tlc_jax.models import takes_clips, takes_pairs, takes_pictures
 from tlc_jax.video import VIDEOS, WRITABLE, VideoError
 
 
@@ -114,8 +114,13 @@ def restore(
     """
     checkpoint = choose_checkpoint(checkpoint, task)
     model, shapes = open_network(checkpoint, mode, window, dtype, settings)
-    if model.inp_channels == 6:
+    if takes_pairs(model):
         jobs = _pair_jobs(model, inputs, left, right, output)
+    elif not (takes_pictures(model) or takes_clips(model)):
+        raise UserError(
+            f"{checkpoint}: takes pictures of {model.inp_channels} channels, which no file holds; "
+            "call tlc_jax.restore."
+        )
     elif left or right:
         raise UserError(f"{checkpoint}: takes no pairs; name pictures without --left and --right.")
     else:
@@ -136,8 +141,8 @@ def restore(
     if len(todo) < len(jobs):
         first = next(job for job in jobs if job not in todo).targets[0]
         console.print(
-            f"{len(jobs) - len(todo)} of {len(jobs)} are done already, {first} first; --overwrite "
-            "redoes them"
+            f"{len(jobs) - len(todo)} of {len(jobs)} are there already, by whatever options, "
+            f"{first} first; --overwrite redoes them"
         )
     if not todo:
         return
@@ -178,7 +183,7 @@ def _only_pictures(model: nn.Module, jobs: list[Job], option: str) -> None:
     video = next((job for job in jobs if job.sources[0].suffix.lower() in VIDEOS), None)
     if video is not None:
         raise UserError(f"{video.sources[0]}: {option} is for pictures; leave it out.")
-    if model.inp_channels == 6 or takes_clips(model):
+    if not takes_pictures(model):
         raise UserError(
             f"{option}: {type(model).__name__} does not restore single pictures; leave it out."
         )

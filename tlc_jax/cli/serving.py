@@ -9,7 +9,7 @@ import typer
 from tlc_jax import checkpoints
 from tlc_jax.app import Limits, serve
 from tlc_jax.cli.common import UserError, console
-from tlc_jax.models import MODELS, takes_clips
+from tlc_jax.models import MODELS, takes_pictures
 
 DEFAULT = Limits()
 
@@ -61,7 +61,8 @@ def _check_network(folder: Path) -> None:
     """Told by its description alone: JAX would take the memory of a GPU, which is the workers'."""
     description = checkpoints.describe(folder)
     network = MODELS[description["network"]]
-    if takes_clips(network) or description["config"].get("inp_channels") == 6:
+    channels = description["config"].get("inp_channels", network.inp_channels)
+    if not takes_pictures(network(inp_channels=channels)):
         raise UserError(
             f"{folder}: {network.__name__} does not restore single pictures, which the page is "
             "for; use 'tlc-jax restore'."

@@ -76,6 +76,10 @@ def info(
 ) -> None:
     """Describe a checkpoint, the window at every site of TLC, and the memory that it takes."""
     picture = None
+    if size is None and plot is None and (window or settings or dtype is not Dtype.FLOAT32):
+        raise UserError("--window, --dtype, --set: these are for a picture; add --size or --plot.")
+    if plot is None and (overwrite or output.name != "windows.png"):
+        raise UserError(f"--output {output}: nothing is drawn without a picture; add --plot.")
     if plot is not None:
         if size is not None:
             raise UserError(f"--plot {plot}: the picture has a size; leave --size out.")
@@ -119,7 +123,14 @@ def info(
 def convert(
     source: Annotated[Path, typer.Argument(help="A published .pth, .pt, .safetensors or .npz.")],
     destination: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A field that shapes cannot tell, as train_size=[256,256]; can be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Convert published weights into a checkpoint folder."""
     from checkpoints_convert import convert_file  # the converter builds on this package

@@ -27,6 +27,8 @@ __all__ = [
     "Restormer",
     "example_input",
     "takes_clips",
+    "takes_pairs",
+    "takes_pictures",
 ]
 
 Params = Any  # a tree of arrays, or of their shapes
@@ -46,6 +48,16 @@ MODELS = {
 def takes_clips(model: nn.Module | type[nn.Module]) -> bool:
     """Whether a network restores video, (N, T, H, W, C), and not single pictures."""
     return hasattr(model, "past_frames")
+
+
+def takes_pairs(model: nn.Module) -> bool:
+    """Whether a network restores two views in RGB, side by side in the channels."""
+    return not takes_clips(model) and getattr(model, "inp_channels", None) == 6
+
+
+def takes_pictures(model: nn.Module) -> bool:
+    """Whether a network restores single pictures, gray or in RGB."""
+    return not takes_clips(model) and getattr(model, "inp_channels", None) in (1, 3)
 
 
 def example_input(model: Any, size: tuple[int, int]) -> jax.ShapeDtypeStruct:
