@@ -19,7 +19,7 @@ from checkpoints_convert import hinet, maxim, mprnet, nafnet, nafssr, restormer,
 from checkpoints_convert.engine import ConversionError, Rule, Shapes, fill
 from checkpoints_convert.sources import read_tensors
 from tlc_jax import catalogue
-from tlc_jax.checkpoints import abstract_params, config_fields, save
+from tlc_jax.checkpoints import abstract_params, config_fields, first_line, save
 from tlc_jax.models import MODELS, Params
 
 __all__ = ["ConversionError", "convert_file", "convert_state_dict"]
@@ -110,9 +110,8 @@ def convert_state_dict(
             raise ConversionError(f"{field}={value} is not of the kind of {field}={default}.")
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
-        model = cls(**(release.infer_config(shapes) | overrides))
-        target = abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
-    except Exception as error:  # whatever a network raises for sizes that it cannot have
+        config = release.infer_config(shapes)
+    except Exception as error:  # whatever shapes that were not foreseen lead to
         reason = (
             f"{error} is missing"
             if isinstance(error, KeyError)
@@ -120,7 +119,16 @@ def convert_state_dict(
         )
         raise ConversionError(
             f"looks like {cls.__name__}, but its configuration cannot be told ({reason}); take the "
-            "file as its authors publish it, or set the fields that are wrong."
+            "file as its authors publish it."
+        ) from None
+    try:
+        model = cls(**(config | overrides))
+        target = abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
+    except Exception as error:  # whatever a network raises for sizes that it cannot have
+        raise ConversionError(
+            f"looks like {cls.__name__}, which cannot be of this configuration: "
+            f"{first_line(error).rstrip('.')}; take the file as its authors publish it, and fields "
+            "that fit it."
         ) from None
     try:
         return model, fill(target, tensors, release.rules, release.unused)

@@ -181,7 +181,8 @@ def test_overrides_replace_what_shapes_tell(nafnet):
         "unknown": ({"train_sise": (8, 8)}, "NAFNet has no field train_sise; it has .*train_size"),
         "how it is run": ({"local_mode": True}, "NAFNet has no field local_mode"),
         "at odds with the tensors": ({"width": 16}, r"intro\.bias: gives shape \(8,\).*\(16,\)"),
-        "no size": ({"width": 0}, "configuration cannot be told|do not fit"),
+        "no size": ({"width": 0}, "NAFNet, which cannot be of this configuration"),
+        "no crop": ({"train_size": (0, 8)}, r"cannot be of this .*: train_size is .*got \(0, 8\)"),
     }.values(),
 )
 def test_overrides_that_cannot_be(nafnet, override, words):
@@ -530,7 +531,7 @@ def test_the_reduction_of_an_mprnet(config):
 def test_a_nafssr_of_an_impossible_scale(golden, features):
     """Refused before anything of that size is made."""
     tensors = golden("nafssr_a").tensors | {"up.0.weight": np.zeros((features, 12, 0, 0))}
-    with pytest.raises(ConversionError, match="configuration cannot be told"):
+    with pytest.raises(ConversionError, match="cannot be of this configuration: up_scale is 1, 2"):
         convert_state_dict(tensors)
 
 
