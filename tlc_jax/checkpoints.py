@@ -64,7 +64,8 @@ def save(path: str | os.PathLike, model: nn.Module, params: Params, **metadata: 
 
     Args:
       path: a folder that does not exist yet.
-      model: a network of `tlc_jax.models.MODELS`.
+      model: a network of `tlc_jax.models.MODELS`. How it is run is not kept: `load` gives a global
+        one with the defaults for `window`, `dtype` and what else no parameter depends on.
       params: its parameter tree.
       **metadata: further entries of model.json (source, licence of the weights, task, ...), as
         JSON has them.

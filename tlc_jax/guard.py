@@ -36,7 +36,8 @@ def restore_guarded(
     They fail where the mean colour of a block of 16 x 16 pixels strays by more than a tenth of full
     scale both from that of the picture and from that of the global result, and the global result
     strays less from the picture at its worst. The global network runs, and takes its time, only
-    where a block strays from the picture: on most pictures none does.
+    where a block strays from the picture, as on most pictures none does, or where the result has
+    another shape than the picture.
 
     Args:
       model: a network for pictures; it is run in both modes, whatever its `local_mode`.

@@ -98,8 +98,12 @@ def from_float(image: np.ndarray | jax.Array, dtype: DTypeLike) -> np.ndarray:
       image: floats of any shape, clipped to [0, 1].
       dtype: uint8 or uint16.
 
+    Returns:
+      An array of the same shape, of that type.
+
     Raises:
       ValueError: if the image holds NaN, which no whole number stands for.
+      TypeError: another type.
 
     Examples:
       >>> from_float(np.array([-0.1, 0.2, 1.0]), np.uint8)
@@ -125,6 +129,7 @@ def read_image(path: str | os.PathLike[str], *, channels: int | None = 3) -> np.
 
     Raises:
       ImageError: if the file cannot be read.
+      ValueError: another number of channels.
     """
     return to_float(read_picture(path, channels=channels).pixels)
 
@@ -143,8 +148,12 @@ def read_picture(
       channels: 3 repeats gray to RGB, 1 takes the BT.601 luma of colours, `None` keeps the file's.
       file: what to read; `path` then only names it. It is closed.
 
+    Returns:
+      The pixels as whole numbers, upright, and what else there is of them.
+
     Raises:
       ImageError: if the file cannot be read.
+      ValueError: another number of channels.
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is 1, 3 or None, got {channels}.")

@@ -21,7 +21,7 @@ from tlc_jax.image import (
     read_picture,
     to_float,
     to_gray,
-    write_image,
+    write_restored,
 )
 from tlc_jax.models import Params
 from tlc_jax.restore import check_finite, restore_clip
@@ -131,7 +131,7 @@ def restore_frames(
                 after.append(float(metrics.psnr(restored, truth)))
             target.parent.mkdir(parents=True, exist_ok=True)
             written = from_float(restored, picture.pixels.dtype)
-            write_image(target, written, alpha=picture.alpha, icc_profile=picture.icc_profile)
+            write_restored(target, written, picture)
             count, (height, width, _) = count + 1, restored.shape
             show(count)
     console.print(f"{folder} -> {targets[0].parent}: {_pace(count, width, height, start)}")
