@@ -78,18 +78,23 @@ def test_a_name_of_ours_is_no_folder_of_yours(tmp_path, monkeypatch):
     assert tlc.load("./denoise")[0] == tlc.load(Path("denoise"))[0] == model
 
 
-def test_the_command_line_needs_no_more_than_a_picture(terminal, tmp_path):
-    """It restores into `restored`; another task is an option, and what runs is told."""
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_command_line_needs_no_more_than_a_picture(terminal, tmp_path, page):
+    """The commands of the quick start, one after the other; what runs is told."""
     crop = from_float(TRUTH[100:164, 200:296], np.uint8)
-    tlc.write_image(tmp_path / "photo.png", crop)
-    for options, task in (((), "denoise"), (("--task", "deblur", "--overwrite"), "deblur")):
-        code, out, err = terminal(tmp_path, "restore", "photo.png", *options)
+    tlc.write_image(tmp_path / "photo.jpg", crop)
+    crop = tlc.read_image(tmp_path / "photo.jpg")
+    commands = re.findall(r"^    tlc-jax (restore photo\.jpg.*?)#", (ROOT / page).read_text(), re.M)
+    results = {"restored/photo.png": "denoise", "sharp.png": "deblur"}
+    for command, (file, task) in zip(commands, results.items(), strict=True):
+        code, out, err = terminal(tmp_path, *command.split())
         assert (code, err) == (0, "")
-        assert out.startswith("NAFNet local in float32") and "restored/photo.png" in out
-        written = tlc.read_image(tmp_path / "restored/photo.png", channels=None)
+        assert out.startswith("NAFNet local in float32") and f"-> {file}" in out
+        written = tlc.read_image(tmp_path / file, channels=None)
         model, params = tlc.load(task)
         local = model.clone(local_mode=True)
-        assert np.array_equal(from_float(written, np.uint8), tlc.restore(local, params, crop))
+        expected = tlc.restore(local, params, crop)
+        assert np.array_equal(from_float(written, np.uint8), from_float(expected, np.uint8))
     _, out, _ = terminal(tmp_path, "info", "deblur")
     assert "camera shake" in out and "MIT" in out
 
