@@ -677,6 +677,9 @@ def test_networks_have_names(terminal, tmp_path, monkeypatch):
     assert terminal(tmp_path, "app", *options)[0] == 0
     assert list(offered) == ["mine", "noise", "shake", "other/mine"]
     assert offered["shake"] == tmp_path / folders[2]
+    offered.clear()
+    assert terminal(tmp_path, "app", "--checkpoint", "mine", "--checkpoint", "denoise")[0] == 0
+    assert offered == {"mine": tmp_path / "mine", "denoise": checkpoints.find("denoise")}
 
 
 @pytest.mark.parametrize(

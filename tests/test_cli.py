@@ -244,10 +244,12 @@ def test_a_window_that_covers_the_picture_is_global(run, tmp_path):
 def test_reference(run, tmp_path, reference):
     truth = tlc.read_image("pictures/a.png")
     options = ["--checkpoint", "net", "--reference", reference]
-    out = restored(run, "a.png", "-o", tmp_path / "a.png", *options)
+    out = restored(run, "a.png", "-o", tmp_path / "another-name.png", *options)
     floats = PIXELS.astype(np.float32) / np.float32(255)
     images = floats, tlc.restore(LOCAL, PARAMS, floats)
-    psnrs = [float(tlc.psnr(x, truth)) for x in (*images, tlc.read_image(tmp_path / "a.png"))]
+    psnrs = [
+        float(tlc.psnr(x, truth)) for x in (*images, tlc.read_image(tmp_path / "another-name.png"))
+    ]
     ssims = [float(tlc.ssim(x, truth)) for x in images]
     assert out.splitlines()[-1].strip() == (
         "PSNR {:.3f} -> {:.3f} dB ({:.3f} as written), SSIM per channel {:.4f} -> {:.4f}".format(
@@ -264,16 +266,18 @@ def test_reference_smaller_than_the_window_of_ssim(run, tmp_path):
 
 
 def test_compare(run, tmp_path):
-    """A sheet beside each picture, whatever the mode; it is made where it is missing."""
+    """A sheet beside each picture, whatever the mode; it alone is made where it is missing."""
     expected = comparison(
         tlc.read_image("a.png"),
         *(tlc.restore(m, PARAMS, tlc.read_image("a.png")) for m in (NET, LOCAL)),
     )
     plain = ("a.png", "-o", tmp_path, "--checkpoint", "net")
     restored(run, *plain)
+    done = (tmp_path / "a.png").read_bytes()
     for mode in ("local", "global"):
         out = restored(run, *plain, "--compare", "--mode", mode)
-        assert f"compared in {tmp_path / 'a-compare.png'}" in out
+        assert f"a.png -> {tmp_path / 'a-compare.png'}: " in out
+        assert (tmp_path / "a.png").read_bytes() == done
         np.testing.assert_array_equal(read_picture(tmp_path / "a-compare.png").pixels, expected)
         (tmp_path / "a-compare.png").unlink()
 
@@ -337,6 +341,15 @@ def test_names_are_not_markup(run, tmp_path):
     shutil.copy("a.png", folder / "]:smile:.png")
     out = restored(run, folder, "-o", tmp_path / "[out]", "--checkpoint", "net")
     assert f"{folder}/]:smile:.png -> {tmp_path}/[out]/]:smile:.png" in out
+
+
+def test_folders_in_a_folder_are_left_out(run, tmp_path):
+    """And that is said."""
+    shutil.copytree("pictures", tmp_path / "in/more")
+    shutil.copy("a.png", tmp_path / "in")
+    out = restored(run, tmp_path / "in", "-o", tmp_path / "out", "--checkpoint", "net")
+    assert f"{tmp_path}/in: the folders in it are left out" in out
+    assert files(tmp_path / "out") == {Path("a.png")}
 
 
 def test_one_bad_picture_among_others(run, tmp_path):

@@ -30,6 +30,7 @@ def restore_picture(
     guarded: bool = False,
     shifts: int = 1,
     sheet: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Restore a picture, or a pair into one picture or two, and tell of it.
 
@@ -37,12 +38,13 @@ def restore_picture(
       model, params: the network.
       sources: the picture, or the left and the right view.
       targets: .png files.
-      reference: the true picture, or a folder of them by the names of the targets; for two targets
+      reference: the true picture, or a folder of them by the names of the sources; for two targets
         with subfolders `left` and `right`.
       buckets: those of the sizes that share one.
       guarded: restored with global statistics where the local ones fail.
       shifts: how many places against the network's blocks are averaged.
       sheet: a .png file for what compares both modes.
+      overwrite: replace the targets that are there; else only what is not there is written.
 
     Raises:
       ImageError, UserError: a file cannot be read or written, or sizes differ.
@@ -61,7 +63,8 @@ def restore_picture(
     scale = getattr(model, "up_scale", 1)
     truth = None
     if reference is not None:
-        truth = _truth(reference, targets, (height * scale, width * scale, channels))
+        views = sources[: len(targets)]
+        truth = _truth(reference, views, (height * scale, width * scale, channels))
 
     bucket = (buckets or {}).get((height, width))
     run = functools.partial(restore, bucket=bucket)
@@ -80,11 +83,14 @@ def restore_picture(
     done = time.perf_counter()
     check_finite(source, restored)
     written = from_float(restored, np.result_type(*(picture.pixels for picture in pictures)))
+    outputs = []
     for target, part, picture in zip(
         targets, np.split(written, len(targets), axis=-1), pictures, strict=False
     ):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_restored(target, part, picture)
+        if overwrite or not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_restored(target, part, picture)
+            outputs.append(target)
     if sheet is not None:
         other = "global" if mode == "local" else "local"
         with console.status(Text(f"{source}: restoring in {other} mode")):
@@ -92,18 +98,17 @@ def restore_picture(
         check_finite(f"{source} in {other} mode", compared)
         globally, locally = (compared, restored) if mode == "local" else (restored, compared)
         write_image(sheet, comparison(pixels, globally, locally))
+        outputs.append(sheet)
 
     size = f"{width}x{height}" + (f" to {width * scale}x{height * scale}" if scale > 1 else "")
     if bucket:
         size += f" in {bucket[1]}x{bucket[0]}"
     console.print(
-        f"{', '.join(map(str, sources))} -> {', '.join(map(str, targets))}: {size}, compiled in "
+        f"{', '.join(map(str, sources))} -> {', '.join(map(str, outputs))}: {size}, compiled in "
         f"{compiled - start:.1f} s, ran in {done - compiled:.1f} s"
     )
     if guarded and mode == "global":
         console.print("  local statistics make false colours here, so these are global ones")
-    if sheet is not None:
-        console.print(f"  compared in {sheet}")
     for note in dict.fromkeys(note for picture in pictures for note in picture.notes):
         console.print(f"  {note}")
     if scale > 1 and any(picture.alpha is not None for picture in pictures):
@@ -113,32 +118,32 @@ def restore_picture(
         console.print(f"  {_compare(before, restored, to_float(written), truth)}")
 
 
-def read_truth(reference: Path, target: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """The true picture of an output (H, W, C), as floats; of a folder, that of the same name."""
+def read_truth(reference: Path, source: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The true picture of what a source becomes, (H, W, C) floats; of a folder that of its name."""
     if reference.is_dir():
         matches = sorted(
             file
             for file in reference.iterdir()
-            if file.stem == target.stem and file.suffix.lower() in PICTURES
+            if file.stem == source.stem and file.suffix.lower() in PICTURES
         )
         if not matches:
-            raise UserError(f"{target}: no picture of the same name in {reference}.")
+            raise UserError(f"{source}: no picture of the same name in {reference}.")
         reference = matches[0]
     truth = to_float(read_picture(reference, channels=shape[2]).pixels)
     if truth.shape != shape:
         (h, w, _), (height, width, _) = shape, truth.shape
-        raise UserError(f"{reference}: is {width}x{height}, but {target} will be {w}x{h}.")
+        raise UserError(f"{reference}: is {width}x{height}, but {source} becomes {w}x{h}.")
     return truth
 
 
-def _truth(reference: Path, targets: Sequence[Path], shape: tuple[int, ...]) -> np.ndarray:
-    folders = [reference] * len(targets)
-    if len(targets) > 1:
-        folders = [reference / target.parent.name for target in targets]
-        if not all(map(Path.is_dir, folders)):
-            raise UserError(f"{reference}: for pairs give a folder with left/ and right/ in it.")
-    views = zip(folders, targets, strict=True)
-    return np.concatenate([read_truth(folder, target, shape) for folder, target in views], axis=-1)
+def _truth(reference: Path, views: Sequence[Path], shape: tuple[int, ...]) -> np.ndarray:
+    if len(views) == 1:
+        return read_truth(reference, views[0], shape)
+    folders = [reference / side for side in ("left", "right")]
+    if not all(map(Path.is_dir, folders)):
+        raise UserError(f"{reference}: for pairs give a folder with left/ and right/ in it.")
+    truths = [read_truth(*view, shape) for view in zip(folders, views, strict=True)]
+    return np.concatenate(truths, axis=-1)
 
 
 def _compare(

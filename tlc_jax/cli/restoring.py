@@ -171,6 +171,7 @@ def restore(
                         guarded=mode is Mode.AUTO,
                         shifts=shifts,
                         sheet=sheet,
+                        overwrite=overwrite,
                     )
         except (ImageError, VideoError, UserError, OSError) as error:
             failed = True
@@ -204,6 +205,8 @@ def _jobs(model: nn.Module, inputs: list[Path], output: Path) -> list[Job]:
             sources.append((path,))
             continue
         inside = sorted(filter(is_visible_file, path.iterdir()), key=_in_order)
+        if any(folder.is_dir() for folder in path.glob("[!.]*")):
+            console.print(f"{path}: the folders in it are left out; name them, too")
         frames = tuple(file for file in inside if file.suffix.lower() in PICTURES)
         videos = [(file,) for file in inside if file.suffix.lower() in VIDEOS]
         if not frames and not videos:

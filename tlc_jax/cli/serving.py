@@ -16,8 +16,11 @@ DEFAULT = Limits()
 
 def serve_page(
     checkpoint: Annotated[
-        list[Path] | None,
-        typer.Option(help="A folder to choose from; can be repeated [our own weights]."),
+        list[str] | None,
+        typer.Option(
+            help="A folder to choose from, or 'denoise' or 'deblur', which are ours; can be "
+            "repeated [both of ours]."
+        ),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Where to listen; 0.0.0.0 lets other machines in.")
@@ -35,9 +38,8 @@ def serve_page(
     ] = DEFAULT.jobs,
 ) -> None:
     """Restore pictures in the browser, on this machine only unless told otherwise."""
-    folders = checkpoint or [checkpoints.find(name) for name in checkpoints.SHIPPED]
     networks: dict[str, Path] = {}
-    for folder in folders:
+    for folder in map(checkpoints.find, checkpoint or checkpoints.SHIPPED):
         _check_network(folder)
         whole = folder.resolve()  # what a training run makes is "model" in the run's folder
         name = whole.parent.name if whole.name == "model" else whole.name

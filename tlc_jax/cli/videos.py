@@ -94,7 +94,7 @@ def restore_frames(
         at the end, if some could not be read.
     """
     folder = sources[0].parent
-    reading: deque[tuple[Picture, Path]] = deque()
+    reading: deque[tuple[Path, Picture, Path]] = deque()
     lost: list[Path] = []
     sizes: dict[tuple[int, int], Path] = {}
     notes: dict[str, None] = {}  # each one once, in their order
@@ -118,15 +118,15 @@ def restore_frames(
                     "clip are of one size."
                 )
             notes.update(dict.fromkeys(picture.notes))
-            reading.append((picture, target))
+            reading.append((source, picture, target))
             yield to_float(picture.pixels)
 
     start, count, width, height = time.perf_counter(), 0, 0, 0
     with _progress(folder, len(sources)) as show:
         for restored in _restored(model, params, frames(), folder, chunk, overlap):
-            picture, target = reading.popleft()
+            source, picture, target = reading.popleft()
             if reference is not None:
-                truth = read_truth(reference, target, restored.shape)
+                truth = read_truth(reference, source, restored.shape)
                 before.append(float(metrics.psnr(picture.pixels, truth)))
                 after.append(float(metrics.psnr(restored, truth)))
             target.parent.mkdir(parents=True, exist_ok=True)
