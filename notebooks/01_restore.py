@@ -160,5 +160,5 @@ display(Image.fromarray(sheet))
 #
 #     tlc-jax restore photo.png -o restored.png --task deblur
 #
-# takes folders and videos, too. Published networks, which are a hundred times as large, come next:
+# takes folders and videos, too. Published networks, which are many times as large, come next:
 # [02_convert_official_weights](02_convert_official_weights.ipynb).

@@ -34,6 +34,7 @@ if find_spec("tlc_jax") is None:
 
 # %%
 import re
+import shutil
 
 import jax
 import matplotlib.pyplot as plt
@@ -166,14 +167,14 @@ if not WEIGHTS:
 # ## Convert
 #
 # The converter recognises the network and its sizes from the names and shapes of the tensors, and
-# writes a checkpoint folder. To convert a file again, delete its folder first. On the command line
-# it is `tlc-jax convert FILE FOLDER`.
+# writes a checkpoint folder, here in place of the one that this cell wrote before. On the command
+# line it is `tlc-jax convert FILE FOLDER`.
 
 # %%
 checkpoint = RESULTS / Path(WEIGHTS).stem
-if not checkpoint.exists():
-    fields = {} if TRAIN_SIZE is None else {"train_size": tuple(TRAIN_SIZE)}
-    convert_file(WEIGHTS, checkpoint, **fields)
+shutil.rmtree(checkpoint, ignore_errors=True)
+fields = {} if TRAIN_SIZE is None else {"train_size": tuple(TRAIN_SIZE)}
+convert_file(WEIGHTS, checkpoint, **fields)
 description = describe(checkpoint)
 for name in ("network", "parameters", "config", "source", "weights_licence"):
     print(f"{name:16}{description[name]}")
@@ -187,9 +188,8 @@ model, params = tlc.load(checkpoint)
 if Path(WEIGHTS).stem == "stand-in":
     same = jax.tree.map(np.array_equal, params, tlc.load("deblur")[1])
     print("every parameter as it was:", jax.tree.all(same))
-    del released["intro.bias"]
     try:
-        convert_state_dict(released)
+        convert_state_dict({name: x for name, x in released.items() if name != "intro.bias"})
     except ConversionError as error:
         print(error)
 
@@ -250,7 +250,7 @@ print(evaluate.notes(report))
 means = evaluate.means(report)
 rows = ["| PSNR, dB | global | local | gain |", "|---|---:|---:|---:|"]
 for one in PUBLISHED:
-    if one.file == Path(WEIGHTS).name:
+    if Path(WEIGHTS).as_posix().endswith(one.file):  # MAXIM's all are checkpoint.npz in folders
         gain = one.psnr_local - one.psnr_global if one.psnr_local and one.psnr_global else None
         figures = map(decibels, (one.psnr_global, one.psnr_local, gain))
         rows.append(f"| {one.file}, {one.dataset}, **published** | {' | '.join(figures)} |")

@@ -168,6 +168,7 @@ def test_the_mean_of_alignments(networks, folder, random_params, monkeypatch):
 
 def test_what_is_recorded_is_drawn_and_listed(networks, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "RESULTS", tmp_path)
+    monkeypatch.setattr(command, "IMAGES", tmp_path)
     folders = {"small": folder, "large": folder}
     named = {"NAFNet, seed 0": networks["NAFNet"]}
     monkeypatch.setattr(gain, "SIZES", (24, 48, 96))

@@ -3,9 +3,9 @@
     python -m benchmarks.tlc_gain build/tlc_gain --kodak kodak24
 
 fetches the photographs (see `photographs.py`), trains networks of three kinds of site, which takes
-hours, restores the photographs in all ways, and writes `results/` beside this file. `--maxim` names
-MAXIM's checkpoint for GoPro and `--frame` a blurred frame and the sharp one. What is trained is not
-trained again.
+hours, restores the photographs in all ways, and writes `results/` beside this file and the plots of
+`docs/images`. `--maxim` names MAXIM's checkpoint for GoPro and `--frame` a blurred frame and the
+sharp one. What is trained is not trained again.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from benchmarks.tlc_gain.gain import Network
 from tlc_jax.image import read_image, write_whole
 
 RESULTS = Path(__file__).parent / "results"
+IMAGES = Path(__file__).parents[2] / "docs/images"
 PARTS = ("shipped", "ways", "seconds", "sizes", "statistics", "maxim")
 
 
@@ -117,7 +118,7 @@ def draw() -> None:
         "statistics": plots.distances,
     }.items():
         if part in results:
-            plot(results[part], RESULTS / f"{part}.png")
+            plot(results[part], IMAGES / f"{part}.png")
     (RESULTS / "results.md").write_text(report.markdown(results))
 
 

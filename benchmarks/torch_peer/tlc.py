@@ -65,21 +65,18 @@ def window_starts(length: int, window: int) -> list[int]:
 LOCAL = {nn.AdaptiveAvgPool2d: LocalAvgPool2d, ChannelAttention: LocalChannelAttention}
 
 
-def make_local(
-    model: Network, train_size: Size = (256, 256), window: Size | None = None
-) -> Network:
-    """Turn a model local in place. The window, in input pixels, is 1.5 x `train_size` if not given.
+def make_local(model: Network, train_size: Size = (256, 256)) -> Network:
+    """Turn a model local in place. The window, in input pixels, is 1.5 x `train_size`.
 
     A site has windows in proportion to the map that it had of a training crop.
     """
-    window = window or (train_size[0] * 3 // 2, train_size[1] * 3 // 2)
 
-    def along(train: int, window: int, level: int) -> int:
+    def along(train: int, level: int) -> int:
         padded = -(-train // model.multiple) * model.multiple
-        return max(1, padded // 2**level * window // train)
+        return max(1, padded // 2**level * (train * 3 // 2) // train)
 
     for stage, level in model.stages():
-        kernel = tuple(along(t, k, level) for t, k in zip(train_size, window, strict=True))
+        kernel = tuple(along(train, level) for train in train_size)
         for module in list(stage.modules()):
             for name, site in list(module.named_children()):
                 if type(site) in LOCAL:
