@@ -462,6 +462,17 @@ def test_a_report_of_equal_pictures_is_json(world, run):
     assert code == 0 and "Infinity" not in text and "NaN" not in text
 
 
+def test_gains_are_over_the_same_pictures():
+    """Equal pictures have no PSNR, and no gain."""
+    a = {"input": {"psnr": 20.0}, "local": {"psnr": 30.5}, "global": {"psnr": 30.0}}
+    b = {"input": {"psnr": None}, "local": {"psnr": 50.0}, "global": {"psnr": None}}
+    settings = {"modes": ["local", "global"]}
+    found = evaluation.means({"settings": settings, "images": {"a": a, "b": b}})
+    assert found["local"]["psnr"] == 40.25
+    assert (found["local"]["over_global"], found["local"]["over_input"]) == (0.5, 10.5)
+    assert found["global"]["over_input"] == 10.0 and found["global"]["over_global"] is None
+
+
 def test_modes():
     assert parse_modes("tiles:256/32,local") == ["tiles:256/32", "local"]
     with pytest.raises(EvaluationError, match="'tiles:0/0'"):

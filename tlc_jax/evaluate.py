@@ -12,7 +12,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,31 +168,31 @@ def write_report(report: dict[str, Any], path: Path) -> None:
 
 
 def means(report: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Means over all images for "input" and each mode, and the gains between the means of PSNR."""
+    """Means over all images that have a value, for "input" and each mode.
 
-    def mean(mode: str, key: str) -> float | None:
-        values = [image[mode].get(key) for image in report["images"].values()]
-        values = [value for value in values if value is not None]
-        return float(np.mean(values)) if values else None
+    Equal pictures have no PSNR; gains are over the images for which both ways have one.
+    """
+    images = report["images"].values()
 
-    modes = ["input", *report["settings"]["modes"]]
-    psnr = {mode: mean(mode, "psnr") for mode in modes}
+    def mean(values: Iterable[float | None]) -> float | None:
+        present = [value for value in values if value is not None]
+        return float(np.mean(present)) if present else None
 
     def gain(mode: str, base: str) -> float | None:
-        ours, theirs = psnr[mode], psnr.get(base)
-        if ours is None or theirs is None or mode in ("input", base):
+        if mode in ("input", base) or base not in ("input", *report["settings"]["modes"]):
             return None
-        return ours - theirs
+        both = ((image[mode]["psnr"], image[base]["psnr"]) for image in images)
+        return mean(ours - theirs for ours, theirs in both if None not in (ours, theirs))
 
     return {
         mode: {
-            "psnr": psnr[mode],
-            "ssim": mean(mode, "ssim"),
+            "psnr": mean(image[mode]["psnr"] for image in images),
+            "ssim": mean(image[mode].get("ssim") for image in images),
             "over_input": gain(mode, "input"),
             "over_global": gain(mode, "global"),
-            "seconds": mean(mode, "seconds"),
+            "seconds": mean(image[mode].get("seconds") for image in images),
         }
-        for mode in modes
+        for mode in ("input", *report["settings"]["modes"])
     }
 
 
