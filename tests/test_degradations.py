@@ -141,7 +141,7 @@ def test_jpeg_of_gray_and_of_samples_out_of_range():
     assert np.array_equal(d.jpeg(3 * image - 1, 75), d.jpeg(np.clip(3 * image - 1, 0, 1), 75))
 
 
-@pytest.mark.parametrize("quality", [10, 40, 75, 95])
+@pytest.mark.parametrize("quality", [10, 30, 40, 75, 95])
 @pytest.mark.parametrize("size", [(96, 128), (71, 53)])
 def test_jpeg_against_libjpeg(size, quality):
     image = photograph(*size)
@@ -153,9 +153,9 @@ def test_jpeg_against_libjpeg(size, quality):
     assert ours.shape == image.shape
     lost = float(psnr(theirs, image))
     # As much is lost, but for roundings inside of libjpeg, and the same: the two are closer to
-    # each other than to the photograph.
+    # each other than to the photograph, by 10 dB where roundings allow it.
     assert float(psnr(ours, image)) == pytest.approx(lost, abs=1)
-    assert float(psnr(ours, theirs)) > max(lost + 2, 36)
+    assert float(psnr(ours, theirs)) > max(lost + 2, min(lost + 10, 44))
 
 
 def test_a_camera_that_does_not_turn_blurs_alike_everywhere():

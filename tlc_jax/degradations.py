@@ -305,7 +305,7 @@ def _quantised(plane: jax.Array, table: tuple, quality: jax.Array | float) -> ja
 
     The levels are rounded before and after, as samples of a file are.
     """
-    scale = jnp.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    scale = jnp.where(quality < 50, jnp.floor(5000 / quality), 200 - 2 * quality)
     steps = jnp.clip(jnp.floor((np.asarray(table, np.float32) * scale + 50) / 100), 1, 255)
     cosines = np.cos(np.pi / 16 * np.outer(np.arange(8), 2 * np.arange(8) + 1)) / 2
     cosines[0] /= math.sqrt(2)
