@@ -144,6 +144,16 @@ def test_the_two_kinds_of_site_and_their_windows() -> None:
     assert windows(local_mode=True, local_attention=False) == whole_means | grids
 
 
+def test_windows_of_crops_that_are_padded() -> None:
+    """1.5 times what a crop of 100 becomes, as wherever a network pads."""
+    model = Maxim(
+        features=4, depth=2, num_stages=1, num_groups=1, num_bottleneck_blocks=1,
+        train_size=(100, 100), local_mode=True, local_grid=False,
+    )  # fmt: skip
+    found = {site.window for site in sites(model, (512, 512)) if site.kind == "mean"}
+    assert found == {(192, 192), (96, 96), (48, 48)}
+
+
 def test_says_which_train_size_the_grid_divides() -> None:
     model = golden("maxim_b").model.clone(train_size=(40, 48), local_mode=True)
     with pytest.raises(ValueError, match=r"set train_size=\(48, 48\)"):

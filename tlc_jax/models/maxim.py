@@ -432,7 +432,8 @@ def _levels(net: Maxim) -> list[Level]:
     """The levels of the network, the bottleneck last; the windows are `None` unless local."""
     crop = net.train_size
     attention, grid = (net.local_mode and kind for kind in (net.local_attention, net.local_grid))
-    fit = tuple(-(-size // m) * m for size, m in zip(crop, _multiples(net), strict=True))
+    multiples = _multiples(net)
+    fit = tuple(-(-size // m) * m for size, m in zip(crop, multiples, strict=True))
     if grid and fit != crop:
         raise ValueError(
             f"the grid does not divide windows of train_size={crop}: set train_size={fit}, the "
@@ -441,7 +442,7 @@ def _levels(net: Maxim) -> list[Level]:
     return [
         Level(
             block,
-            site_window(crop, net.window, stride=2**i) if attention else None,
+            site_window(crop, net.window, stride=2**i, multiple=multiples) if attention else None,
             site_window(crop, crop, stride=2**i) if grid else None,
             net.dtype,
         )
@@ -454,11 +455,13 @@ def _blocks(net: Maxim) -> list[tuple[int, int]]:
     return [net.block_size_hr if i < 2 else net.block_size_lr for i in range(net.depth + 1)]
 
 
-def _multiples(net: Maxim) -> list[int]:
+def _multiples(net: Maxim) -> tuple[int, int]:
     """What height and width must be multiples of, for the blocks to fit at every level.
 
     64 in the published networks.
     """
-    return [
-        math.lcm(*(block[axis] << i for i, block in enumerate(_blocks(net)))) for axis in (0, 1)
-    ]
+
+    def along(axis: int) -> int:
+        return math.lcm(*(block[axis] << i for i, block in enumerate(_blocks(net))))
+
+    return along(0), along(1)

@@ -27,7 +27,7 @@ def site_window(
     window: Window = None,
     *,
     stride: int | tuple[int, int],
-    multiple: int = 1,
+    multiple: int | tuple[int, int] = 1,
 ) -> tuple[int, int]:
     """Window of one site of a network, in pixels of its feature map.
 
@@ -38,7 +38,7 @@ def site_window(
       train_size: (height, width) of the training crops, input pixels.
       window: (height, width) in input pixels; `None` is the paper's 1.5 x `train_size`.
       stride: input pixels for one pixel of the site's map, one number or (vertical, horizontal).
-      multiple: what the network pads its input to.
+      multiple: what the network pads its input to, likewise.
 
     Returns:
       (height, width) in feature pixels, at least 1.
@@ -53,14 +53,14 @@ def site_window(
     _check_pair("train_size", train_size)
     if window is not None:
         _check_pair("window", window)
-    height, width = window or (train_size[0] * 3 // 2, train_size[1] * 3 // 2)
-    vertical, horizontal = stride if isinstance(stride, tuple) else (stride, stride)
+    window = window or (train_size[0] * 3 // 2, train_size[1] * 3 // 2)
 
-    def along(train: int, window: int, stride: int) -> int:
-        feature = -(-train // multiple) * multiple // stride
-        return max(1, feature * window // train)
+    def along(axis: int) -> int:
+        s, m = (n[axis] if isinstance(n, tuple) else n for n in (stride, multiple))
+        feature = -(-train_size[axis] // m) * m // s
+        return max(1, feature * window[axis] // train_size[axis])
 
-    return along(train_size[0], height, vertical), along(train_size[1], width, horizontal)
+    return along(0), along(1)
 
 
 def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
