@@ -55,6 +55,12 @@ def test_strips(size):
     assert sheet.window_map(image, [tlc.Site("s", "mean", size, size, 3)]).shape == (*size, 3)
 
 
+def test_more_places_than_colours():
+    locally = np.random.default_rng(0).random((500, 600, 3), np.float32)
+    six, seven = (sheet.comparison(locally, 0 * locally, locally, zooms) for zooms in (6, 7))
+    assert len(seven) > len(six)
+
+
 def test_nothing_differs():
     assert sheet.most_different(np.zeros((*SIZE, 3)), 2) == []
     made = sheet.comparison(flat(0.5), flat(0.25), flat(0.25))
@@ -90,15 +96,14 @@ def test_a_sheet_shows_each_picture(channels, scale):
 def test_windows_lie_where_they_are_in_force():
     """The middle one around the middle, the other moved inside; padded maps are not larger."""
     model = tlc.NAFNet(
-        8, (1, 1), 1, (1, 1), local_mode=True, train_size=(64, 64)
-    )  # windows of 96, of which the maps of 202 x 302 are multiples but for padding
-    image = flat(1, (202, 302))
-    made = sheet.window_map(image, tlc.sites(model, (202, 302)))
-    assert made.shape == (202, 302, 3)
+        4, (1, 1, 1, 1), 1, (1, 1, 1, 1), local_mode=True, train_size=(64, 64)
+    )  # windows of 96, as maps of 161 x 302 have at 1/16 of it, which are 11 x 19 by padding
+    made = sheet.window_map(flat(1, (161, 302)), tlc.sites(model, (161, 302)))
+    assert made.shape == (161, 302, 3)
     marked = np.argwhere((made == RED).all(-1))
     assert marked.min(0).tolist() == [0, 0]
-    top, left = 101 - 47, 151 - 47  # of an even side, the longer half lies below and to the right
-    for row, column in ((top, 151), (top + 95, 151), (101, left), (101, left + 95), (95, 20)):
+    top, left = 80 - 47, 151 - 47  # of an even side, the longer half lies below and to the right
+    for row, column in ((top, 151), (top + 95, 151), (80, left), (80, left + 95), (95, 20)):
         assert (made[row, column] == RED).all()
     assert not (made[[top - 1, top + 96], 151] == RED).all(-1).any()
     assert not (made == BLUE).all(-1).any()

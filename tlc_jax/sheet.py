@@ -49,7 +49,7 @@ def comparison(
     pictures = panels(image, globally, locally)
     places = most_different(np.abs(locally - globally), zooms)
     rows = [[_panel(pixels, title, places) for title, pixels in pictures.items()]]
-    for place, colour in zip(places, COLOURS, strict=False):
+    for place, colour in zip(places, itertools.cycle(COLOURS), strict=False):
         rows.append([_enlarged(pixels, place, colour) for pixels in pictures.values()])
     return np.vstack([np.hstack(row) for row in rows])
 
@@ -115,11 +115,12 @@ def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
 
     size = image.shape[:2]
     windows: dict[tuple[tuple[int, ...], tuple[int, int], bool], list[str]] = {}
+    # Maps may be padded: those of the full resolution tell how far.
+    whole = (np.multiply(site.size, site.parts).tolist() for site in sites)
+    padded = [max(sides) for sides in zip(size, *whole, strict=True)]
     for site in sites:
-        part = [n // parts for n, parts in zip(size, site.parts, strict=True)]
-        sides = zip(site.window, part, site.size, strict=True)
-        # Maps may be padded: a pixel of theirs is a whole number of the photograph's.
-        window = tuple(min(k * max(1, round(n / m)), n) for k, n, m in sides)
+        sides = zip(site.window, site.size, site.parts, size, padded, strict=True)
+        window = tuple(min(k * -(-p // (m * parts)), n // parts) for k, m, parts, n, p in sides)
         windows.setdefault((window, site.parts, site.slides), []).append(site.kind)
     sheet = _drawable(image)
     draw = ImageDraw.Draw(sheet)
@@ -159,7 +160,7 @@ def _panel(pixels: np.ndarray, title: str, places: Sequence[Place]) -> np.ndarra
     picture = _drawable(pixels).resize((width, height))
     across, down = width / pixels.shape[1], height / pixels.shape[0]
     draw = ImageDraw.Draw(picture)
-    for place, colour in zip(places, COLOURS, strict=False):
+    for place, colour in zip(places, itertools.cycle(COLOURS), strict=False):
         left, right = across * place.left, across * (place.left + place.width)
         top, bottom = down * place.top, down * (place.top + place.height)
         draw.rectangle((left, top, right, bottom), outline=colour, width=2)
