@@ -13,7 +13,8 @@ from flax.traverse_util import flatten_dict
 import tlc_jax as tlc
 from tlc_jax.checkpoints import abstract_params
 from tlc_jax.image import from_float
-from tlc_jax.restore import restore_tiles, warm_up
+from tlc_jax.layers import Downsample2x2
+from tlc_jax.restore import planned_memory, restore_tiles, warm_up
 
 # One block, so that it compiles fast; its windows are 24 pixels.
 NET = tlc.NAFNet(
@@ -38,6 +39,22 @@ PARAMS = weights(NET)
 
 def noise(*shape, seed=0):
     return np.random.default_rng(seed).random(shape, np.float32)
+
+
+def test_memory_of_a_network_that_halves_often():
+    """Whose parameters cannot be made from a small picture."""
+
+    class Halving(nn.Module):
+        inp_channels: int = 3
+
+        @nn.compact
+        def __call__(self, image):
+            x = image
+            for _ in range(4):
+                x = Downsample2x2(3)(x)
+            return image + jnp.repeat(jnp.repeat(x, 16, 1), 16, 2)
+
+    assert planned_memory(Halving(), (64, 64)) > 2 * 4 * 3 * 64 * 64
 
 
 # Kinds of numbers

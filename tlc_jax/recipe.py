@@ -311,7 +311,7 @@ def init(config: Config) -> State:
     """
     if config.init_from is None:
         example = jnp.zeros(example_input(config.model, (8, 8)).shape)
-        params = config.model.init(jax.random.key(config.seed), example)["params"]
+        params = jax.jit(config.model.init)(jax.random.key(config.seed), example)["params"]
     else:
         _, params = checkpoints.load(config.init_from)
         wanted = checkpoints.abstract_params(config.model)

@@ -42,7 +42,7 @@ from tlc_jax import checkpoints
 from tlc_jax.crops import Crops, Files, batches, decode, picture_of, widest_type
 from tlc_jax.degradations import Degradation
 from tlc_jax.image import to_float, write_whole
-from tlc_jax.metrics import Protocol, measure
+from tlc_jax.metrics import psnr
 from tlc_jax.models import Params
 from tlc_jax.recipe import Batch, Config, State, TrainingError, check, init, learning_rate, step
 from tlc_jax.restore import is_out_of_memory, restore
@@ -58,7 +58,8 @@ def train(config: Config, run: Path | str, watch: Watch = lambda report: None) -
       run: a folder, of this run alone; hosts share it.
       watch: called with what also goes to metrics.jsonl: "step" and, in a report, "loss",
         "gradient" (its norm), "learning_rate" and "samples_per_second", or after a validation the
-        PSNR in dB of "input", "global" and "local"; or "note", a sentence.
+        PSNR in dB of "input", "global" and "local"; and with "note", a sentence, which goes
+        nowhere else.
 
     Returns:
       The checkpoint with the averaged parameters.
@@ -110,7 +111,7 @@ def _go_on(config: Config, run: Path, manager: Any, last: int | None, watch: Wat
     if last is not None:
         state = _restored(manager, last, state)
     done = last or 0
-    pending: list[dict[str, jax.Array]] = []
+    pending: list[dict[str, Any]] = []
     count, start = 0, time.monotonic()
     with _Journal(run, done, watch) as journal:
         for batch in _stream(config, pictures, dtype, done, mesh):
@@ -126,14 +127,14 @@ def _go_on(config: Config, run: Path, manager: Any, last: int | None, watch: Wat
             )
             if not (to_report or to_save or to_validate):
                 continue
-            reports = jax.device_get(pending)
-            _check_finite(reports, done, run, manager.latest_step())
+            pending = jax.device_get(pending)
+            _check_finite(pending, done, run, manager.latest_step())
             paused = time.monotonic()
             if to_report:
                 journal.write(
                     step=done,
-                    loss=float(np.mean([report["loss"] for report in reports])),
-                    gradient=float(np.mean([report["gradient"] for report in reports])),
+                    loss=float(np.mean([report["loss"] for report in pending])),
+                    gradient=float(np.mean([report["gradient"] for report in pending])),
                     learning_rate=np.asarray(learning_rate(config)(done - 1)).item(),
                     samples_per_second=count / (paused - start),
                 )
@@ -193,7 +194,8 @@ def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str,
             for mode in ("global", "local")
         }
         for name, result in ({"input": image} | restored).items():
-            scores[name].append(float(measure(result, target, Protocol.RGB)[0]))
+            rounded = np.rint(np.clip(result, 0, 1) * 255) / 255  # as a file has them
+            scores[name].append(float(psnr(rounded, target)))
     return {name: float(np.mean(values)) for name, values in scores.items() if values}
 
 
