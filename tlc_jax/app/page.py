@@ -11,6 +11,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 WAITING = 16  # jobs, before the page asks to come back later
+VISITORS = 100  # with a picture, likewise
 # Seconds. Every hour Gradio removes what is a day old: uploads that no visit took over, but also
 # the results of a visitor who is still there, so that sooner is no good.
 AN_HOUR, A_DAY = 3600, 86400
@@ -87,6 +89,9 @@ class Visits:
         Raises:
           JobError: the upload is gone, or there is no room for it.
         """
+        self.sweep()
+        if len(self.present.keys() | {session}) > VISITORS:
+            raise JobError("too many others have pictures here; come back later.")
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         source = folder / "source" / picture.name
         source.parent.mkdir()
@@ -95,12 +100,26 @@ class Visits:
         except OSError as error:
             # Gradio keeps the same file once for all who send it: another may just have left.
             shutil.rmtree(folder)
+            if picture.is_relative_to(self.folder):
+                picture.unlink(missing_ok=True)
             reason = (error.strerror or "unknown error").lower()
             raise JobError(f"cannot take {picture.name}: {reason}; drop it again.") from None
         upload = picture if picture.is_relative_to(self.folder) else None
         self.end(session, but=upload)
         self.present[session] = Visit(folder, source, upload)
         return self.present[session]
+
+    def sweep(self) -> None:
+        """Remove what is left of visitors who never said that they left, and of broken uploads."""
+        now = time.time()
+        for session, visit in list(self.present.items()):
+            with contextlib.suppress(FileNotFoundError):  # it has just left
+                if now - visit.folder.stat().st_mtime > A_DAY:
+                    self.end(session)
+        for path in self.folder.glob("tmp*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and now - path.stat().st_mtime > AN_HOUR:
+                    path.unlink()
 
     def find(self, session: str | None) -> Visit:
         """What there is of a session.
@@ -207,11 +226,12 @@ def build(
 
     def begin(picture: Path, request: gr.Request) -> dict:
         """At once, as only here an upload finds its owner; what takes time is a job."""
+        visit = None
         try:
             visit = visits.start(request.session_hash, picture)
             size = check_size(visit.source, limits.pixels)
         except (ImageError, JobError) as error:
-            return give_up(error, request)
+            return give_up(error, request, visit)
         facts = _facts({"picture": f"{picture.name}, {size}"})
         return empty() | {told: facts, taken: visit.folder.name}
 
@@ -225,7 +245,9 @@ def build(
         except Unwanted:
             return gr.skip()
         except JobError as error:
-            return give_up(error, request)
+            return give_up(error, request, visit)
+        if any(visit.folder.glob("restored-*/after.jpg")):  # by another worker meanwhile
+            return gr.skip()
         return {slider: (shown, shown)}
 
     def clear(request: gr.Request) -> dict:
@@ -233,12 +255,18 @@ def build(
         leave(request)
         return empty()
 
-    def give_up(error: Exception, request: gr.Request) -> dict:
+    def give_up(error: Exception, request: gr.Request, visit: Visit | None) -> dict:
+        """Of a picture that cannot be had; the visitor may have another one by now."""
+        if visit is not None and not is_present(visit, request):
+            return gr.skip()
         leave(request)
         return empty() | {told: _complaint(error)}
 
     def leave(request: gr.Request) -> None:
         visits.end(request.session_hash)
+
+    def is_present(visit: Visit, request: gr.Request) -> bool:
+        return visits.present.get(request.session_hash) is visit
 
     def empty() -> dict:
         return {
@@ -262,7 +290,7 @@ def build(
         """
 
         def wanted() -> bool:
-            return visits.present.get(request.session_hash) is visit
+            return is_present(visit, request)
 
         made = None
         progress(0, "waiting")
@@ -270,9 +298,13 @@ def build(
             for made in workers.run(job, *arguments, wanted=wanted):
                 if isinstance(made, jobs.Progress):
                     progress(made.share, made.text)
-        except Unwanted:
+            if not wanted():  # any more, at the last moment
+                raise Unwanted
+        except JobError as error:
+            if wanted():
+                raise
             shutil.rmtree(visit.folder, ignore_errors=True)  # what it wrote while this went
-            raise
+            raise Unwanted from error
         return made
 
     def complain(error: JobError) -> dict:
