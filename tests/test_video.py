@@ -463,6 +463,18 @@ def test_sound_that_the_format_does_not_take(tmp_path):
     assert sorted(packets(tmp_path / "b.mkv", "audio")) == sorted(packets(source, "audio"))
 
 
+@pytest.mark.parametrize(
+    ("sound", "suffix"), [("pcm_s16le", ".mp4"), ("pcm_s16le", ".mov"), ("libopus", ".mov")]
+)
+def test_sound_that_the_format_refuses_at_its_end(tmp_path, sound, suffix):
+    """It is left out before, as any other."""
+    source = clip(tmp_path / "a.mkv", moving(4), sounds=[sound])
+    writer = restore(source, tmp_path / f"b{suffix}")
+    taken = (sound, suffix) == ("pcm_s16le", ".mov")
+    assert writer.notes == (() if taken else ("audio stream 1 left out",))
+    assert writer.has_audio == taken == read_video(tmp_path / f"b{suffix}").has_audio
+
+
 def test_titles_and_languages_survive(tmp_path):
     source = tmp_path / "a.mkv"
     with av.open(str(source), "w", metadata_errors="surrogateescape") as container:

@@ -11,6 +11,7 @@ Every frame keeps its time, so that a variable frame rate stays one, and a lost 
 instead of moving the sound. PyAV, which brings FFmpeg, is imported by the functions that need it.
 """
 
+import io
 import os
 import uuid
 from collections.abc import Iterator
@@ -153,6 +154,7 @@ class VideoWriter:
 
     Attributes:
       notes: what of the source is left out, in plain words; known once it is entered.
+      has_audio: whether there is sound of the source in it; likewise.
 
     Raises:
       VideoError: on entering, writing or leaving, if the file cannot be written.
@@ -160,6 +162,7 @@ class VideoWriter:
 
     def __init__(self, path: str | os.PathLike[str], source: Video):
         self.path, self.source, self.notes = Path(path), source, ()
+        self.has_audio = False
         self._temporary = self.path.with_name(f".{uuid.uuid4().hex}.tmp")
         self._shape: tuple[int, ...] | None = None  # of every frame, known from the first
         self._ticks = -1  # time of the last frame
@@ -180,12 +183,13 @@ class VideoWriter:
             self._video = self._file.add_stream("libx264", self.source.rate, dict(ENCODING))
             copies = {}
             for stream in source.streams.audio:
-                with suppress(ValueError):  # the format does not take it, or nobody knows it
+                if _takes_sound(kind, self.source.path, stream.index):
                     copies[stream] = self._file.add_stream_from_template(stream)
                     copies[stream].metadata.update(stream.metadata)
             told = (*source.streams.video, *source.streams.audio, *source.streams.subtitles)
             lost = [stream for stream in told if stream not in (picture, *copies)]
             self.notes = tuple(f"{s.type} stream {s.index} left out" for s in lost)
+            self.has_audio = bool(copies)
             self._sound = _to_copy(source, start, copies)
             self._waiting = next(self._sound, None)
             self._source = stack.pop_all()
@@ -366,6 +370,23 @@ def _decode(
     damaged.extend(sorted(map(float, waiting)) if trouble else [])
     if end + SHORT < (container.duration or 0) / 10**6:
         damaged.append(float(end))
+
+
+def _takes_sound(kind: str, path: Path, index: int) -> bool:
+    """Whether a format takes the sound of a file: some formats tell no sooner than at their end."""
+    av = _av()
+    # A ValueError where it is of another kind, or of one that nobody knows.
+    with suppress(ValueError, av.error.FFmpegError), _open(path) as (container, *_):
+        stream = container.streams[index]
+        with av.open(io.BytesIO(), "w", kind) as trial:
+            copy = trial.add_stream_from_template(stream)
+            packets = (packet for packet in _packets(container, [stream]) if packet is not None)
+            first = next((packet for packet in packets if packet.dts is not None), None)
+            if first is not None:
+                first.stream = copy
+                trial.mux(first)
+        return True
+    return False
 
 
 def _to_copy(

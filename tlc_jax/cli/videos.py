@@ -62,7 +62,7 @@ def restore_video(
             count += 1
             show(count)
     height, width, _ = video.shape
-    sound = "its sound" if video.has_audio else "no sound"
+    sound = "its sound" if writer.has_audio else "no sound"
     console.print(
         f"{source} -> {target}: {_pace(count, width, height, start)}, {float(video.rate):.5g} "
         f"frames/s when played, {sound}"
