@@ -317,6 +317,14 @@ def test_jpeg(tmp_path):
     np.testing.assert_allclose(picture.pixels.astype(int), smooth, atol=6)
 
 
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage!", b"Exif\0\0II*"])
+def test_a_damaged_exif_is_none(tmp_path, exif):
+    """The picture itself is whole."""
+    for suffix in (".jpg", ".png", ".webp"):
+        path = saved(tmp_path / f"a{suffix}", Image.new("RGB", (6, 4)), exif=exif, dpi=(72, 72))
+        assert read_picture(path).pixels.shape == (4, 6, 3) and picture_size(path) == (4, 6)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, orientation):
     """As Pillow itself turns it, at 16 bits too, alpha included."""

@@ -195,7 +195,7 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         with Image.open(path, formats=READABLE) as image:
             width, height = image.size
             # Pillow turns TIFF files itself; a PNG's own method would decode all of it.
-            turned = image.format != "TIFF" and Image.Image.getexif(image).get(ORIENTATION)
+            turned = image.format != "TIFF" and _orientation(image, Image.Image)
     except Exception as error:
         raise ImageError(f"cannot read {path}: {_why_unreadable(error)}.") from error
     return (width, height) if turned in (5, 6, 7, 8) else (height, width)
@@ -245,10 +245,10 @@ def _decode(file: BinaryIO) -> tuple[np.ndarray, bytes | None, list[str]]:
     notes = []
     if (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"first of the {frames} pictures in the file")
-    if image.getexif().get(ORIENTATION) in range(2, 9):
+    if _orientation(image) in range(2, 9):
         notes.append("turned upright as its EXIF orientation says")
     image.load()
-    turn = image.getexif().get(ORIENTATION)  # asked again, as Pillow turns TIFF files itself
+    turn = _orientation(image)  # asked again, as Pillow turns TIFF files itself
 
     if layout and layout[1] in ("RGB", "RGBA", "LA"):
         samples = _sixteen_bit_colour(file, image, *layout.groups())
@@ -344,6 +344,14 @@ def _refuse_planes(image: "Image.Image") -> None:
     bits = tags.get(BITS_PER_SAMPLE, (8,))
     if tags.get(PLANAR_CONFIGURATION) == 2 and len(bits) > 1 and max(bits) > 8:
         raise ImageError("its 16-bit channels lie one after the other; save it interleaved")
+
+
+def _orientation(image: "Image.Image", kind: type["Image.Image"] | None = None) -> int | None:
+    """As EXIF says, which `kind` of image looks for; a picture with a damaged EXIF has none."""
+    try:
+        return (kind or type(image)).getexif(image).get(ORIENTATION)
+    except Exception:  # Pillow meets damaged ones with almost any exception
+        return None
 
 
 def _turn(samples: np.ndarray, orientation: int | None) -> np.ndarray:
