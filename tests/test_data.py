@@ -12,7 +12,7 @@ import scipy.io
 from PIL import Image
 
 import tlc_jax as tlc
-from tlc_jax.data import DataError, dataset, pairs
+from tlc_jax.data import DataError, dataset, pairs, photographs
 from tlc_jax.image import ImageError
 
 
@@ -60,6 +60,15 @@ def test_folders_pair_by_name_at_any_depth(tmp_path):
     found = pairs(tmp_path / "in", tmp_path / "out")
     assert [pair.name for pair in found] == ["a", "b", "c", "deep/er/a"]
     assert contents(found) == {"a": (2, 12), "b": (1, 11), "c": (4, 14), "deep/er/a": (3, 13)}
+
+
+def test_folders_are_followed_through_links_but_not_hidden_ones(tmp_path):
+    write(tmp_path / "disk", b=1)
+    write(tmp_path / "in", a=2)
+    write(tmp_path / "in/.thumbnails", a=4)
+    (tmp_path / "in/linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "in/round").symlink_to(tmp_path / "in")
+    assert sorted(photographs(tmp_path / "in")) == ["a", "linked/b"]
 
 
 def test_pictures_are_read_only_when_asked_for(tmp_path):

@@ -8,8 +8,9 @@ of a .mat file is read before it is asked for.
 import functools
 import importlib.util
 import io
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -179,7 +180,7 @@ def is_visible_file(path: Path) -> bool:
 def _files(folder: Path) -> dict[str, Path]:
     """The pictures in a folder, and below it, by their paths without suffix."""
     files: dict[str, Path] = {}
-    for file in sorted(folder.rglob("*")):
+    for file in sorted(_below(folder)):
         if file.suffix.lower() not in PICTURES or not is_visible_file(file):
             continue
         name = file.relative_to(folder).with_suffix("").as_posix()
@@ -187,6 +188,17 @@ def _files(folder: Path) -> dict[str, Path]:
             raise DataError(f"{file}: {files[name].name} has the same name but for the suffix.")
         files[name] = file
     return files
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and in those below it, through links, but not in hidden ones."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else [name for name in folders if name[0] != "."]
+        if real not in seen:  # or a link to above would lead round and round
+            yield from (Path(place, name) for name in names)
+        seen.add(real)
 
 
 def _read_file(file: Path, channels: int) -> np.ndarray:
