@@ -542,6 +542,19 @@ def test_a_folder_is_of_one_run(tmp_path, photographs):
     train(dataclasses.replace(config, report_every=1), tmp_path / "run")
 
 
+def test_a_run_has_its_folder_for_itself(tmp_path, photographs):
+    """What lies in it is replaced and removed."""
+    mine = tmp_path / "mine"
+    shutil.copytree(photographs, mine / "pictures")
+    config = configuration(mine / "pictures")
+    with pytest.raises(TrainingError, match=f"^{mine}: holds other things than a run"):
+        train(config, mine)
+    (mine / "checkpoints").mkdir()  # as a run has
+    with pytest.raises(TrainingError, match=f"^{mine}/pictures: lies in the run's folder"):
+        train(config, mine)
+    assert len(list((mine / "pictures").iterdir())) == len(list(photographs.iterdir()))
+
+
 def test_fields_that_there_are_not(tmp_path, terminal, monkeypatch):
     def said(config: object, *options: object) -> str:
         result = terminal(tmp_path, "train", config, "-o", "run", *options)

@@ -102,14 +102,17 @@ def _go_on(config: Config, run: Path, manager: Any, last: int | None, watch: Wat
         sources = config.validation_input, config.validation_target
         held_out = decoded(*sources, most=config.validation_pictures)
     mesh = jax.sharding.Mesh(jax.devices(), ("data",))
-    # What is gone on with replaces the parameters to begin with, which need not be there any more.
-    begun = config if last is None else dataclasses.replace(config, init_from=None)
-    state = jax.device_put(init(begun), NamedSharding(mesh, PartitionSpec()))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    if last is None:
+        state = jax.device_put(init(config), everywhere)
+    else:  # the parameters to begin with need not be there any more
+        begun = dataclasses.replace(config, init_from=None)
+        shapes = jax.eval_shape(functools.partial(init, begun))
+        like = jax.tree.map(lambda x: x.update(sharding=everywhere), shapes)
+        state = _restored(manager, last, like)
     largest = max(phase.crop for phase in config.phases)
     dtype = widest_type(pictures, largest + 2 * config.margin)
     _describe(config, run, pictures)
-    if last is not None:
-        state = _restored(manager, last, state)
     done = last or 0
     pending: list[dict[str, Any]] = []
     count, start = 0, time.monotonic()
@@ -213,6 +216,13 @@ BOOKKEEPING = {
 
 def _refuse_other_runs(config: Config, run: Path) -> None:
     path = run / "config.json"
+    if run.is_dir() and any(run.iterdir()) and not (run / "checkpoints").is_dir():
+        raise TrainingError(f"{run}: holds other things than a run; choose a folder of its own.")
+    for source in (config.input, config.target, config.validation_input, config.validation_target):
+        if source is not None and Path(source).resolve().is_relative_to(run.resolve()):
+            raise TrainingError(
+                f"{source}: lies in the run's folder, where files are replaced; choose another run."
+            )
     if path.exists():
         before, now = _described(path), _fields(config)
         changed = {name for name in now if before.get(name) != now[name]}
@@ -335,7 +345,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _restored(manager: Any, step: int, like: State) -> State:
-    """The state of a checkpoint, its arrays placed as those of `like`."""
+    """The state of a checkpoint, of the shapes and places of `like`."""
     import orbax.checkpoint as ocp
 
     try:

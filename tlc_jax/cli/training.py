@@ -96,7 +96,10 @@ def _join(coordinator: str | None, processes: int | None, process: int | None) -
                     "all processes the address of the first, and a port that is free there."
                 ) from None
         time.sleep(1)
-    jax.distributed.initialize(coordinator, processes, process)
+    # What SLURM or Open MPI tell would leave each process one device of its own.
+    jax.distributed.initialize(
+        coordinator, processes, process, cluster_detection_method="deactivate"
+    )
     # JAX takes it as a notice, that it is about to end, and goes on. A process may be waiting for
     # one that has ended already, so no block of Python may have to run.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
