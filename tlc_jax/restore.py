@@ -189,7 +189,8 @@ def restore_clip(
       chunk: how many frames are restored at a time, 1 or more. RNN-MBP of 90 features keeps 1.44 kB
         for each pixel of each of them in float32, 1.3 GB for a frame of 1280 x 720, and about 2.4
         kB a pixel besides.
-      overlap: how many frames more are looked at, 0 or more; they are not kept.
+      overlap: how many frames more are looked at, 0 or more; they are not kept. The last part of a
+        clip has up to `chunk + overlap - 1` frames, all of which are restored at once, and kept.
 
     Returns:
       An iterator over the restored frames, of the same type. It raises what there is to raise.
