@@ -317,6 +317,15 @@ def test_jpeg(tmp_path):
     np.testing.assert_allclose(picture.pixels.astype(int), smooth, atol=6)
 
 
+def test_damage_in_the_middle(tmp_path):
+    path = saved(tmp_path / "a.png", Image.fromarray(noise(64, 64, 3, dtype=np.uint8)))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ImageError):
+        read_picture(path)
+
+
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage!", b"Exif\0\0II*"])
 def test_a_damaged_exif_is_none(tmp_path, exif):
     """The picture itself is whole."""

@@ -245,6 +245,8 @@ def _decode(file: BinaryIO) -> tuple[np.ndarray, bytes | None, list[str]]:
     notes = []
     if (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"first of the {frames} pictures in the file")
+    if image.format != "TIFF":
+        image.load()  # or PNG's EXIF would be looked for, and where pixels are damaged, not found
     if _orientation(image) in range(2, 9):
         notes.append("turned upright as its EXIF orientation says")
     image.load()
