@@ -68,7 +68,8 @@ def test_folders_are_followed_through_links_but_not_hidden_ones(tmp_path):
     write(tmp_path / "in/.thumbnails", a=4)
     (tmp_path / "in/linked").symlink_to(tmp_path / "disk")
     (tmp_path / "in/round").symlink_to(tmp_path / "in")
-    assert sorted(photographs(tmp_path / "in")) == ["a", "linked/b"]
+    (tmp_path / "in/again").symlink_to(tmp_path / "disk")
+    assert sorted(photographs(tmp_path / "in")) == ["a", "again/b", "linked/b"]
 
 
 def test_pictures_are_read_only_when_asked_for(tmp_path):

@@ -8,7 +8,6 @@ of a .mat file is read before it is asked for.
 import functools
 import importlib.util
 import io
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -190,15 +189,16 @@ def _files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """The files in a folder and in those below it, through links, but not in hidden ones."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        folders[:] = [] if real in seen else [name for name in folders if name[0] != "."]
-        if real not in seen:  # or a link to above would lead round and round
-            yield from (Path(place, name) for name in names)
-        seen.add(real)
+def _below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """What is in a folder and in those below it, through links, but not in hidden ones."""
+    real = folder.resolve()
+    if real in above:  # a link that leads round and round
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not path.name.startswith("."):
+            yield from _below(path, (*above, real))
+        else:
+            yield path
 
 
 def _read_file(file: Path, channels: int) -> np.ndarray:
