@@ -549,7 +549,10 @@ def test_a_run_has_its_folder_for_itself(tmp_path, photographs):
     config = configuration(mine / "pictures")
     with pytest.raises(TrainingError, match=f"^{mine}: holds other things than a run"):
         train(config, mine)
-    (mine / "checkpoints").mkdir()  # as a run has
+    (mine / "checkpoints/nafnet").mkdir(parents=True)  # nor are these a run's
+    with pytest.raises(TrainingError, match=f"^{mine}: holds other things than a run"):
+        train(config, mine)
+    (mine / "checkpoints/nafnet").rmdir()
     with pytest.raises(TrainingError, match=f"^{mine}/pictures: lies in the run's folder"):
         train(config, mine)
     assert len(list((mine / "pictures").iterdir())) == len(list(photographs.iterdir()))

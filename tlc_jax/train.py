@@ -216,7 +216,8 @@ BOOKKEEPING = {
 
 def _refuse_other_runs(config: Config, run: Path) -> None:
     path = run / "config.json"
-    if run.is_dir() and any(run.iterdir()) and not (run / "checkpoints").is_dir():
+    begun = path.exists() or _only_checkpoints(run / "checkpoints")
+    if run.is_dir() and any(run.iterdir()) and not begun:
         raise TrainingError(f"{run}: holds other things than a run; choose a folder of its own.")
     for source in (config.input, config.target, config.validation_input, config.validation_target):
         if source is not None and Path(source).resolve().is_relative_to(run.resolve()):
@@ -231,6 +232,11 @@ def _refuse_other_runs(config: Config, run: Path) -> None:
                 f"{run}: a run of another configuration ({', '.join(other)}); choose another "
                 "folder, or remove this one."
             )
+
+
+def _only_checkpoints(folder: Path) -> bool:
+    """Whether it is what a run saves its state in, which is named by steps."""
+    return folder.is_dir() and all(path.name[0] in ".0123456789" for path in folder.iterdir())
 
 
 def _describe(config: Config, run: Path, pictures: tuple[Files, ...]) -> None:
