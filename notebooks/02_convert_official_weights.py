@@ -250,7 +250,8 @@ print(evaluate.notes(report))
 means = evaluate.means(report)
 rows = ["| PSNR, dB | global | local | gain |", "|---|---:|---:|---:|"]
 for one in PUBLISHED:
-    if Path(WEIGHTS).as_posix().endswith(one.file):  # MAXIM's all are checkpoint.npz in folders
+    # MAXIM's all are checkpoint.npz, in folders.
+    if f"/{Path(WEIGHTS).as_posix()}".endswith(f"/{one.file}"):
         gain = one.psnr_local - one.psnr_global if one.psnr_local and one.psnr_global else None
         figures = map(decibels, (one.psnr_global, one.psnr_local, gain))
         rows.append(f"| {one.file}, {one.dataset}, **published** | {' | '.join(figures)} |")

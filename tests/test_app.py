@@ -599,8 +599,10 @@ def test_what_nobody_removes_goes_with_time(tmp_path, monkeypatch):
     broken.touch()
     new.touch()
     first, second = visits.start("first", EXAMPLE), visits.start("second", EXAMPLE)
+    upload = tmp_path / "upload.png"
+    upload.touch()
     with pytest.raises(JobError, match="come back later"):
-        visits.start("third", EXAMPLE)
+        visits.start("third", upload)
     ago = time.time() - 90_000
     for path in (first.folder, broken):
         os.utime(path, (ago, ago))

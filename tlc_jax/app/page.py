@@ -90,7 +90,10 @@ class Visits:
           JobError: the upload is gone, or there is no room for it.
         """
         self.sweep()
+        upload = picture if picture.is_relative_to(self.folder) else None
         if len(self.present.keys() | {session}) > VISITORS:
+            if upload:
+                upload.unlink(missing_ok=True)
             raise JobError("too many others have pictures here; come back later.")
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         source = folder / "source" / picture.name
@@ -100,11 +103,10 @@ class Visits:
         except OSError as error:
             # Gradio keeps the same file once for all who send it: another may just have left.
             shutil.rmtree(folder)
-            if picture.is_relative_to(self.folder):
-                picture.unlink(missing_ok=True)
+            if upload:
+                upload.unlink(missing_ok=True)
             reason = (error.strerror or "unknown error").lower()
             raise JobError(f"cannot take {picture.name}: {reason}; drop it again.") from None
-        upload = picture if picture.is_relative_to(self.folder) else None
         self.end(session, but=upload)
         self.present[session] = Visit(folder, source, upload)
         return self.present[session]
@@ -258,7 +260,7 @@ def build(
     def give_up(error: Exception, request: gr.Request, visit: Visit | None) -> dict:
         """Of a picture that cannot be had; the visitor may have another one by now."""
         if visit is not None and not is_present(visit, request):
-            return gr.skip()
+            return {told: gr.skip()}  # among those of others, as `take` has
         leave(request)
         return empty() | {told: _complaint(error)}
 

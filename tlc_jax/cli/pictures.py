@@ -107,7 +107,7 @@ def restore_picture(
         f"{', '.join(map(str, sources))} -> {', '.join(map(str, outputs))}: {size}, compiled in "
         f"{compiled - start:.1f} s, ran in {done - compiled:.1f} s"
     )
-    if guarded and mode == "global":
+    if guarded and mode == "global" and targets[0] in outputs:
         console.print("  local statistics make false colours here, so these are global ones")
     for note in dict.fromkeys(note for picture in pictures for note in picture.notes):
         console.print(f"  {note}")

@@ -205,7 +205,8 @@ def _jobs(model: nn.Module, inputs: list[Path], output: Path) -> list[Job]:
             sources.append((path,))
             continue
         inside = sorted(filter(is_visible_file, path.iterdir()), key=_in_order)
-        if any(folder.is_dir() for folder in path.glob("[!.]*")):
+        below = [folder for folder in path.glob("[!.]*") if folder.is_dir()]
+        if any(folder.resolve() != output.resolve() for folder in below):
             console.print(f"{path}: the folders in it are left out; name them, too")
         frames = tuple(file for file in inside if file.suffix.lower() in PICTURES)
         videos = [(file,) for file in inside if file.suffix.lower() in VIDEOS]
