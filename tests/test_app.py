@@ -385,7 +385,8 @@ def test_a_visitor_leaves_nothing(served, page):
     restored(page)
     assert {"shaken.png", "shaken-restored.png", "after.jpg"} <= files(served.folder)
     page.close()
-    wait_until(lambda: all(name.startswith("tmp") for name in files(served.folder)))  # and empty
+    # But what Gradio leaves of each upload, which is empty.
+    wait_until(lambda: all(name.startswith("tmp") for name in files(served.folder)))
 
 
 @in_browser
