@@ -49,9 +49,9 @@ def config_fields(network: type[nn.Module]) -> list[str]:
     return [name for name in names if name not in {*RUN_FIELDS, "parent", "name"}]
 
 
-def abstract_params(model: nn.Module) -> Params:
-    """The parameter tree as shapes and types, without allocating it."""
-    return jax.eval_shape(model.init, jax.random.key(0), example_input(model, (8, 8)))["params"]
+def abstract_params(model: nn.Module, size: tuple[int, int] = (8, 8)) -> Params:
+    """The parameter tree as shapes and types, without allocating it, by pictures of `size`."""
+    return jax.eval_shape(model.init, jax.random.key(0), example_input(model, size))["params"]
 
 
 def count_params(params: Params) -> int:

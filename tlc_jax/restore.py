@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlc_jax.buckets import forward_within, has_buckets
+from tlc_jax.checkpoints import abstract_params
 from tlc_jax.image import ImageError, from_float, to_float
 from tlc_jax.models import Params, example_input, takes_clips
 from tlc_jax.ops.windows import clip_window
@@ -330,10 +331,9 @@ def planned_memory(model: nn.Module, size: tuple[int, int]) -> int:
       ValueError: a network for video.
     """
     _refuse_clips(model)
-    batch = example_input(model, size)
-    params = jax.eval_shape(model.init, jax.random.key(0), batch)["params"]
-    image = jax.ShapeDtypeStruct(batch.shape[1:], batch.dtype)
-    return planned_bytes(_forward.lower(model, params, image).compile())
+    image = example_input(model, size)
+    image = jax.ShapeDtypeStruct(image.shape[1:], image.dtype)
+    return planned_bytes(_forward.lower(model, abstract_params(model, size), image).compile())
 
 
 def planned_bytes(program: jax.stages.Compiled) -> int:

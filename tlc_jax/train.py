@@ -42,7 +42,7 @@ from tlc_jax import checkpoints
 from tlc_jax.crops import Crops, Files, batches, decode, picture_of, widest_type
 from tlc_jax.degradations import Degradation
 from tlc_jax.image import to_float, write_whole
-from tlc_jax.metrics import psnr
+from tlc_jax.metrics import Protocol, measure
 from tlc_jax.models import Params
 from tlc_jax.recipe import Batch, Config, State, TrainingError, check, init, learning_rate, step
 from tlc_jax.restore import is_out_of_memory, restore
@@ -197,9 +197,13 @@ def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str,
             for mode in ("global", "local")
         }
         for name, result in ({"input": image} | restored).items():
-            rounded = np.rint(np.clip(result, 0, 1) * 255) / 255  # as a file has them
-            scores[name].append(float(psnr(rounded, target)))
+            scores[name].append(float(_psnr(result, target)))
     return {name: float(np.mean(values)) for name, values in scores.items() if values}
+
+
+@jax.jit  # so that the SSIM, which nobody asks for, is not computed
+def _psnr(image: jax.Array, reference: jax.Array) -> jax.Array:
+    return measure(image, reference, Protocol.RGB)[0]
 
 
 @functools.partial(jax.jit, static_argnames="degradation")
