@@ -194,8 +194,7 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     try:
         with Image.open(path, formats=READABLE) as image:
             width, height = image.size
-            # Pillow turns TIFF files itself; a PNG's own method would decode all of it.
-            turned = image.format != "TIFF" and _orientation(image, Image.Image)
+            turned = image.format != "TIFF" and _orientation(image)  # Pillow turns those itself
     except Exception as error:
         raise ImageError(f"cannot read {path}: {_why_unreadable(error)}.") from error
     return (width, height) if turned in (5, 6, 7, 8) else (height, width)
@@ -245,12 +244,11 @@ def _decode(file: BinaryIO) -> tuple[np.ndarray, bytes | None, list[str]]:
     notes = []
     if (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"first of the {frames} pictures in the file")
-    if image.format != "TIFF":
-        image.load()  # or PNG's EXIF would be looked for, and where pixels are damaged, not found
-    if _orientation(image) in range(2, 9):
-        notes.append("turned upright as its EXIF orientation says")
+    turned = _orientation(image) if image.format == "TIFF" else None  # by Pillow as it loads
     image.load()
-    turn = _orientation(image)  # asked again, as Pillow turns TIFF files itself
+    turn = _orientation(image)
+    if (turned or turn) in range(2, 9):
+        notes.append("turned upright as its EXIF orientation says")
 
     if layout and layout[1] in ("RGB", "RGBA", "LA"):
         samples = _sixteen_bit_colour(file, image, *layout.groups())
@@ -348,10 +346,15 @@ def _refuse_planes(image: "Image.Image") -> None:
         raise ImageError("its 16-bit channels lie one after the other; save it interleaved")
 
 
-def _orientation(image: "Image.Image", kind: type["Image.Image"] | None = None) -> int | None:
-    """As EXIF says, which `kind` of image looks for; a picture with a damaged EXIF has none."""
+def _orientation(image: "Image.Image") -> int | None:
+    """As EXIF says, so far as it is read; a picture with a damaged one has none.
+
+    A PNG may have it after the pixels, which its own method would decode in search of it.
+    """
+    from PIL import Image
+
     try:
-        return (kind or type(image)).getexif(image).get(ORIENTATION)
+        return Image.Image.getexif(image).get(ORIENTATION)
     except Exception:  # Pillow meets damaged ones with almost any exception
         return None
 
