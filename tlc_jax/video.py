@@ -380,8 +380,8 @@ def _takes_sound(kind: str, path: Path, index: int) -> bool:
         stream = container.streams[index]
         with av.open(io.BytesIO(), "w", kind) as trial:
             copy = trial.add_stream_from_template(stream)
-            packets = (packet for packet in _packets(container, [stream]) if packet is not None)
-            first = next((packet for packet in packets if packet.dts is not None), None)
+            packets = _packets(container, [stream])
+            first = next((p for p in packets if p is not None and p.dts is not None), None)
             if first is not None:
                 first.stream = copy
                 trial.mux(first)

@@ -87,14 +87,24 @@ class Visits:
         """Take over what was uploaded, or an example; what the session had before goes.
 
         Raises:
-          JobError: the upload is gone, or there is no room for it.
+          JobError: the upload is gone, or there is no room for it or for another visitor.
         """
         self.sweep()
         upload = picture if picture.is_relative_to(self.folder) else None
-        if len(self.present.keys() | {session}) > VISITORS:
+        try:
+            if len(self.present.keys() | {session}) > VISITORS:
+                raise JobError("too many others have pictures here; come back later.")
+            folder, source = self.copy(picture)
+        except JobError:
             if upload:
                 upload.unlink(missing_ok=True)
-            raise JobError("too many others have pictures here; come back later.")
+            raise
+        self.end(session, but=upload)
+        self.present[session] = Visit(folder, source, upload)
+        return self.present[session]
+
+    def copy(self, picture: Path) -> tuple[Path, Path]:
+        """A new folder, and the picture in it."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         source = folder / "source" / picture.name
         source.parent.mkdir()
@@ -103,13 +113,9 @@ class Visits:
         except OSError as error:
             # Gradio keeps the same file once for all who send it: another may just have left.
             shutil.rmtree(folder)
-            if upload:
-                upload.unlink(missing_ok=True)
             reason = (error.strerror or "unknown error").lower()
             raise JobError(f"cannot take {picture.name}: {reason}; drop it again.") from None
-        self.end(session, but=upload)
-        self.present[session] = Visit(folder, source, upload)
-        return self.present[session]
+        return folder, source
 
     def sweep(self) -> None:
         """Remove what is left of visitors who never said that they left, and of broken uploads."""

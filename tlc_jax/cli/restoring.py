@@ -205,8 +205,7 @@ def _jobs(model: nn.Module, inputs: list[Path], output: Path) -> list[Job]:
             sources.append((path,))
             continue
         inside = sorted(filter(is_visible_file, path.iterdir()), key=_in_order)
-        below = [folder for folder in path.glob("[!.]*") if folder.is_dir()]
-        if any(folder.resolve() != output.resolve() for folder in below):
+        if any(p.is_dir() and p.resolve() != output.resolve() for p in path.glob("[!.]*")):
             console.print(f"{path}: the folders in it are left out; name them, too")
         frames = tuple(file for file in inside if file.suffix.lower() in PICTURES)
         videos = [(file,) for file in inside if file.suffix.lower() in VIDEOS]

@@ -75,11 +75,11 @@ def info(
     ] = False,
 ) -> None:
     """Describe a checkpoint, the window at every site of TLC, and the memory that it takes."""
-    picture = None
     if size is None and plot is None and (window or settings or dtype is not Dtype.FLOAT32):
         raise UserError("--window, --dtype, --set: these are for a picture; add --size or --plot.")
     if plot is None and (overwrite or output != Path("windows.png")):
         raise UserError("--output, --overwrite: nothing is drawn without a picture; add --plot.")
+    picture = None
     if plot is not None:
         if size is not None:
             raise UserError(f"--plot {plot}: the picture has a size; leave --size out.")

@@ -45,7 +45,7 @@ MODELS = {
 """The classes of the networks by the names that `model.json` records."""
 
 
-def takes_clips(model: nn.Module | type[nn.Module]) -> bool:
+def takes_clips(model: nn.Module) -> bool:
     """Whether a network restores video, (N, T, H, W, C), and not single pictures."""
     return hasattr(model, "past_frames")
 
