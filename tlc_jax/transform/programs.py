@@ -1,0 +1,224 @@
+"""A function traced for several sizes of its picture, and the equations of all traces in step.
+
+A size is named by the axes on which the picture is cut to the window, as bits: 0 for none, ROWS,
+COLUMNS, or FULL for both. The same equation stands at the same place of each trace, and by how its
+shapes differ it tells which dimensions are rows and which are columns. An axis that the window
+covers is as long in all of these; there a trace of a longer picture, LONGER times the axis, tells.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.extend import core
+
+ROWS, COLUMNS, FULL = 1, 2, 3
+SIZES = range(FULL + 1)
+LONGER = 4
+NAMES = {ROWS: "rows", COLUMNS: "columns", FULL: "rows and columns"}
+LIBRARIES = {"jax", "jaxlib", "flax", "equinox", "tlc_jax"}
+
+Shape = tuple[int, ...]
+Shapes = dict[int, Shape]
+"""The shape of one array at each size."""
+
+
+class LocalizeError(ValueError):
+    """A function has no local form, or none that is known; the message says where and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Equation:
+    """One equation of the function, as it stands in each trace; None where one does without it."""
+
+    each: dict[int, core.JaxprEqn | None]
+    callers: tuple[core.JaxprEqn, ...] = ()
+
+    @property
+    def any(self) -> core.JaxprEqn:
+        return next(eqn for eqn in self.each.values() if eqn)
+
+    @property
+    def name(self) -> str:
+        return self.any.primitive.name
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.any.params
+
+    def param(self, name: str) -> dict[int, Any]:
+        return {size: eqn.params[name] for size, eqn in self.each.items() if eqn}
+
+    def fixed(self, *names: str) -> bool:
+        """Whether parameters are the same at all sizes."""
+        return all(same(*self.param(name).values()) for name in names)
+
+    def operand_shapes(self, i: int) -> Shapes:
+        return {size: eqn.invars[i].aval.shape for size, eqn in self.each.items() if eqn}
+
+    def result_shapes(self, i: int = 0) -> Shapes:
+        return {
+            size: (eqn.outvars[i] if eqn else self.any.invars[0]).aval.shape
+            for size, eqn in self.each.items()
+        }
+
+    def refuse(self, why: str) -> LocalizeError:
+        return LocalizeError(f"no local form of {self.name} at {self.place()}: {why}.")
+
+    def place(self) -> str:
+        """The line that the user wrote, as deep in his own code as it is known."""
+        found = "an unknown line"
+        for eqn in (*self.callers, self.any):
+            frames = eqn.source_info.traceback.frames if eqn.source_info.traceback else []
+            ours = [frame for frame in frames if not _is_library(frame.file_name)]
+            if ours:
+                found = f"{Path(ours[0].file_name).name}:{ours[0].line_num}"
+            bodies = list(_bodies(eqn))
+            # What a library compiles once keeps the lines of who called it first.
+            if bodies and _is_library(bodies[0].debug_info.func_filename or ""):
+                break
+        return found
+
+
+def _is_library(file: str) -> bool:
+    return not LIBRARIES.isdisjoint(Path(file).parts) or file.startswith("<frozen")
+
+
+def _bodies(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+    for value in eqn.params.values():
+        if isinstance(value, core.Jaxpr | core.ClosedJaxpr):
+            yield getattr(value, "jaxpr", value)
+
+
+def body(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
+    """What a call calls; None of an equation that is no plain call."""
+    if eqn.primitive.name in ("scan", "while", "cond"):
+        return None
+    for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        value = eqn.params.get(key)
+        if isinstance(value, core.ClosedJaxpr):
+            return value
+        if isinstance(value, core.Jaxpr):
+            return core.ClosedJaxpr(value, ())
+    return None
+
+
+def same(*values: Any) -> bool:
+    """Whether parameters of equations are equal."""
+    first, *others = values
+    try:
+        return all(first is other or bool(first == other) for other in others)
+    except ValueError:  # arrays
+        return False
+
+
+def in_step(
+    jaxprs: dict[int, core.Jaxpr], callers: tuple[core.JaxprEqn, ...] = ()
+) -> Iterator[Equation]:
+    """The equations of all traces side by side.
+
+    A network that pads its picture to a multiple, or cuts the result back, does not where it fits
+    already: such an equation may be missing in some traces.
+    """
+    rest = {size: list(jaxpr.eqns)[::-1] for size, jaxpr in jaxprs.items()}
+    while any(rest.values()):
+        next_ones = {size: eqns[-1] if eqns else None for size, eqns in rest.items()}
+        trims = {size: eqn for size, eqn in next_ones.items() if eqn and _trims(eqn)}
+        if trims and len({_kind(eqn) for eqn in next_ones.values()}) > 1:
+            next_ones = {size: trims.get(size) for size in jaxprs}
+        equation = Equation(next_ones, callers)
+        if len({_kind(eqn) for eqn in next_ones.values() if eqn}) > 1 or (
+            None in next_ones.values() and not trims
+        ):
+            raise equation.refuse(
+                "what the function does depends on the size of the picture; give it sizes for "
+                "which it does not, for example by padding the picture before"
+            )
+        for size, eqn in next_ones.items():
+            if eqn:
+                rest[size].pop()
+        yield equation
+
+
+def _kind(eqn: core.JaxprEqn | None) -> Any:
+    return eqn and (eqn.primitive.name, eqn.params.get("name"))
+
+
+def _trims(eqn: core.JaxprEqn) -> bool:
+    """Whether an equation only pads or cuts."""
+    if inner := body(eqn):
+        return all(_trims(eqn) or eqn.primitive.name == "convert_element_type"
+                   for eqn in inner.jaxpr.eqns) and bool(inner.jaxpr.eqns)  # fmt: skip
+    return eqn.primitive.name in ("slice", "pad")
+
+
+def labels(shapes: Shapes) -> tuple[int, ...]:
+    """For each dimension the axes with which it grows: 0, ROWS, COLUMNS or both."""
+    rank = {len(shape) for shape in shapes.values()}
+    if len(rank) > 1:
+        raise LocalizeError("the number of dimensions depends on the size of the picture.")
+
+    def grows(dim: int, axis: int) -> bool:
+        longer = shapes.get(LONGER * axis, shapes[0])
+        return shapes[0][dim] != longer[dim] or any(
+            shapes[size][dim] != shapes[size | axis][dim] for size in SIZES
+        )
+
+    return tuple(
+        sum(axis for axis in (ROWS, COLUMNS) if grows(dim, axis)) for dim in range(rank.pop())
+    )
+
+
+def axes_of(size: int) -> list[int]:
+    return [axis for axis in (ROWS, COLUMNS) if size & axis]
+
+
+def bind(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[jax.Array]:
+    """Run one equation; its literals stay its own."""
+    given = {
+        var: arg for var, arg in zip(eqn.invars, args, strict=True)
+        if not isinstance(var, core.Literal)
+    }  # fmt: skip
+    alone = core.Jaxpr((), list(given), eqn.outvars, [eqn], eqn.effects, _unknown())
+    return core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))(*given.values())
+
+
+@functools.cache
+def _unknown() -> core.DebugInfo:
+    return jax.make_jaxpr(lambda: ())().jaxpr.debug_info
+
+
+def trace(fn: Callable[..., Any], image: jax.ShapeDtypeStruct) -> tuple[core.ClosedJaxpr, Any]:
+    """The program of a function of one picture, and the shapes that it returns."""
+    return jax.make_jaxpr(fn, return_shape=True)(image)
+
+
+def grouped(before: Shapes, after: Shapes) -> list[tuple[list[int], list[int]]]:
+    """The dimensions of a reshape in the smallest groups that have the same pixels at all sizes."""
+    groups, i, j = [], 0, 0
+    sizes = list(before)
+    rank = len(before[sizes[0]]), len(after[sizes[0]])
+    while i < rank[0] or j < rank[1]:
+        left, right = [], []
+        products = [[1] * len(sizes), [1] * len(sizes)]
+        while not (left or right) or products[0] != products[1]:
+            # The side that lags behind takes its next dimension.
+            behind = products[0] <= products[1]
+            if (behind and i < rank[0]) or j == rank[1]:
+                left.append(i)
+                products[0] = [p * before[s][i] for p, s in zip(products[0], sizes, strict=True)]
+                i += 1
+            else:
+                right.append(j)
+                products[1] = [p * after[s][j] for p, s in zip(products[1], sizes, strict=True)]
+                j += 1
+        groups.append((left, right))
+    return groups
+
+
+def product(numbers: Sequence[int]) -> int:
+    return list(itertools.accumulate(numbers, lambda a, b: a * b, initial=1))[-1]

@@ -1,0 +1,131 @@
+"""Stretches of a function that are run in TLC's still windows, and averaged where these overlap."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from tlc_jax.ops.windows import average_windows, axis_starts
+from tlc_jax.transform.programs import FULL, NAMES, Shapes, axes_of, bind, labels
+from tlc_jax.transform.values import Field, Misfit, Origin, Plain, Still, Value
+
+AT_ONCE = 2**14  # positions in the windows that run side by side, where they are small
+
+
+def land(still: Still) -> jax.Array | None:
+    """The map that a value in still windows has become; None where it has no places (yet)."""
+    where = places(still.shapes)
+    if where is None:
+        return None
+    shape, window = still.shapes[0], still.shapes[FULL]
+    origins, maps = _history(still)
+    found = [places(one.shapes) for one in maps]
+    if None in found:
+        raise Misfit("it takes windows of what has no rows and columns")
+    # Rows merged with pictures, for example, are as many as no map has.
+    grids = [{axis: (one.shapes[0][dim], one.shapes[FULL][dim]) for axis, dim in of.items()}
+             for one, of in zip(maps, found, strict=True)]  # fmt: skip
+    if {axis: (shape[dim], window[dim]) for axis, dim in where.items()} not in grids:
+        return None
+    starts = {axis: axis_starts(shape[dim], window[dim]) for axis, dim in where.items()}
+    corners = [_corners(one, of, starts, {a: shape[d] for a, d in where.items()})
+               for one, of in zip(maps, found, strict=True)]  # fmt: skip
+
+    def in_window(number: tuple[jax.Array, ...]) -> jax.Array:
+        made: dict[int, list[jax.Array]] = {}
+
+        def found(value: Value) -> jax.Array:
+            if isinstance(value, Plain):
+                return value.arrays[FULL]
+            if id(value) in cut:
+                return cut[id(value)]
+            return made[id(value.origin.equation)][value.origin.result]
+
+        by_axis = dict(zip(starts, number, strict=True))
+        cut = {}
+        for one, corner in zip(maps, corners, strict=True):
+            begin = [0] * one.array.ndim
+            for axis, (dim, of_map) in corner.items():
+                begin[dim] = jnp.asarray(of_map)[by_axis[axis]]
+            begin = [jnp.asarray(n, jnp.int32) for n in begin]
+            cut[id(one)] = lax.dynamic_slice(one.array, begin, one.shapes[FULL])
+        for origin in origins:
+            eqn = origin.equation.each[FULL]
+            key = id(origin.equation)
+            if key in made:
+                continue
+            args = [found(operand) for operand in origin.operands]
+            made[key] = list(args) if eqn is None else bind(eqn, args)
+        return found(still)
+
+    numbers = itertools.product(*(range(len(of_axis)) for of_axis in starts.values()))
+    numbers = np.array(list(numbers), np.int32)
+    positions = int(np.prod([window[dim] for dim in where.values()]))
+    side_by_side = max(1, AT_ONCE // positions)
+    windows = lax.map(in_window, tuple(numbers.T), batch_size=side_by_side)
+    return _average(windows, shape, list(where.values()))
+
+
+def places(shapes: Shapes) -> dict[int, int] | None:
+    """By axis the dimension that holds its positions, if there is one for each."""
+    found = {}
+    dims = labels(shapes)
+    for axis in axes_of(FULL):
+        where = [dim for dim, label in enumerate(dims) if label & axis]
+        if len(where) != 1 or dims[where[0]] != axis:
+            return None
+        found[axis] = where[0]
+    return found
+
+
+def _history(still: Still) -> tuple[list[Origin], list[Field]]:
+    """What makes a value, in order, and the maps that it is made of."""
+    origins: dict[int, Origin] = {}
+    maps: dict[int, Field] = {}
+    todo: list[Value] = [still]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Plain):
+            continue
+        if value.origin is None:
+            maps[id(value)] = value
+        elif value.origin.number not in origins:
+            origins[value.origin.number] = value.origin
+            todo += value.origin.operands
+    return [origins[number] for number in sorted(origins)], list(maps.values())
+
+
+def _corners(
+    field: Field, where: dict[int, int], starts: dict[int, tuple[int, ...]], lengths: dict[int, int]
+) -> dict[int, tuple[int, tuple[int, ...]]]:
+    """By axis, the dimension of a map and where the windows begin on it."""
+    corners = {}
+    for axis, dim in where.items():
+        length, window = field.shapes[0][dim], field.shapes[FULL][dim]
+        begin = axis_starts(length, window)
+        if [n * length for n in starts[axis]] != [n * lengths[axis] for n in begin]:
+            raise Misfit(
+                f"windows on maps of {length} and {lengths[axis]} {NAMES[axis]} do not lie at the "
+                "same places"
+            )
+        corners[axis] = dim, begin
+    return corners
+
+
+def _average(windows: jax.Array, shape: tuple[int, ...], dims: list[int]) -> jax.Array:
+    """(windows, ...) in row-major order of windows, averaged to a map of `shape`."""
+    first, *others = sorted(dims)
+    x = jnp.moveaxis(windows, [dim + 1 for dim in sorted(dims)], range(1, 1 + len(dims)))
+    lengths = [shape[dim] for dim in sorted(dims)]
+    rest = x.shape[1 + len(dims) :]
+    sides = list(x.shape[1 : 1 + len(dims)])
+    if not others:
+        lengths, sides = [*lengths, 1], [*sides, 1]
+    if dims != sorted(dims):  # columns come first: so do their windows
+        count = [len(axis_starts(shape[dim], windows.shape[dim + 1])) for dim in dims]
+        x = x.reshape(*count, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
+    x = average_windows(x.reshape(len(x), *sides, -1), tuple(lengths))
+    x = x.reshape(*lengths[: len(dims)], *rest)
+    return jnp.moveaxis(x, range(len(dims)), sorted(dims))

@@ -1,0 +1,262 @@
+"""What the variables of a function hold while it is made local."""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tlc_jax.ops import window_moments, window_sum
+from tlc_jax.transform.programs import FULL, NAMES, Equation, Shapes, axes_of, bind, labels, same
+
+Grid = dict[int, tuple[int, int]]
+"""By axis, the length of the map that was aggregated, and the window."""
+
+
+class Plain:
+    """What does not depend on the picture; where it depends on the size, one array for each.
+
+    `same` means that it is known to be equal at all sizes, as far as the smaller arrays reach.
+    """
+
+    def __init__(
+        self,
+        arrays: dict[int, Any],
+        is_same: bool,
+        known: Callable[[int], np.ndarray | None] | None = None,
+    ) -> None:
+        self.arrays, self.same = arrays, is_same
+        self.known = functools.cache(known or self._concrete)
+
+    def _concrete(self, size: int) -> np.ndarray | None:
+        array = self.arrays[size]
+        return None if isinstance(array, jax.core.Tracer) else np.asarray(array)
+
+    @property
+    def shapes(self) -> Shapes:
+        return {size: np.shape(array) for size, array in self.arrays.items()}
+
+    def settled(self, size: int) -> bool:
+        """Whether at `size` it is what it is in a window: else it tells where in the picture."""
+        if self.same:
+            return True
+        here, window = self.known(size), self.known(FULL)
+        if here is None or window is None or here.ndim != window.ndim:
+            return False
+        return np.array_equal(here[tuple(map(slice, window.shape))], window, equal_nan=True)
+
+
+class Field:
+    """What depends on the picture: a map, or statistics of windows.
+
+    `hidden` are the axes over which it was aggregated. Its array has one axis in front for each, a
+    position for every window that lies inside the map, and then the shape that it has at the size
+    `hidden`; a dimension along which the statistics were spread is still of length 1.
+    """
+
+    def __init__(
+        self,
+        hidden: int,
+        make: Callable[[], jax.Array],
+        shapes: Shapes,
+        grid: Grid,
+        origin: "Origin | None" = None,
+        taint: str | None = None,
+    ) -> None:
+        self.hidden, self.shapes, self.grid = hidden, shapes, grid
+        self.origin, self.taint = origin, taint
+        self._make = make
+
+    @functools.cached_property
+    def array(self) -> jax.Array:
+        return self._make()
+
+    @functools.cached_property
+    def labels(self) -> tuple[int, ...]:
+        return labels(self.shapes)
+
+    @property
+    def spread_out(self) -> int:
+        """The hidden axes along which it is used as a map."""
+        return self.hidden & functools.reduce(int.__or__, self.labels, 0)
+
+
+class Centred(Field):
+    """A map less a statistic of its windows, in the sum of which each window has its own.
+
+    The array is what single positions see.
+    """
+
+    def __init__(self, base: Field, shift: Field, shapes: Shapes, origin: "Origin") -> None:
+        def make() -> jax.Array:
+            return base.array + fit(shift, base.hidden, shapes)
+
+        super().__init__(
+            base.hidden, make, shapes, base.grid, origin,
+            "the difference of a map and its statistic is more than squared before it is summed",
+        )  # fmt: skip
+        self.base, self.shift = base, shift
+
+
+class Squared(Field):
+    """The square of a `Centred`."""
+
+    def __init__(self, of: Centred, origin: "Origin") -> None:
+        super().__init__(
+            of.hidden, lambda: jnp.square(of.array), of.shapes, of.grid, origin, of.taint
+        )
+        self.of = of
+
+
+class Still:
+    """What exists in each of the windows that lie still, as in TLC's attention, and only there."""
+
+    def __init__(self, origin: "Origin", shapes: Shapes) -> None:
+        self.origin, self.shapes = origin, shapes
+
+
+Value = Plain | Field | Still
+
+
+class Origin:
+    """How a value was made, to make it anew in a window: an equation, what it took, which result."""
+
+    count = itertools.count()
+
+    def __init__(self, equation: Equation, operands: Sequence[Value], result: int = 0) -> None:
+        self.equation, self.operands, self.result = equation, operands, result
+        self.number = next(self.count)
+
+
+def spread_axis(array: jax.Array, front: int, dim: int, length: int) -> jax.Array:
+    """Statistics along axis `front` go to `dim`, replicated at the edges to `length` positions."""
+    inside = array.shape[front]
+    if inside == 1:
+        length = 1  # left for broadcasting
+    index = np.clip(np.arange(length) - (length - inside) // 2, 0, inside - 1)
+    array = jnp.take(array, index, axis=front, mode="clip")
+    array = jnp.moveaxis(array, front, dim)
+    return jax.lax.squeeze(array, (dim + 1,))
+
+
+def fit(field: Field, hidden: int, result: Shapes) -> jax.Array:
+    """The array of a field where it meets others that are aggregated over `hidden` axes only.
+
+    Args:
+      field: aggregated over these and perhaps more axes, along which it is spread.
+      hidden: the axes that stay in front.
+      result: the shapes of what comes of it.
+
+    Returns:
+      `hidden` axes in front, then a shape that broadcasts to that of the result.
+    """
+    array, fronts = field.array, axes_of(field.hidden)
+    if field.hidden == hidden:
+        return array
+    shape, dims = result[hidden], labels(result)
+    if array.ndim == len(fronts):  # a scalar
+        array = array.reshape(*array.shape, *[1] * len(shape))
+    for axis in axes_of(field.hidden & ~hidden):
+        where = [dim for dim, label in enumerate(dims) if label & axis]
+        if len(where) != 1 or dims[where[0]] != axis:
+            raise Misfit(f"statistics of windows meet what has no {NAMES[axis]} of its own")
+        length, _ = field.grid[axis]
+        if length != shape[where[0]]:
+            raise Misfit(
+                f"statistics of a map of {length} {NAMES[axis]} meet a map of {shape[where[0]]}"
+            )
+        front = fronts.index(axis)
+        fronts.pop(front)
+        array = spread_axis(array, front, where[0] + len(fronts), length)
+    return array
+
+
+class Misfit(Exception):
+    """Why values cannot meet; whoever knows the equation says where."""
+
+
+def joined(grids: Sequence[Grid], hidden: int) -> Grid:
+    """The grid of what is made of several fields."""
+    found: Grid = {}
+    for grid in grids:
+        for axis in axes_of(hidden):
+            if axis in grid and found.setdefault(axis, grid[axis]) != grid[axis]:
+                raise Misfit("statistics of maps of different sizes are joined")
+    return found
+
+
+def vmapped(function: Callable[..., Any], hidden: int, batched: Sequence[bool]) -> Callable:
+    """A function of values at one size, for values with hidden axes in front."""
+    for _ in axes_of(hidden):
+        function = jax.vmap(function, in_axes=[0 if one else None for one in batched])
+    return function
+
+
+def run(equation: Equation, operands: Sequence[Any], size: int, hidden: int) -> list[jax.Array]:
+    """An equation, as it stands at `size`, on arrays, those of fields with hidden axes in front.
+
+    `operands` are fields, plain values and arrays with hidden axes.
+    """
+    eqn = equation.each[size]
+    arrays = [one.arrays[size] if isinstance(one, Plain) else one for one in operands]
+    arrays = [one.array if isinstance(one, Field) else one for one in arrays]
+    batched = [not isinstance(one, Plain) for one in operands]
+    return vmapped(lambda *args: bind(eqn, args), hidden, batched)(*arrays)
+
+
+def sums(field: Field, dims: dict[int, int], windows: dict[int, int]) -> jax.Array:
+    """Sums over the windows of a map along some axes.
+
+    Args:
+      field: a map along these axes.
+      dims: by axis, which of its dimensions is summed.
+      windows: by axis, the window.
+
+    Returns:
+      float32 with all hidden axes in front, then its shape with 1 for the summed dimensions.
+    """
+    return _sliding(field, dims, windows, lambda x, window: (window_sum(x, window),))[0]
+
+
+def moments(field: Field, dims: dict[int, int], windows: dict[int, int]) -> list[jax.Array]:
+    """As `sums`, mean and biased variance."""
+    return _sliding(field, dims, windows, window_moments)
+
+
+def _sliding(
+    field: Field,
+    dims: dict[int, int],
+    windows: dict[int, int],
+    function: Callable[..., tuple[jax.Array, ...]],
+) -> list[jax.Array]:
+    fronts = axes_of(field.hidden)
+    x = field.array
+    # The operations take (N, H, W, C), whichever of both axes comes first.
+    order = sorted(dims, key=dims.__getitem__)
+    where = [dims[axis] + len(fronts) for axis in order]
+    window = [windows[axis] for axis in order]
+    if len(order) == 2 and where[1] != where[0] + 1:
+        x = jnp.moveaxis(x, where[1], where[0] + 1)
+    before, after = x.shape[: where[0]], x.shape[where[0] + len(order) :]
+    maps = x.shape[where[0] : where[0] + len(order)]
+    if len(order) == 1:
+        maps, window = (*maps, 1), [*window, 1]
+    flat = x.reshape(int(np.prod(before)), *maps, int(np.prod(after)))
+    results = []
+    for y in function(flat, tuple(window)):
+        y = y.reshape(*before, *y.shape[1 : 1 + len(order)], *after)
+        if len(order) == 2 and where[1] != where[0] + 1:
+            y = jnp.moveaxis(y, where[0] + 1, where[1])
+        slid = dict(zip(order, where, strict=True))
+        front = [slid.get(a, fronts.index(a) if a in fronts else -1)
+                 for a in axes_of(field.hidden | sum(order))]  # fmt: skip
+        y = y.transpose(*front, *(dim for dim in range(y.ndim) if dim not in front))
+        results.append(jnp.expand_dims(y, [len(front) + dims[axis] for axis in order]))
+    return results
+
+
+def equal_params(equation: Equation) -> bool:
+    return all(same(*equation.param(name).values()) for name in equation.params)
