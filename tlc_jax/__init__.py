@@ -32,6 +32,7 @@ from tlc_jax.restore import (
     restore_tiles,
     sites,
 )
+from tlc_jax.transform import LocalizeError, localize
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "CheckpointError",
     "HINet",
     "ImageError",
+    "LocalizeError",
     "MPRNet",
     "Maxim",
     "NAFNet",
@@ -52,6 +54,7 @@ __all__ = [
     "local_mean",
     "local_moments",
     "local_sum",
+    "localize",
     "parallax_attention",
     "planned_memory",
     "psnr",

@@ -50,9 +50,9 @@ def site_window(
       >>> site_window((256, 256), stride=8)
       (48, 48)
     """
-    _check_pair("train_size", train_size)
+    check_pair("train_size", train_size)
     if window is not None:
-        _check_pair("window", window)
+        check_pair("window", window)
     window = window or (train_size[0] * 3 // 2, train_size[1] * 3 // 2)
 
     def along(axis: int) -> int:
@@ -72,11 +72,11 @@ def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
     """
     if window is None:
         return size
-    _check_pair("window", window)
+    check_pair("window", window)
     return min(window[0], size[0]), min(window[1], size[1])
 
 
-def _check_pair(name: str, pair: tuple[int, int]) -> None:
+def check_pair(name: str, pair: tuple[int, int]) -> None:
     whole = isinstance(pair, tuple) and all(isinstance(n, numbers.Integral) and n > 0 for n in pair)
     if not whole or len(pair) != 2:
         raise ValueError(f"{name} is a tuple (height, width) of whole pixels, got {pair!r}.")

@@ -6,14 +6,15 @@ shapes differ it tells which dimensions are rows and which are columns. An axis 
 covers is as long in all of these; there a trace of a longer picture, LONGER times the axis, tells.
 """
 
+import contextvars
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core
 
 ROWS, COLUMNS, FULL = 1, 2, 3
@@ -65,6 +66,15 @@ class Equation:
             size: (eqn.outvars[i] if eqn else self.any.invars[0]).aval.shape
             for size, eqn in self.each.items()
         }
+
+    @property
+    def resizes(self) -> bool:
+        """Whether it is a call of `jax.image.resize`."""
+        inner = body(self.any)
+        return bool(
+            inner and self.params.get("name") == "_resize"
+            and _is_library(inner.jaxpr.debug_info.func_filename or "")
+        )  # fmt: skip
 
     def refuse(self, why: str) -> LocalizeError:
         return LocalizeError(f"no local form of {self.name} at {self.place()}: {why}.")
@@ -173,6 +183,42 @@ def labels(shapes: Shapes) -> tuple[int, ...]:
     )
 
 
+# How positions were flattened in the run at work: by the sizes of such a dimension, its parts.
+folds: contextvars.ContextVar[dict[Shape, Shapes | None]] = contextvars.ContextVar("folds")
+
+
+def _key(shapes: Shapes, dim: int) -> Shape:
+    return tuple(shapes[size][dim] for size in sorted(shapes))
+
+
+def fold(shapes: Shapes, dim: int, parts: Shapes) -> None:
+    """Remember of which dimensions a flattened one was made, in row-major order."""
+    known = folds.get().setdefault(_key(shapes, dim), parts)
+    if known != parts:  # both ways to flatten look the same afterwards
+        folds.get()[_key(shapes, dim)] = None
+
+
+def parts_of(shapes: Shapes) -> list[Shapes | None]:
+    """For each dimension, of what it was flattened; None of one that was not, or in no known way."""
+    return [
+        folds.get().get(_key(shapes, dim)) if label == FULL else None
+        for dim, label in enumerate(labels(shapes))
+    ]
+
+
+def unfolded(shapes: Shapes) -> Shapes:
+    """The shapes with flattened dimensions as they were before."""
+    parts = parts_of(shapes)
+    return {
+        size: tuple(
+            n
+            for length, part in zip(shape, parts, strict=True)
+            for n in (part[size] if part else (length,))
+        )
+        for size, shape in shapes.items()
+    }
+
+
 def axes_of(size: int) -> list[int]:
     return [axis for axis in (ROWS, COLUMNS) if size & axis]
 
@@ -192,33 +238,29 @@ def _unknown() -> core.DebugInfo:
     return jax.make_jaxpr(lambda: ())().jaxpr.debug_info
 
 
-def trace(fn: Callable[..., Any], image: jax.ShapeDtypeStruct) -> tuple[core.ClosedJaxpr, Any]:
-    """The program of a function of one picture, and the shapes that it returns."""
-    return jax.make_jaxpr(fn, return_shape=True)(image)
-
-
 def grouped(before: Shapes, after: Shapes) -> list[tuple[list[int], list[int]]]:
-    """The dimensions of a reshape in the smallest groups that have the same pixels at all sizes."""
-    groups, i, j = [], 0, 0
-    sizes = list(before)
-    rank = len(before[sizes[0]]), len(after[sizes[0]])
-    while i < rank[0] or j < rank[1]:
+    """The dimensions of a reshape, of which none is empty, in the smallest groups of equal size."""
+
+    def lengths(shapes: Shapes, dim: int) -> np.ndarray:
+        return np.array([shape[dim] for shape in shapes.values()])
+
+    groups = []
+    i, j, ranks = 0, 0, (len(before[0]), len(after[0]))
+    while i < ranks[0] or j < ranks[1]:
         left, right = [], []
-        products = [[1] * len(sizes), [1] * len(sizes)]
-        while not (left or right) or products[0] != products[1]:
-            # The side that lags behind takes its next dimension.
-            behind = products[0] <= products[1]
-            if (behind and i < rank[0]) or j == rank[1]:
+        of_left = of_right = np.ones(len(before), int)  # pixels
+        while not (left and right) or (of_left != of_right).any():
+            if i < ranks[0] and (of_left[0] <= of_right[0] or j == ranks[1]) and not (
+                left and (of_left == of_right).all()
+            ):
+                of_left = of_left * lengths(before, i)
                 left.append(i)
-                products[0] = [p * before[s][i] for p, s in zip(products[0], sizes, strict=True)]
                 i += 1
-            else:
+            elif j < ranks[1]:
+                of_right = of_right * lengths(after, j)
                 right.append(j)
-                products[1] = [p * after[s][j] for p, s in zip(products[1], sizes, strict=True)]
                 j += 1
+            else:  # what is left are dimensions of length 1
+                break
         groups.append((left, right))
     return groups
-
-
-def product(numbers: Sequence[int]) -> int:
-    return list(itertools.accumulate(numbers, lambda a, b: a * b, initial=1))[-1]

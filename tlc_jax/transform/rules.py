@@ -5,6 +5,7 @@ windows, computed as the function has it for a picture of the size of the window
 known to be right, the function is refused.
 """
 
+import fractions
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,13 +21,16 @@ from tlc_jax.transform.programs import (
     NAMES,
     SIZES,
     Equation,
+    LocalizeError,
     Shapes,
     axes_of,
     bind,
     body,
+    fold,
     grouped,
     in_step,
     labels,
+    parts_of,
     same,
 )
 from tlc_jax.transform.still import land
@@ -35,6 +39,7 @@ from tlc_jax.transform.values import (
     Field,
     Misfit,
     Origin,
+    Partly,
     Plain,
     Squared,
     Still,
@@ -44,6 +49,7 @@ from tlc_jax.transform.values import (
     moments,
     run,
     sums,
+    unfolded_field,
     vmapped,
 )
 
@@ -104,6 +110,21 @@ def walk(
     ]
 
 
+def maps_of(results: Sequence[Value]) -> list[jax.Array]:
+    """The arrays that a function returns."""
+    arrays = []
+    for one in results:
+        if isinstance(one, Plain):
+            arrays.append(one.arrays[0])
+        elif isinstance(one, Field) and one.hidden == one.spread_out and not isinstance(one, Strip):
+            arrays.append(_evened([one])[0][0].array)
+        else:
+            raise LocalizeError(
+                "the function returns statistics of windows, which have no one place; return maps."
+            )
+    return arrays
+
+
 def _constant(arrays: dict[int, Any]) -> Plain:
     first, *others = arrays.values()
     equal = all(first is other for other in others)
@@ -119,6 +140,8 @@ def apply(equation: Equation, operands: list[Value]) -> list[Value]:
     fields = [one for one in operands if isinstance(one, Field)]
     if None in equation.each.values():
         return [_trim(equation, operands)]
+    if any(isinstance(one, Strip) for one in fields) and equation.name not in ON_STRIPS:
+        raise equation.refuse("it takes a border of the picture by itself")
     if body(equation.any) is not None:
         return _call(equation, operands)
     if any(isinstance(one, Still) for one in operands):
@@ -140,6 +163,8 @@ def apply(equation: Equation, operands: list[Value]) -> list[Value]:
 def _call(equation: Equation, operands: list[Value]) -> list[Value]:
     """What a library gives gradients of its own stays whole; all else is looked into."""
     bodies = {size: body(eqn) for size, eqn in equation.each.items()}
+    if equation.resizes:
+        return _resize(equation, operands)
     maps = [one for one in operands if isinstance(one, Field)]
     whole = all(type(one) is Field and not one.hidden for one in maps)
     if maps and whole and not any(isinstance(one, Still) for one in operands):
@@ -149,6 +174,18 @@ def _call(equation: Equation, operands: list[Value]) -> list[Value]:
                 for i, array in enumerate(run(equation, _settled(equation, operands, 0), 0, 0))
             ]
     return walk(bodies, operands, (*equation.callers, equation.any))
+
+
+def _resize(equation: Equation, operands: list[Value]) -> list[Value]:
+    """`jax.image.resize` goes along the longer axis first: its traces need not be alike."""
+    if not isinstance(operands[0], Field):
+        return (_plain if isinstance(operands[0], Plain) else _still)(equation, operands)
+    before, after = equation.operand_shapes(0), equation.result_shapes()
+    for dim, label in enumerate(labels(before)):
+        scales = {fractions.Fraction(after[s][dim], before[s][dim]) for s in after if label}
+        if len(scales) > 1:
+            raise equation.refuse("its factor depends on the size of the picture")
+    return list(_positional(equation, operands))
 
 
 def _is_elementwise(jaxpr: core.Jaxpr) -> bool:
@@ -201,9 +238,7 @@ def _settled(equation: Equation, operands: Sequence[Value], size: int) -> Sequen
 # Maps and statistics, position by position.
 
 
-def _made_of(
-    equation: Equation, operands: Sequence[Value], array: jax.Array, i: int = 0
-) -> Field:
+def _made_of(equation: Equation, operands: Sequence[Value], array: jax.Array, i: int = 0) -> Field:
     """A map that acts on single positions of its operands, and remembers what they were."""
     fields = [one for one in operands if isinstance(one, Field)]
     pending = any(one.origin for one in fields)
@@ -218,6 +253,9 @@ def _elementwise(equation: Equation, operands: list[Value]) -> Field:
     if not equation.fixed(*equation.params):
         raise equation.refuse("what it does depends on the size of the picture")
     shapes = equation.result_shapes()
+    if isinstance(operands[0], Partly) and equation.name in ("mul", "div", *LINEAR):
+        if all(isinstance(one, Plain) for one in operands[1:]):
+            return operands[0].then(Origin(equation, operands), shapes, scales=True)
     if special := _affine(equation, operands):
         return special
     fields = [one for one in operands if isinstance(one, Field)]
@@ -230,7 +268,7 @@ def _elementwise(equation: Equation, operands: list[Value]) -> Field:
                 hidden &= ~label
     _settled(equation, operands, hidden)
     statistics = [one for one in fields if one.hidden != hidden]
-    arrays = [fit(one, hidden, shapes) if isinstance(one, Field) else one for one in operands]
+    grid = joined([one.grid for one in fields], FULL)
 
     def make() -> jax.Array:
         def together(*args: Any) -> jax.Array:
@@ -239,21 +277,23 @@ def _elementwise(equation: Equation, operands: list[Value]) -> Field:
             (result,) = bind(equation.each[hidden], args)
             return result
 
+        arrays = [fit(one, hidden, shapes) if isinstance(one, Field) else one for one in operands]
         raw = [one.arrays[hidden] if isinstance(one, Plain) else one for one in arrays]
         return vmapped(together, hidden, [not isinstance(one, Plain) for one in arrays])(*raw)
 
-    array = make()
-    scaled = bool(statistics) and equation.name in ("mul", "div")
+    taints = [one.taint for one in fields if one.taint and not isinstance(one, Centred)]
+    scaled = statistics and not taints and equation.name in ("mul", "div")
+    taints += [one.taint for one in fields if one.taint]
     pending = hidden or any(one.origin for one in fields)
     return Field(
         hidden,
-        lambda: array,
+        make,
         shapes,
-        joined([one.grid for one in fields], hidden),
+        {axis: grid[axis] for axis in axes_of(hidden)},
         Origin(equation, operands) if pending else None,
-        # What statistics scale is a new map; what they are added to is summed with each window's.
-        None if scaled else next((one.taint for one in fields if one.taint), None)
-        or (ADDED if statistics else None),
+        # What statistics scale is a new map; in a sum of what they are added to, each window has
+        # its own.
+        None if scaled else next(iter(taints), ADDED if statistics else None),
     )
 
 
@@ -331,7 +371,7 @@ def _broadcast_to(field: Field, shapes: Shapes) -> Field:
     return Field(field.hidden, lambda: array, shapes, field.grid, field.origin, field.taint)
 
 
-def _evened(equation: Equation, operands: Sequence[Value]) -> tuple[list[Value], int]:
+def _evened(operands: Sequence[Value]) -> tuple[list[Value], int]:
     """Operands with their statistics spread where they are used as maps, and what is hidden."""
     evened: list[Value] = []
     for operand in operands:
@@ -347,21 +387,38 @@ def _evened(equation: Equation, operands: Sequence[Value]) -> tuple[list[Value],
         evened.append(operand)
     hidden = {one.hidden for one in evened if isinstance(one, Field)}
     if len(hidden) > 1:
-        raise equation.refuse("it joins a map with statistics, or statistics of different windows")
+        raise Misfit("it joins a map with statistics, or statistics of different windows")
     return evened, hidden.pop()
 
 
-def _positional(equation: Equation, operands: Sequence[Value], settled: bool = True) -> list[Value]:
-    """As the function has it, whose rule has seen to it that no positions are aggregated."""
-    evened, hidden = _evened(equation, operands)
+def _positional(
+    equation: Equation,
+    operands: Sequence[Value],
+    *,
+    settled: bool = True,
+    new: bool = False,
+    alone: bool = False,
+) -> list[Field]:
+    """As the function has it, whose rule has seen to it that no positions are aggregated.
+
+    Args:
+      equation, operands: what is done to what.
+      settled: whether to see to it that nothing tells the picture's size.
+      new: whether it makes a new map, of which it does not matter what was joined to it before.
+      alone: whether each position is by itself, so that it can be done again in a window.
+    """
+    evened, hidden = _evened(operands)
     if settled:
         _settled(equation, evened, hidden)
+    fields = [one for one in evened if isinstance(one, Field)]
+    grid = joined([one.grid for one in fields], hidden)
     arrays = run(equation, evened, hidden, hidden)
-    grid = joined([one.grid for one in evened if isinstance(one, Field)], hidden)
+    again = hidden or (alone and any(one.origin for one in fields))
+    taint = None if new else next((one.taint for one in fields if one.taint), None)
     return [
         Field(
             hidden, lambda array=array: array, equation.result_shapes(i), grid,
-            Origin(equation, operands, i) if hidden else None,
+            Origin(equation, operands, i) if again else None, taint,
         )
         for i, array in enumerate(arrays)
     ]  # fmt: skip
@@ -393,6 +450,10 @@ def _layout(equation: Equation, operands: list[Value]) -> list[Value]:
 def _broadcast(equation: Equation, operands: list[Value]) -> list[Value]:
     operand, *_ = operands
     shapes, dims = equation.result_shapes(), equation.params["broadcast_dimensions"]
+    if isinstance(operand, Strip):
+        if sum(map(bool, labels(shapes))) != sum(map(bool, operand.labels)):
+            raise equation.refuse("it repeats a border of the picture")
+        return [_strip(equation, operand, dims[operand.dim], operand.side)]
     before, after = labels(equation.operand_shapes(0)), labels(shapes)
     kept = {dim: label for dim, label in zip(dims, before, strict=True)}
     new = 0
@@ -403,6 +464,8 @@ def _broadcast(equation: Equation, operands: list[Value]) -> list[Value]:
             f"it repeats what does not vary along {NAMES[new & ~operand.hidden]} but depends on "
             "the picture"
         )
+    if isinstance(operand, Partly):
+        return [operand.then(Origin(equation, operands), shapes)]
     hidden = operand.hidden
     # What is repeated along hidden axes is not, for now.
     shape = [1 if label & hidden else n for n, label in zip(shapes[hidden], after, strict=True)]
@@ -415,15 +478,28 @@ def _broadcast(equation: Equation, operands: list[Value]) -> list[Value]:
 
 def _reshape(equation: Equation, operands: list[Value]) -> list[Value]:
     (operand,) = operands
+    if isinstance(operand, Partly):
+        return [operand.then(Origin(equation, operands), equation.result_shapes())]
     if operand.spread_out:
-        (operand,), _ = _evened(equation, operands)
+        (operand,), _ = _evened(operands)
     before, after = equation.operand_shapes(0), equation.result_shapes()
     dims = labels(before), labels(after)
+    if 0 in before[0]:
+        return list(_positional(equation, operands))
+    if isinstance(operand, Strip):
+        (to,) = (right for left, right in grouped(before, after) if operand.dim in left)
+        if len(to) != 1 or any(dims[1][dim] for dim in to):
+            raise equation.refuse("it takes a border of the picture by itself")
+        return [_strip(equation, operand, to[0], operand.side)]
+    moved = False
     for left, right in grouped(before, after):
+        # Dimensions of length 1 tell nothing.
+        left = [dim for dim in left if dims[0][dim] or before[0][dim] != 1]
+        right = [dim for dim in right if dims[1][dim] or after[0][dim] != 1]
         old, new = ([of[dim] for dim in some] for of, some in zip(dims, (left, right), strict=True))
         if not any(old) and not any(new):
             continue
-        simple = sum(map(bool, old)) == 1 == sum(map(bool, new)) and max(old) == max(new)
+        simple = sum(map(bool, old)) == 1 == sum(map(bool, new)) and max(old) == max(new) != FULL
         majors = []
         for some, of, shapes in ((left, dims[0], before), (right, dims[1], after)):
             position = next((n for n, dim in enumerate(some) if of[dim]), 0)
@@ -434,7 +510,19 @@ def _reshape(equation: Equation, operands: list[Value]) -> list[Value]:
             raise equation.refuse(
                 f"it cuts the {NAMES[max(old)]} of the picture into a fixed number of parts"
             )
-        return _still(equation, operands)
+        parts = [{s: tuple(of[s][dim] for dim in some) for s in of}
+                 for of, some in ((before, left), (after, right))]  # fmt: skip
+        if len(right) == 1 and new == [FULL] and FULL not in old:
+            fold(after, right[0], parts[0])
+            moved = True
+        elif len(left) == 1 and old == [FULL] and parts_of(before)[left[0]] == parts[1]:
+            moved = True
+        elif old == [FULL] == new:
+            continue
+        else:
+            return _still(equation, operands)
+    if moved and isinstance(operand, Centred | Squared):
+        raise equation.refuse("it flattens the difference of a map and its statistic")
     if type(operand) is Centred or type(operand) is Squared:
         operand = Field(operand.hidden, lambda: operand.array, operand.shapes, operand.grid,
                         operand.origin, operand.taint)  # fmt: skip
@@ -450,11 +538,17 @@ def _reduce_sum(equation: Equation, operands: list[Value]) -> list[Value]:
 
 
 def _summed(equation: Equation, operand: Field, axes: Sequence[int], keep: bool) -> Field:
-    dims = labels(equation.operand_shapes(0))
+    original = operand
+    if any(parts_of(operand.shapes)[dim] for dim in axes):
+        starts = np.cumsum([0, *(len(part[0]) if part else 1 for part in parts_of(operand.shapes))])
+        axes = [n for dim in axes for n in range(starts[dim], starts[dim + 1])]
+        operand = unfolded_field(operand)
+    shapes = operand.shapes
+    dims = labels(shapes)
     over = {axis: dim for dim in axes for axis in axes_of(dims[dim])}
     new = sum(over) & ~operand.hidden
     if not new and not operand.spread_out:
-        return _positional(equation, [operand])[0]
+        return _positional(equation, [operand], alone=True)[0]
     if sum(map(bool, (dims[dim] for dim in axes))) != len(over):
         raise equation.refuse("it sums over what are no rows or columns any more")
     if any(dims[dim] & new for dim in range(len(dims)) if dim not in axes):
@@ -464,8 +558,13 @@ def _summed(equation: Equation, operand: Field, axes: Sequence[int], keep: bool)
     if not jnp.issubdtype(equation.any.invars[0].aval.dtype, jnp.floating):
         raise equation.refuse("it counts; sums over positions are of floats")
     hidden = operand.hidden | sum(over)
-    shapes = equation.operand_shapes(0)
     windows = {axis: shapes[hidden][dim] for axis, dim in over.items()}
+    origin = Origin(equation, [original])
+    if isinstance(operand, Partly):
+        return _finished(equation, operand, origin)
+    own = _centred_over(operand)
+    if own and own != sum(over) and own & sum(over) == sum(over) and len(over) == len(axes):
+        return Partly(operand, over, (), equation.result_shapes(), origin)
     array = _sum_of_windows(equation, operand, over, windows)
     others = tuple(dim for dim in axes if dim not in over.values())
     front = len(axes_of(hidden))
@@ -474,8 +573,29 @@ def _summed(equation: Equation, operand: Field, axes: Sequence[int], keep: bool)
         array = jnp.squeeze(array, tuple(front + dim for dim in axes))
     array = array.astype(equation.any.outvars[0].aval.dtype)
     grid = operand.grid | {axis: (shapes[0][dim], windows[axis]) for axis, dim in over.items()}
-    origin = Origin(equation, [operand])
     return Field(hidden, lambda: array, equation.result_shapes(), grid, origin)
+
+
+def _centred_over(field: Field) -> int:
+    """The axes of the statistic that a map is centred by."""
+    of = field.of if isinstance(field, Squared) else field
+    return of.shift.hidden & ~of.base.hidden if isinstance(of, Centred) else 0
+
+
+def _finished(equation: Equation, operand: Partly, origin: Origin) -> Field:
+    """The second of two sums, each over an axis: both are done now."""
+    of = operand.of
+    dims = labels(of.shapes)
+    over = {axis: dims.index(axis) for axis in axes_of(_centred_over(of))}
+    windows = {axis: of.shapes[FULL][dim] for axis, dim in over.items()}
+    array = _sum_of_windows(equation, of, over, windows)
+    shape = (*array.shape[:2], *equation.result_shapes()[FULL])
+    grid = {axis: (of.shapes[0][dim], windows[axis]) for axis, dim in over.items()}
+    for step in operand.scale:
+        factors = [one.arrays[FULL] for one in step.operands[1:]]
+        (array,) = bind(step.equation.each[FULL], [array, *factors])
+    array = array.reshape(shape).astype(equation.any.outvars[0].aval.dtype)
+    return Field(FULL, lambda: array, equation.result_shapes(), grid, origin)
 
 
 def _sum_of_windows(
@@ -493,11 +613,10 @@ def _sum_of_windows(
         return operand.array.astype(jnp.float32) * np.float32(times)
     if isinstance(operand, Centred | Squared):
         of = operand.of if isinstance(operand, Squared) else operand
-        own = of.shift.hidden & ~of.base.hidden
-        if own != sum(over):
+        if _centred_over(of) != sum(over):
             raise equation.refuse("it sums what was centred over other axes")
         expected = {axis: (operand.shapes[0][dim], windows[axis]) for axis, dim in over.items()}
-        if joined([of.shift.grid], own) != expected:
+        if joined([of.shift.grid], sum(over)) != expected:
             raise equation.refuse("it sums what was centred over other windows")
         rank = len(operand.shapes[0])
         fronts = len(axes_of(of.shift.hidden))
@@ -550,7 +669,7 @@ def _convolution(equation: Equation, operands: list[Value]) -> list[Value]:
         raise equation.refuse("its kernel depends on the size of the picture")
     if dims[batch] or dims[feature]:
         raise equation.refuse("it takes rows or columns for channels or pictures")
-    return _positional(equation, operands)
+    return _positional(equation, operands, new=True)
 
 
 def _along(name: str, why: str) -> Callable[[Equation, list[Value]], list[Value]]:
@@ -560,10 +679,14 @@ def _along(name: str, why: str) -> Callable[[Equation, list[Value]], list[Value]
         named = equation.params[name]
         named = named if isinstance(named, tuple | list) else [named]
         for i in range(len(operands)):
-            dims = labels(equation.operand_shapes(i))
-            if dims and any(dims[dim] for dim in named):
+            shapes = equation.operand_shapes(i)
+            dims = labels(shapes)
+            # An axis that its window covers is all there, as in the function.
+            if dims and any(shapes[s][dim] != shapes[0][dim] for dim in named for s in SIZES):
+                if all(dims[dim] in (0, FULL) for dim in named):  # flattened
+                    return _still(equation, operands)
                 raise equation.refuse(f"it {why}, for which there is no rule")
-        return _positional(equation, operands)
+        return _positional(equation, operands, alone=True)
 
     return rule
 
@@ -571,10 +694,12 @@ def _along(name: str, why: str) -> Callable[[Equation, list[Value]], list[Value]
 def _concatenate(equation: Equation, operands: list[Value]) -> list[Value]:
     dim = equation.params["dimension"]
     if not labels(equation.result_shapes())[dim]:
-        return _positional(equation, operands)
+        return _positional(equation, operands, alone=True)
     whole = [i for i in range(len(operands)) if labels(equation.operand_shapes(i))[dim]]
     if len(whole) > 1:
         raise equation.refuse("it sets parts of the picture side by side")
+    if not whole:
+        raise equation.refuse("it sets borders of the picture side by side")
     for i, operand in enumerate(operands):
         side = "begin" if i < whole[0] else "end"
         if isinstance(operand, Strip) and (operand.dim, operand.side) != (dim, side):
@@ -589,6 +714,9 @@ class Strip(Field):
     side: str
 
 
+ON_STRIPS = {"concatenate", "rev", "slice", "broadcast_in_dim", "reshape", "jit", "pjit"}
+
+
 def _strip(equation: Equation, operand: Field, dim: int, side: str) -> Field:
     (made,) = _positional(equation, [operand])
     strip = Strip(made.hidden, lambda: made.array, made.shapes, made.grid, made.origin)
@@ -600,6 +728,8 @@ def _slice(equation: Equation, operands: list[Value]) -> list[Value]:
     (operand,) = operands
     shapes, results = equation.operand_shapes(0), equation.result_shapes()
     starts, limits = equation.param("start_indices"), equation.param("limit_indices")
+    if isinstance(operand, Strip):
+        raise equation.refuse("it takes a border of the picture by itself")
     strip = None
     for dim, label in enumerate(labels(shapes)):
         if not label:
@@ -611,10 +741,8 @@ def _slice(equation: Equation, operands: list[Value]) -> list[Value]:
         if labels(results)[dim]:
             if len(start) > 1 or len(strides) > 1 or (len(end) > 1 and start != {0}):
                 raise equation.refuse("it cuts out a part whose place depends on the size")
-        elif len(start) == 1:
-            strip = dim, "begin"
-        elif len(far) == 1:
-            strip = dim, "end"
+        elif strip is None and (len(start) == 1 or len(far) == 1):
+            strip = dim, "begin" if len(start) == 1 else "end"
         else:
             raise equation.refuse("it cuts out a part whose place depends on the size")
     if strip:
@@ -688,14 +816,14 @@ def _dot(equation: Equation, operands: list[Value]) -> list[Value]:
         if not any(summed):
             if any(dims[plain]):
                 raise equation.refuse("it multiplies with a matrix as large as the picture")
-            return _positional(equation, operands)
+            return _positional(equation, operands, new=True)
         _check_resize(equation, operands[plain], plain, dims)
-        return _positional(equation, operands, settled=False)
-    pointwise = all(
-        dims[0][a] == dims[1][b] for a, b in zip(*batch, strict=True)
-    ) and all(not label or dim in batch[i] for i in range(2) for dim, label in enumerate(dims[i]))
+        return _positional(equation, operands, settled=False, new=True)
+    pointwise = all(dims[0][a] == dims[1][b] for a, b in zip(*batch, strict=True)) and all(
+        not label or dim in batch[i] for i in range(2) for dim, label in enumerate(dims[i])
+    )
     if pointwise and maps[0].hidden == maps[1].hidden and not any(summed):
-        return _positional(equation, operands)
+        return _positional(equation, operands, new=True)
     return _still(equation, operands)
 
 
@@ -708,7 +836,10 @@ def _check_resize(
     refusal = equation.refuse("it sums over positions with weights that differ from place to place")
     if len(contracting[which]) != 1 or len(axes) != 2 or len(dims[which]) != 2 or batch[which]:
         raise refusal
-    if dims[which][0] != dims[which][1] or dims[1 - which][contracting[1 - which][0]] != dims[which][0]:
+    if (
+        dims[which][0] != dims[which][1]
+        or dims[1 - which][contracting[1 - which][0]] != dims[which][0]
+    ):
         raise refusal
     spans = []
     for size in (0, FULL):
@@ -736,7 +867,10 @@ def _gather(equation: Equation, operands: list[Value]) -> list[Value]:
     shapes = equation.operand_shapes(0)
     sliced = equation.param("slice_sizes")
     whole = all(
-        sliced[s][d] == shapes[s][d] for s in sliced for d, n in enumerate(dims) if n and d not in moving
+        sliced[s][d] == shapes[s][d]
+        for s in sliced
+        for d, n in enumerate(dims)
+        if n and d not in moving
     )
     if not isinstance(image, Field) or not isinstance(index, Plain) or not whole:
         raise equation.refuse("it looks up places that depend on the picture")
@@ -807,7 +941,7 @@ def _only_maps(equation: Equation, operands: Sequence[Value]) -> list[Value]:
     evened = []
     for operand in operands:
         if isinstance(operand, Field):
-            (operand,), hidden = _evened(equation, [operand])
+            (operand,), hidden = _evened([operand])
             if hidden:
                 raise equation.refuse("it carries statistics of windows through control flow")
         if isinstance(operand, Still):
@@ -868,10 +1002,20 @@ def _scan(equation: Equation, operands: list[Value]) -> list[Value]:
     params = equation.params
     consts_end = params["num_consts"]
     carry_end = consts_end + params["num_carry"]
-    consts, carry, rows = operands[:consts_end], operands[consts_end:carry_end], operands[carry_end:]
+    consts, carry, rows = (
+        operands[:consts_end],
+        operands[consts_end:carry_end],
+        operands[carry_end:],
+    )
     for i in range(carry_end, len(operands)):
         if labels(equation.operand_shapes(i))[0]:
             raise equation.refuse("it goes along rows or columns")
+    # What begins as a plain map of zeros, say, comes back as a map of the picture.
+    carry = [
+        Field(0, lambda one=one: one.arrays[0], equation.operand_shapes(consts_end + i), {})
+        if isinstance(one, Plain) and any(labels(equation.operand_shapes(consts_end + i))) else one
+        for i, one in enumerate(carry)
+    ]  # fmt: skip
     jaxprs = equation.param("jaxpr")
 
     def inner(one: Value) -> Value:

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 
 from tlc_jax.ops.windows import average_windows, axis_starts
-from tlc_jax.transform.programs import FULL, NAMES, Shapes, axes_of, bind, labels
+from tlc_jax.transform.programs import FULL, NAMES, Shapes, axes_of, bind, labels, unfolded
 from tlc_jax.transform.values import Field, Misfit, Origin, Plain, Still, Value
 
 AT_ONCE = 2**14  # positions in the windows that run side by side, where they are small
@@ -19,19 +19,23 @@ def land(still: Still) -> jax.Array | None:
     where = places(still.shapes)
     if where is None:
         return None
-    shape, window = still.shapes[0], still.shapes[FULL]
+    whole = unfolded(still.shapes)
+    shape, window = whole[0], whole[FULL]
     origins, maps = _history(still)
     found = [places(one.shapes) for one in maps]
     if None in found:
         raise Misfit("it takes windows of what has no rows and columns")
     # Rows merged with pictures, for example, are as many as no map has.
-    grids = [{axis: (one.shapes[0][dim], one.shapes[FULL][dim]) for axis, dim in of.items()}
-             for one, of in zip(maps, found, strict=True)]  # fmt: skip
+    sides = [unfolded(one.shapes) for one in maps]
+    grids = [{axis: (one[0][dim], one[FULL][dim]) for axis, dim in of.items()}
+             for one, of in zip(sides, found, strict=True)]  # fmt: skip
     if {axis: (shape[dim], window[dim]) for axis, dim in where.items()} not in grids:
         return None
     starts = {axis: axis_starts(shape[dim], window[dim]) for axis, dim in where.items()}
     corners = [_corners(one, of, starts, {a: shape[d] for a, d in where.items()})
-               for one, of in zip(maps, found, strict=True)]  # fmt: skip
+               for one, of in zip(sides, found, strict=True)]  # fmt: skip
+    # Made before the loop, in which they would be the loop's own.
+    arrays = [one.array.reshape(of[0]) for one, of in zip(maps, sides, strict=True)]
 
     def in_window(number: tuple[jax.Array, ...]) -> jax.Array:
         made: dict[int, list[jax.Array]] = {}
@@ -45,12 +49,13 @@ def land(still: Still) -> jax.Array | None:
 
         by_axis = dict(zip(starts, number, strict=True))
         cut = {}
-        for one, corner in zip(maps, corners, strict=True):
-            begin = [0] * one.array.ndim
+        for one, array, side, corner in zip(maps, arrays, sides, corners, strict=True):
+            begin = [0] * array.ndim
             for axis, (dim, of_map) in corner.items():
                 begin[dim] = jnp.asarray(of_map)[by_axis[axis]]
             begin = [jnp.asarray(n, jnp.int32) for n in begin]
-            cut[id(one)] = lax.dynamic_slice(one.array, begin, one.shapes[FULL])
+            part = lax.dynamic_slice(array, begin, side[FULL])
+            cut[id(one)] = part.reshape(one.shapes[FULL])
         for origin in origins:
             eqn = origin.equation.each[FULL]
             key = id(origin.equation)
@@ -65,13 +70,14 @@ def land(still: Still) -> jax.Array | None:
     positions = int(np.prod([window[dim] for dim in where.values()]))
     side_by_side = max(1, AT_ONCE // positions)
     windows = lax.map(in_window, tuple(numbers.T), batch_size=side_by_side)
-    return _average(windows, shape, list(where.values()))
+    windows = windows.reshape(-1, *window)
+    return _average(windows, shape, list(where.values())).reshape(still.shapes[0])
 
 
 def places(shapes: Shapes) -> dict[int, int] | None:
-    """By axis the dimension that holds its positions, if there is one for each."""
+    """By axis the dimension that holds its positions, unfolded, if there is one for each."""
     found = {}
-    dims = labels(shapes)
+    dims = labels(unfolded(shapes))
     for axis in axes_of(FULL):
         where = [dim for dim, label in enumerate(dims) if label & axis]
         if len(where) != 1 or dims[where[0]] != axis:
@@ -98,12 +104,15 @@ def _history(still: Still) -> tuple[list[Origin], list[Field]]:
 
 
 def _corners(
-    field: Field, where: dict[int, int], starts: dict[int, tuple[int, ...]], lengths: dict[int, int]
+    shapes: Shapes,
+    where: dict[int, int],
+    starts: dict[int, tuple[int, ...]],
+    lengths: dict[int, int],
 ) -> dict[int, tuple[int, tuple[int, ...]]]:
     """By axis, the dimension of a map and where the windows begin on it."""
     corners = {}
     for axis, dim in where.items():
-        length, window = field.shapes[0][dim], field.shapes[FULL][dim]
+        length, window = shapes[0][dim], shapes[FULL][dim]
         begin = axis_starts(length, window)
         if [n * length for n in starts[axis]] != [n * lengths[axis] for n in begin]:
             raise Misfit(

@@ -10,7 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlc_jax.ops import window_moments, window_sum
-from tlc_jax.transform.programs import FULL, NAMES, Equation, Shapes, axes_of, bind, labels, same
+from tlc_jax.transform.programs import (
+    FULL,
+    NAMES,
+    Equation,
+    Shapes,
+    axes_of,
+    bind,
+    labels,
+    parts_of,
+    same,
+    unfolded,
+)
 
 Grid = dict[int, tuple[int, int]]
 """By axis, the length of the map that was aggregated, and the window."""
@@ -72,7 +83,12 @@ class Field:
 
     @functools.cached_property
     def array(self) -> jax.Array:
-        return self._make()
+        try:
+            return self._make()
+        except Misfit as misfit:
+            if self.origin:
+                raise self.origin.equation.refuse(str(misfit)) from None
+            raise
 
     @functools.cached_property
     def labels(self) -> tuple[int, ...]:
@@ -109,6 +125,31 @@ class Squared(Field):
             of.hidden, lambda: jnp.square(of.array), of.shapes, of.grid, origin, of.taint
         )
         self.of = of
+
+
+class Partly(Field):
+    """The sum of what is `Centred` over one axis, on its way to be summed over the other one."""
+
+    def __init__(
+        self,
+        of: "Centred | Squared",
+        over: dict[int, int],
+        scale: "tuple[Origin, ...]",
+        shapes: Shapes,
+        origin: "Origin",
+    ) -> None:
+        def make() -> jax.Array:
+            raise Misfit(
+                "it takes what was centred by a mean over both axes, and summed over one of them"
+            )
+
+        super().__init__(of.hidden | sum(over), make, shapes, {}, origin)
+        self.of, self.over, self.scale = of, over, scale
+
+    def then(self, origin: "Origin", shapes: Shapes, scales: bool = False) -> "Partly":
+        """The same after another equation, which scales it or arranges its dimensions."""
+        scale = (*self.scale, origin) if scales else self.scale
+        return Partly(self.of, self.over, scale, shapes, origin)
 
 
 class Still:
@@ -156,9 +197,11 @@ def fit(field: Field, hidden: int, result: Shapes) -> jax.Array:
     array, fronts = field.array, axes_of(field.hidden)
     if field.hidden == hidden:
         return array
-    shape, dims = result[hidden], labels(result)
     if array.ndim == len(fronts):  # a scalar
-        array = array.reshape(*array.shape, *[1] * len(shape))
+        array = array.reshape(*array.shape, *[1] * len(result[hidden]))
+    array = unfold_array(array, len(fronts), parts_of(result), result[hidden])
+    whole = unfolded(result)
+    shape, dims = whole[hidden], labels(whole)
     for axis in axes_of(field.hidden & ~hidden):
         where = [dim for dim, label in enumerate(dims) if label & axis]
         if len(where) != 1 or dims[where[0]] != axis:
@@ -171,7 +214,55 @@ def fit(field: Field, hidden: int, result: Shapes) -> jax.Array:
         front = fronts.index(axis)
         fronts.pop(front)
         array = spread_axis(array, front, where[0] + len(fronts), length)
+    if shape != result[hidden]:
+        front = array.shape[: len(fronts)]
+        sides = [whole if label else n for n, whole, label in
+                 zip(array.shape[len(fronts) :], shape, dims, strict=True)]  # fmt: skip
+        array = jnp.broadcast_to(array, (*front, *sides))
+        fold = iter(sides)
+        array = array.reshape(*front, *(
+            int(np.prod([next(fold) for _ in part[hidden]])) if part else next(fold)
+            for part in parts_of(result)
+        ))  # fmt: skip
     return array
+
+
+def unfold_array(
+    array: jax.Array, front: int, parts: Sequence[Shapes | None], shape: Sequence[int]
+) -> jax.Array:
+    """Flattened dimensions as they were, in an array of this shape that may have 1 for them."""
+    sides: list[int] = []
+    for n, length, part in zip(array.shape[front:], shape, parts, strict=True):
+        if part is None:
+            sides.append(n)
+        elif n == 1 != length:
+            sides += [1] * len(part[0])
+        else:
+            sides += next(of for of in part.values() if np.prod(of) == n)
+    return array.reshape(*array.shape[:front], *sides)
+
+
+def unfolded_field(field: Field) -> Field:
+    """A map with its flattened positions as rows and columns again."""
+    parts, shapes = parts_of(field.shapes), unfolded(field.shapes)
+    if shapes == field.shapes:
+        return field
+
+    def along(one: Field) -> Field:
+        def make() -> jax.Array:
+            array = one.array
+            fronts = len(axes_of(one.hidden))
+            if array.ndim == fronts:
+                array = array.reshape(*array.shape, *[1] * len(field.shapes[0]))
+            return unfold_array(array, fronts, parts, field.shapes[one.hidden])
+
+        return Field(one.hidden, make, shapes, one.grid, one.origin, one.taint)
+
+    if isinstance(field, Squared):
+        return Squared(unfolded_field(field.of), field.origin)
+    if isinstance(field, Centred):
+        return Centred(along(field.base), along(field.shift), shapes, field.origin)
+    return along(field)
 
 
 class Misfit(Exception):
