@@ -23,6 +23,19 @@ LONGER = 4
 NAMES = {ROWS: "rows", COLUMNS: "columns", FULL: "rows and columns"}
 LIBRARIES = {"jax", "jaxlib", "flax", "equinox", "tlc_jax"}
 
+ELEMENTWISE = {
+    "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh",
+    "bessel_i0e", "bessel_i1e", "cbrt", "ceil", "clamp", "clz", "complex", "conj",
+    "convert_element_type", "copy", "copy_p", "cos", "cosh", "digamma", "div", "eq", "erf",
+    "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "igamma", "igammac", "imag",
+    "integer_pow", "is_finite", "le", "lgamma", "log", "log1p", "logistic", "lt", "max", "min",
+    "mul", "name", "ne", "neg", "nextafter", "not", "or", "population_count", "pow", "real",
+    "reduce_precision", "rem", "round", "rsqrt", "select_n", "shift_left",
+    "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square",
+    "stop_gradient", "sub", "tan", "tanh", "xor",
+}  # fmt: skip
+"""Primitives that act on each position by itself."""
+
 Shape = tuple[int, ...]
 Shapes = dict[int, Shape]
 """The shape of one array at each size."""
@@ -199,7 +212,7 @@ def fold(shapes: Shapes, dim: int, parts: Shapes) -> None:
 
 
 def parts_of(shapes: Shapes) -> list[Shapes | None]:
-    """For each dimension, of what it was flattened; None of one that was not, or in no known way."""
+    """For each dimension, of what it was flattened; None of one that was not, or unknown how."""
     return [
         folds.get().get(_key(shapes, dim)) if label == FULL else None
         for dim, label in enumerate(labels(shapes))
@@ -220,6 +233,7 @@ def unfolded(shapes: Shapes) -> Shapes:
 
 
 def axes_of(size: int) -> list[int]:
+    """The axes in a set of them."""
     return [axis for axis in (ROWS, COLUMNS) if size & axis]
 
 
@@ -250,8 +264,10 @@ def grouped(before: Shapes, after: Shapes) -> list[tuple[list[int], list[int]]]:
         left, right = [], []
         of_left = of_right = np.ones(len(before), int)  # pixels
         while not (left and right) or (of_left != of_right).any():
-            if i < ranks[0] and (of_left[0] <= of_right[0] or j == ranks[1]) and not (
-                left and (of_left == of_right).all()
+            if (
+                i < ranks[0]
+                and (of_left[0] <= of_right[0] or j == ranks[1])
+                and not (left and (of_left == of_right).all())
             ):
                 of_left = of_left * lengths(before, i)
                 left.append(i)

@@ -1,6 +1,7 @@
 """Stretches of a function that are run in TLC's still windows, and averaged where these overlap."""
 
 import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,40 @@ import numpy as np
 from jax import lax
 
 from tlc_jax.ops.windows import average_windows, axis_starts
-from tlc_jax.transform.programs import FULL, NAMES, Shapes, axes_of, bind, labels, unfolded
-from tlc_jax.transform.values import Field, Misfit, Origin, Plain, Still, Value
+from tlc_jax.transform.programs import (
+    FULL,
+    NAMES,
+    Equation,
+    Shapes,
+    axes_of,
+    bind,
+    labels,
+    unfolded,
+)
+from tlc_jax.transform.values import ADDED, Field, Misfit, Origin, Plain, Still, Value
 
 AT_ONCE = 2**14  # positions in the windows that run side by side, where they are small
+
+
+def in_still_windows(equation: Equation, operands: Sequence[Value]) -> list[Value]:
+    """What is done in windows that lie still, and averaged once it has places again."""
+    results: list[Value] = []
+    for i in range(len(equation.any.outvars)):
+        shapes = equation.result_shapes(i)
+        origin = Origin(equation, operands, i)
+        still = Still(origin, shapes)
+        array = land(still)
+        if array is None:
+            results.append(still)
+            continue
+        # What comes out of an attention is a new map. All else may still be on its way to one,
+        # and is then made anew in each window.
+        new = equation.name in ("reshape", "dot_general", "transpose")
+        joined_ = None if new or equation.name in ("mul", "div") else ADDED
+        results.append(
+            Field(0, lambda array=array: array, shapes, {}, None if new else origin, joined_)
+        )
+    return results
 
 
 def land(still: Still) -> jax.Array | None:
@@ -125,7 +156,7 @@ def _corners(
 
 def _average(windows: jax.Array, shape: tuple[int, ...], dims: list[int]) -> jax.Array:
     """(windows, ...) in row-major order of windows, averaged to a map of `shape`."""
-    first, *others = sorted(dims)
+    others = len(dims) > 1
     x = jnp.moveaxis(windows, [dim + 1 for dim in sorted(dims)], range(1, 1 + len(dims)))
     lengths = [shape[dim] for dim in sorted(dims)]
     rest = x.shape[1 + len(dims) :]

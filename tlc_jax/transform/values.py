@@ -19,9 +19,10 @@ from tlc_jax.transform.programs import (
     bind,
     labels,
     parts_of,
-    same,
     unfolded,
 )
+
+ADDED = "a sum over positions takes a map to which statistics of windows were joined"
 
 Grid = dict[int, tuple[int, int]]
 """By axis, the length of the map that was aggregated, and the window."""
@@ -152,6 +153,13 @@ class Partly(Field):
         return Partly(self.of, self.over, scale, shapes, origin)
 
 
+class Strip(Field):
+    """A border of a map, of the same width at all sizes, to pad the map with."""
+
+    dim: int  # along which it is a border
+    side: str  # "begin" or "end"
+
+
 class Still:
     """What exists in each of the windows that lie still, as in TLC's attention, and only there."""
 
@@ -163,7 +171,7 @@ Value = Plain | Field | Still
 
 
 class Origin:
-    """How a value was made, to make it anew in a window: an equation, what it took, which result."""
+    """How a value was made, to make it anew in a window: the result of an equation of operands."""
 
     count = itertools.count()
 
@@ -347,7 +355,3 @@ def _sliding(
         y = y.transpose(*front, *(dim for dim in range(y.ndim) if dim not in front))
         results.append(jnp.expand_dims(y, [len(front) + dims[axis] for axis in order]))
     return results
-
-
-def equal_params(equation: Equation) -> bool:
-    return all(same(*equation.param(name).values()) for name in equation.params)

@@ -1,0 +1,393 @@
+"""Maps and statistics, position by position."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from tlc_jax.transform.programs import (
+    ELEMENTWISE,
+    FULL,
+    NAMES,
+    SIZES,
+    Equation,
+    Shapes,
+    axes_of,
+    bind,
+    fold,
+    grouped,
+    labels,
+    parts_of,
+)
+from tlc_jax.transform.still import in_still_windows
+from tlc_jax.transform.values import (
+    ADDED,
+    Centred,
+    Field,
+    Misfit,
+    Origin,
+    Partly,
+    Plain,
+    Squared,
+    Strip,
+    Value,
+    fit,
+    joined,
+    run,
+    vmapped,
+)
+
+LINEAR = {"neg", "convert_element_type", "copy", "copy_p", "stop_gradient", "mul", "div", "name",
+          "reduce_precision"}  # fmt: skip
+
+
+def settled(equation: Equation, operands: Sequence[Value], size: int) -> Sequence[Value]:
+    """The operands, if what they say of the size of the picture does not matter."""
+    for operand in operands:
+        if isinstance(operand, Plain) and not operand.settled(size):
+            raise equation.refuse(
+                "it joins the picture with numbers that depend on the picture's size; what is "
+                "divided by a count of pixels, for example, is to be summed before"
+            )
+    return operands
+
+
+def evened_out(operands: Sequence[Value]) -> tuple[list[Value], int]:
+    """Operands with their statistics spread where they are used as maps, and what is hidden."""
+    evened: list[Value] = []
+    for operand in operands:
+        if isinstance(operand, Field) and operand.spread_out:
+            hidden = operand.hidden & ~operand.spread_out
+            array = fit(operand, hidden, operand.shapes)
+            shape = (*array.shape[: len(axes_of(hidden))], *operand.shapes[hidden])
+            array = jnp.broadcast_to(array, shape)
+            operand = Field(
+                hidden, lambda array=array: array, operand.shapes, joined([operand.grid], hidden),
+                operand.origin, operand.taint,
+            )  # fmt: skip
+        evened.append(operand)
+    hidden = {one.hidden for one in evened if isinstance(one, Field)}
+    if len(hidden) > 1:
+        raise Misfit("it joins a map with statistics, or statistics of different windows")
+    return evened, hidden.pop()
+
+
+def positional(
+    equation: Equation,
+    operands: Sequence[Value],
+    *,
+    check: bool = True,
+    new: bool = False,
+    alone: bool = False,
+) -> list[Field]:
+    """As the function has it, whose rule has seen to it that no positions are aggregated.
+
+    Args:
+      equation, operands: what is done to what.
+      check: whether to see to it that nothing tells the picture's size.
+      new: whether it makes a new map, of which it does not matter what was joined to it before.
+      alone: whether each position is by itself, so that it can be done again in a window.
+    """
+    evened, hidden = evened_out(operands)
+    if check:
+        settled(equation, evened, hidden)
+    fields = [one for one in evened if isinstance(one, Field)]
+    grid = joined([one.grid for one in fields], hidden)
+    arrays = run(equation, evened, hidden, hidden)
+    again = hidden or (alone and any(one.origin for one in fields))
+    taint = None if new else next((one.taint for one in fields if one.taint), None)
+    return [
+        Field(
+            hidden, lambda array=array: array, equation.result_shapes(i), grid,
+            Origin(equation, operands, i) if again else None, taint,
+        )
+        for i, array in enumerate(arrays)
+    ]  # fmt: skip
+
+
+def made_of(equation: Equation, operands: Sequence[Value], array: jax.Array, i: int = 0) -> Field:
+    """A map that acts on single positions of its operands, and remembers what they were."""
+    fields = [one for one in operands if isinstance(one, Field)]
+    pending = any(one.origin for one in fields)
+    return Field(
+        0, lambda: array, equation.result_shapes(i), {},
+        Origin(equation, operands, i) if pending else None,
+        next((one.taint for one in fields if one.taint), None),
+    )  # fmt: skip
+
+
+def are_statistics(fields: Sequence[Field], full: int) -> bool:
+    """Whether nothing but statistics of whole windows comes in: functions of them are free."""
+    return all(one.hidden == full and not any(one.labels) for one in fields)
+
+
+def plainly(equation: Equation, operands: list[Value]) -> list[Value]:
+    """What does not depend on the picture, at each size."""
+    results = {size: run(equation, operands, size, 0) for size in SIZES}
+
+    def known(i: int) -> Callable[[int], np.ndarray | None]:
+        def of_size(size: int) -> np.ndarray | None:
+            args = [operand.known(size) for operand in operands]
+            if any(arg is None for arg in args):
+                return None
+            try:
+                with jax.ensure_compile_time_eval():
+                    return np.asarray(bind(equation.each[size], args)[i])
+            except Exception:  # such as a key, which no array of numpy holds
+                return None
+
+        return of_size
+
+    # Broadcasting and counting go on in a larger array as they begin in a smaller one.
+    grows = equation.name in ("broadcast_in_dim", "iota")
+    names = [name for name in equation.params if not (grows and name == "shape")]
+    equal = all(operand.same for operand in operands) and equation.fixed(*names)
+    if not grows and equation.name not in ELEMENTWISE:
+        shapes = [equation.operand_shapes(i) for i in range(len(operands))]
+        shapes += [equation.result_shapes(i) for i in range(len(equation.any.outvars))]
+        equal = equal and not any(any(labels(one)) for one in shapes)
+    return [
+        Plain({size: results[size][i] for size in results}, equal, known(i))
+        for i in range(len(equation.any.outvars))
+    ]
+
+
+def elementwise(equation: Equation, operands: list[Value]) -> Field:
+    """What acts on each position by itself."""
+    if not equation.fixed(*equation.params):
+        raise equation.refuse("what it does depends on the size of the picture")
+    shapes = equation.result_shapes()
+    first, *others = operands
+    scales = equation.name in LINEAR and all(isinstance(one, Plain) for one in others)
+    if isinstance(first, Partly) and scales:
+        return first.then(Origin(equation, operands), shapes, scales=True)
+    if special := _affine(equation, operands):
+        return special
+    fields = [one for one in operands if isinstance(one, Field)]
+    hidden = FULL
+    for i, operand in enumerate(operands):
+        if isinstance(operand, Field):
+            hidden &= operand.hidden
+        else:
+            for label in labels(equation.operand_shapes(i)):
+                hidden &= ~label
+    settled(equation, operands, hidden)
+    statistics = [one for one in fields if one.hidden != hidden]
+    grid = joined([one.grid for one in fields], FULL)
+
+    def make() -> jax.Array:
+        def together(*args: Any) -> jax.Array:
+            shape = np.broadcast_shapes(*map(np.shape, args))
+            args = [a if np.shape(a) == shape else jnp.broadcast_to(a, shape) for a in args]
+            (result,) = bind(equation.each[hidden], args)
+            return result
+
+        arrays = [fit(one, hidden, shapes) if isinstance(one, Field) else one for one in operands]
+        raw = [one.arrays[hidden] if isinstance(one, Plain) else one for one in arrays]
+        return vmapped(together, hidden, [not isinstance(one, Plain) for one in arrays])(*raw)
+
+    taints = [one.taint for one in fields if one.taint and not isinstance(one, Centred)]
+    scaled = statistics and not taints and equation.name in ("mul", "div")
+    taints += [one.taint for one in fields if one.taint]
+    pending = hidden or any(one.origin for one in fields)
+    return Field(
+        hidden,
+        make,
+        shapes,
+        {axis: grid[axis] for axis in axes_of(hidden)},
+        Origin(equation, operands) if pending else None,
+        # What statistics scale is a new map; in a sum of what they are added to, each window has
+        # its own.
+        None if scaled else next(iter(taints), ADDED if statistics else None),
+    )
+
+
+def _affine(equation: Equation, operands: list[Value]) -> Field | None:
+    """Sums and differences of maps and statistics, kept apart; None of all else."""
+    shapes, name = equation.result_shapes(), equation.name
+    fields = [one for one in operands if isinstance(one, Field)]
+    origin = Origin(equation, operands)
+    centred = [one for one in fields if isinstance(one, Centred)]
+    if name in ("square", "integer_pow", "mul", "pow") and len(centred) == len(fields):
+        twice = {
+            "square": lambda: True,
+            "mul": lambda: len(fields) == 2 and fields[0] is fields[1],
+            "integer_pow": lambda: equation.params["y"] == 2,
+            "pow": lambda: isinstance(operands[1], Plain) and operands[1].same
+            and operands[1].known(0) is not None and (operands[1].known(0) == 2).all(),
+        }  # fmt: skip
+        if twice[name]():
+            return Squared(centred[0], origin)
+    if name in LINEAR and len(centred) == 1 == len(fields):
+        if name == "div" and operands[0] is not centred[0]:
+            return None
+        if any(any(labels(equation.operand_shapes(i))) for i, one in enumerate(operands)
+               if isinstance(one, Plain)):  # fmt: skip
+            return None
+        base, shift = (
+            elementwise(equation, [part if one is centred[0] else one for one in operands])
+            for part in (centred[0].base, centred[0].shift)
+        )
+        return Centred(base, shift, shapes, origin)
+    if name not in ("add", "sub", "add_any") or len(fields) < 2:
+        if name in ("add", "sub", "add_any") and len(centred) == 1:
+            i = operands.index(centred[0])
+            both = [*operands]
+            both[i] = centred[0].base
+            settled(equation, operands, 0)
+            shift = centred[0].shift
+            if i == 1 and name == "sub":
+                shift = _negative(shift)
+            return Centred(elementwise(equation, both), shift, shapes, origin)
+        return None
+    hidden = functools.reduce(int.__and__, (one.hidden for one in fields))
+    parts = [(one.base, one.shift) if isinstance(one, Centred) else
+             (None, one) if one.hidden != hidden else (one, None) for one in fields]  # fmt: skip
+    if not any(shift for _, shift in parts) or any(
+        isinstance(one, Squared) or (one.taint and not isinstance(one, Centred)) for one in fields
+    ):
+        return None
+    if len({one.hidden for one in fields}) > 2:
+        return None
+
+    def combine(pair: list[Field | None]) -> Field | None:
+        first, second = pair
+        if first is not None and second is not None:
+            return elementwise(equation, [first, second])
+        if second is None:
+            return first
+        return _negative(second) if name == "sub" else second
+
+    base, shift = combine([a for a, _ in parts]), combine([b for _, b in parts])
+    if base is None or shift is None or base.hidden | shift.hidden == base.hidden:
+        return None
+    return Centred(broadcast_to(base, shapes), shift, shapes, origin)
+
+
+def _negative(field: Field) -> Field:
+    return Field(field.hidden, lambda: -field.array, field.shapes, field.grid, field.origin)
+
+
+def broadcast_to(field: Field, shapes: Shapes) -> Field:
+    """A map as large as what it is added to makes it."""
+    if field.shapes == shapes:
+        return field
+    front = field.array.shape[: len(axes_of(field.hidden))]
+    array = jnp.broadcast_to(field.array, (*front, *shapes[field.hidden]))
+    return Field(field.hidden, lambda: array, shapes, field.grid, field.origin, field.taint)
+
+
+def strip_of(equation: Equation, operand: Field, dim: int, side: str) -> Field:
+    """A border that was cut off, or turned around."""
+    (made,) = positional(equation, [operand])
+    strip = Strip(made.hidden, lambda: made.array, made.shapes, made.grid, made.origin)
+    strip.dim, strip.side = dim, side
+    return strip
+
+
+def layout(equation: Equation, operands: list[Value]) -> list[Value]:
+    """Pixels in another order of dimensions."""
+    (operand,) = operands
+    if isinstance(operand, Centred):
+        return [
+            Centred(*(layout(equation, [one])[0] for one in (operand.base, operand.shift)),
+                    equation.result_shapes(), Origin(equation, operands))
+        ]  # fmt: skip
+    hidden = operand.hidden
+    array = run(equation, [operand], hidden, hidden)[0]
+    return [
+        Field(
+            hidden, lambda: array, equation.result_shapes(), operand.grid,
+            Origin(equation, operands) if operand.origin else None, operand.taint,
+        )
+    ]  # fmt: skip
+
+
+def broadcast(equation: Equation, operands: list[Value]) -> list[Value]:
+    """Repeated along new dimensions: statistics of windows meet a map."""
+    operand, *_ = operands
+    shapes, dims = equation.result_shapes(), equation.params["broadcast_dimensions"]
+    if isinstance(operand, Strip):
+        if sum(map(bool, labels(shapes))) != sum(map(bool, operand.labels)):
+            raise equation.refuse("it repeats a border of the picture")
+        return [strip_of(equation, operand, dims[operand.dim], operand.side)]
+    before, after = labels(equation.operand_shapes(0)), labels(shapes)
+    kept = {dim: label for dim, label in zip(dims, before, strict=True)}
+    new = 0
+    for dim, label in enumerate(after):
+        if shapes[FULL][dim] != shapes[0][dim]:  # an axis that its window covers is all there
+            new |= label & ~kept.get(dim, 0)
+    if new & ~operand.hidden:
+        raise equation.refuse(
+            f"it repeats what does not vary along {NAMES[new & ~operand.hidden]} but depends on "
+            "the picture"
+        )
+    if isinstance(operand, Partly):
+        return [operand.then(Origin(equation, operands), shapes)]
+    hidden = operand.hidden
+    # What is repeated along hidden axes is not, for now.
+    shape = [1 if label & hidden else n for n, label in zip(shapes[hidden], after, strict=True)]
+    array = vmapped(
+        lambda x: lax.broadcast_in_dim(x, shape, dims), hidden, [True]
+    )(operand.array)  # fmt: skip
+    origin = Origin(equation, operands) if operand.origin else None
+    return [Field(hidden, lambda: array, shapes, operand.grid, origin, operand.taint)]
+
+
+def reshape(equation: Equation, operands: list[Value]) -> list[Value]:
+    """Positions keep their place, or are flattened, or get their place back."""
+    (operand,) = operands
+    if isinstance(operand, Partly):
+        return [operand.then(Origin(equation, operands), equation.result_shapes())]
+    if operand.spread_out:
+        (operand,), _ = evened_out(operands)
+    before, after = equation.operand_shapes(0), equation.result_shapes()
+    dims = labels(before), labels(after)
+    if 0 in before[0]:
+        return list(positional(equation, operands))
+    if isinstance(operand, Strip):
+        (to,) = (right for left, right in grouped(before, after) if operand.dim in left)
+        if len(to) != 1 or any(dims[1][dim] for dim in to):
+            raise equation.refuse("it takes a border of the picture by itself")
+        return [strip_of(equation, operand, to[0], operand.side)]
+    moved = False
+    for left, right in grouped(before, after):
+        # Dimensions of length 1 tell nothing.
+        left = [dim for dim in left if dims[0][dim] or before[0][dim] != 1]
+        right = [dim for dim in right if dims[1][dim] or after[0][dim] != 1]
+        old, new = ([of[dim] for dim in some] for of, some in zip(dims, (left, right), strict=True))
+        if not any(old) and not any(new):
+            continue
+        simple = sum(map(bool, old)) == 1 == sum(map(bool, new)) and max(old) == max(new) != FULL
+        majors = []
+        for some, of, shapes in ((left, dims[0], before), (right, dims[1], after)):
+            position = next((n for n, dim in enumerate(some) if of[dim]), 0)
+            majors.append(math.prod(shapes[0][dim] for dim in some[:position]))
+        if simple and majors == [1, 1]:
+            continue
+        if simple and majors[0] == 1:
+            raise equation.refuse(
+                f"it cuts the {NAMES[max(old)]} of the picture into a fixed number of parts"
+            )
+        parts = [{s: tuple(of[s][dim] for dim in some) for s in of}
+                 for of, some in ((before, left), (after, right))]  # fmt: skip
+        if len(right) == 1 and new == [FULL] and FULL not in old:
+            fold(after, right[0], parts[0])
+            moved = True
+        elif len(left) == 1 and old == [FULL] and parts_of(before)[left[0]] == parts[1]:
+            moved = True
+        elif old == [FULL] == new:
+            continue
+        else:
+            return in_still_windows(equation, operands)
+    if moved and isinstance(operand, Centred | Squared):
+        raise equation.refuse("it flattens the difference of a map and its statistic")
+    if type(operand) is Centred or type(operand) is Squared:
+        operand = Field(operand.hidden, lambda: operand.array, operand.shapes, operand.grid,
+                        operand.origin, operand.taint)  # fmt: skip
+    return layout(equation, [operand])
