@@ -35,7 +35,6 @@ from tlc_jax.transform.values import (
     Plain,
     Squared,
     Strip,
-    Value,
     fit,
     joined,
     run,
@@ -46,7 +45,7 @@ LINEAR = {"neg", "convert_element_type", "copy", "copy_p", "stop_gradient", "mul
           "reduce_precision"}  # fmt: skip
 
 
-def settled(equation: Equation, operands: Sequence[Value], size: int) -> Sequence[Value]:
+def settled(equation: Equation, operands: Sequence[Any], size: int) -> Sequence[Any]:
     """The operands, if what they say of the size of the picture does not matter."""
     for operand in operands:
         if isinstance(operand, Plain) and not operand.settled(size):
@@ -57,9 +56,9 @@ def settled(equation: Equation, operands: Sequence[Value], size: int) -> Sequenc
     return operands
 
 
-def evened_out(operands: Sequence[Value]) -> tuple[list[Value], int]:
+def evened_out(operands: Sequence[Any]) -> tuple[list[Any], int]:
     """Operands with their statistics spread where they are used as maps, and what is hidden."""
-    evened: list[Value] = []
+    evened: list[Any] = []
     for operand in operands:
         if isinstance(operand, Field) and operand.spread_out:
             hidden = operand.hidden & ~operand.spread_out
@@ -79,12 +78,12 @@ def evened_out(operands: Sequence[Value]) -> tuple[list[Value], int]:
 
 def positional(
     equation: Equation,
-    operands: Sequence[Value],
+    operands: Sequence[Any],
     *,
     check: bool = True,
     new: bool = False,
     alone: bool = False,
-) -> list[Field]:
+) -> list[Any]:
     """As the function has it, whose rule has seen to it that no positions are aggregated.
 
     Args:
@@ -110,7 +109,7 @@ def positional(
     ]  # fmt: skip
 
 
-def made_of(equation: Equation, operands: Sequence[Value], array: jax.Array, i: int = 0) -> Field:
+def made_of(equation: Equation, operands: Sequence[Any], array: jax.Array, i: int = 0) -> Field:
     """A map that acts on single positions of its operands, and remembers what they were."""
     fields = [one for one in operands if isinstance(one, Field)]
     pending = any(one.origin for one in fields)
@@ -126,7 +125,7 @@ def are_statistics(fields: Sequence[Field], full: int) -> bool:
     return all(one.hidden == full and not any(one.labels) for one in fields)
 
 
-def plainly(equation: Equation, operands: list[Value]) -> list[Value]:
+def plainly(equation: Equation, operands: list[Any]) -> list[Any]:
     """What does not depend on the picture, at each size."""
     results = {size: run(equation, operands, size, 0) for size in SIZES}
 
@@ -157,7 +156,7 @@ def plainly(equation: Equation, operands: list[Value]) -> list[Value]:
     ]
 
 
-def elementwise(equation: Equation, operands: list[Value]) -> Field:
+def elementwise(equation: Equation, operands: list[Any]) -> Field:
     """What acts on each position by itself."""
     if not equation.fixed(*equation.params):
         raise equation.refuse("what it does depends on the size of the picture")
@@ -183,11 +182,16 @@ def elementwise(equation: Equation, operands: list[Value]) -> Field:
     def make() -> jax.Array:
         def together(*args: Any) -> jax.Array:
             shape = np.broadcast_shapes(*map(np.shape, args))
-            args = [a if np.shape(a) == shape else jnp.broadcast_to(a, shape) for a in args]
-            (result,) = bind(equation.each[hidden], args)
+            wide = [a if np.shape(a) == shape else jnp.broadcast_to(a, shape) for a in args]
+            (result,) = bind(equation.each[hidden], wide)
             return result
 
-        arrays = [fit(one, hidden, shapes) if isinstance(one, Field) else one for one in operands]
+        try:
+            arrays = [
+                fit(one, hidden, shapes) if isinstance(one, Field) else one for one in operands
+            ]
+        except Misfit as misfit:
+            raise equation.refuse(str(misfit)) from None
         raw = [one.arrays[hidden] if isinstance(one, Plain) else one for one in arrays]
         return vmapped(together, hidden, [not isinstance(one, Plain) for one in arrays])(*raw)
 
@@ -195,7 +199,9 @@ def elementwise(equation: Equation, operands: list[Value]) -> Field:
     scaled = statistics and not taints and equation.name in ("mul", "div")
     taints += [one.taint for one in fields if one.taint]
     pending = hidden or any(one.origin for one in fields)
-    return Field(
+    if statistics and equation.name in ("mul", "div") and not _is_cosine(fields):
+        pending = False
+    result = Field(
         hidden,
         make,
         shapes,
@@ -205,24 +211,55 @@ def elementwise(equation: Equation, operands: list[Value]) -> Field:
         # its own.
         None if scaled else next(iter(taints), ADDED if statistics else None),
     )
+    if _squares(equation, operands):
+        result.square_of = fields[0]
+    return result
 
 
-def _affine(equation: Equation, operands: list[Value]) -> Field | None:
+def _squares(equation: Equation, operands: Sequence[Any]) -> bool:
+    """Whether an equation squares its only operand."""
+    first, *others = operands
+    return (
+        equation.name == "square"
+        or (equation.name == "integer_pow" and equation.params["y"] == 2)
+        or (equation.name == "mul" and first is others[0])
+        or (equation.name == "pow" and isinstance(others[0], Plain) and others[0].always(2))
+    )
+
+
+def _is_cosine(fields: Sequence[Field]) -> bool:
+    """Whether a map is divided by its own length, which then belongs to the product to come.
+
+    In an attention the lengths are those of its windows. All else that scales a map makes a new
+    one, whatever comes next.
+    """
+    if len(fields) != 2:
+        return False
+    image, length = sorted(fields, key=lambda one: one.hidden)
+    todo, found = [length], False
+    while todo:
+        one = todo.pop()
+        if isinstance(one, Plain):
+            continue
+        if one.origin is None or not one.hidden:
+            return False
+        if one.origin.equation.name == "reduce_sum" and not one.origin.operands[0].hidden:
+            found = True
+            if one.origin.operands[0].square_of is not image:
+                return False
+        else:
+            todo += one.origin.operands
+    return found
+
+
+def _affine(equation: Equation, operands: list[Any]) -> Field | None:
     """Sums and differences of maps and statistics, kept apart; None of all else."""
     shapes, name = equation.result_shapes(), equation.name
     fields = [one for one in operands if isinstance(one, Field)]
     origin = Origin(equation, operands)
     centred = [one for one in fields if isinstance(one, Centred)]
-    if name in ("square", "integer_pow", "mul", "pow") and len(centred) == len(fields):
-        twice = {
-            "square": lambda: True,
-            "mul": lambda: len(fields) == 2 and fields[0] is fields[1],
-            "integer_pow": lambda: equation.params["y"] == 2,
-            "pow": lambda: isinstance(operands[1], Plain) and operands[1].same
-            and operands[1].known(0) is not None and (operands[1].known(0) == 2).all(),
-        }  # fmt: skip
-        if twice[name]():
-            return Squared(centred[0], origin)
+    if len(centred) == len(fields) and _squares(equation, operands):
+        return Squared(centred[0], origin)
     if name in LINEAR and len(centred) == 1 == len(fields):
         if name == "div" and operands[0] is not centred[0]:
             return None
@@ -248,8 +285,13 @@ def _affine(equation: Equation, operands: list[Value]) -> Field | None:
     hidden = functools.reduce(int.__and__, (one.hidden for one in fields))
     parts = [(one.base, one.shift) if isinstance(one, Centred) else
              (None, one) if one.hidden != hidden else (one, None) for one in fields]  # fmt: skip
-    if not any(shift for _, shift in parts) or any(
-        isinstance(one, Squared) or (one.taint and not isinstance(one, Centred)) for one in fields
+    if (
+        not any(shift for _, shift in parts)
+        or not any(base for base, _ in parts)
+        or any(
+            isinstance(one, Squared) or (one.taint and not isinstance(one, Centred))
+            for one in fields
+        )
     ):
         return None
     if len({one.hidden for one in fields}) > 2:
@@ -290,14 +332,15 @@ def strip_of(equation: Equation, operand: Field, dim: int, side: str) -> Field:
     return strip
 
 
-def layout(equation: Equation, operands: list[Value]) -> list[Value]:
+def layout(equation: Equation, operands: list[Any]) -> list[Any]:
     """Pixels in another order of dimensions."""
     (operand,) = operands
     if isinstance(operand, Centred):
-        return [
-            Centred(*(layout(equation, [one])[0] for one in (operand.base, operand.shift)),
-                    equation.result_shapes(), Origin(equation, operands))
-        ]  # fmt: skip
+        base, shift = (
+            layout(equation, [one])[0] if one.shapes[0] else one  # a scalar stays one
+            for one in (operand.base, operand.shift)
+        )
+        return [Centred(base, shift, equation.result_shapes(), Origin(equation, operands))]
     hidden = operand.hidden
     array = run(equation, [operand], hidden, hidden)[0]
     return [
@@ -308,7 +351,7 @@ def layout(equation: Equation, operands: list[Value]) -> list[Value]:
     ]  # fmt: skip
 
 
-def broadcast(equation: Equation, operands: list[Value]) -> list[Value]:
+def broadcast(equation: Equation, operands: list[Any]) -> list[Any]:
     """Repeated along new dimensions: statistics of windows meet a map."""
     operand, *_ = operands
     shapes, dims = equation.result_shapes(), equation.params["broadcast_dimensions"]
@@ -339,7 +382,7 @@ def broadcast(equation: Equation, operands: list[Value]) -> list[Value]:
     return [Field(hidden, lambda: array, shapes, operand.grid, origin, operand.taint)]
 
 
-def reshape(equation: Equation, operands: list[Value]) -> list[Value]:
+def reshape(equation: Equation, operands: list[Any]) -> list[Any]:
     """Positions keep their place, or are flattened, or get their place back."""
     (operand,) = operands
     if isinstance(operand, Partly):

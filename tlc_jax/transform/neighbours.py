@@ -1,6 +1,7 @@
 """What looks at neighbours, at borders, or along other dimensions than rows and columns."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jax.extend import core
@@ -11,7 +12,7 @@ from tlc_jax.transform.still import in_still_windows
 from tlc_jax.transform.values import Field, Plain, Strip, Value, run
 
 
-def stencil(equation: Equation, operands: list[Value]) -> list[Value]:
+def stencil(equation: Equation, operands: list[Any]) -> list[Any]:
     """Pooling in small windows."""
     names = ["window_dimensions", "window_strides", "base_dilation", "window_dilation"]
     if not equation.fixed(*(name for name in names if name in equation.params)):
@@ -19,7 +20,7 @@ def stencil(equation: Equation, operands: list[Value]) -> list[Value]:
     return positional(equation, operands)
 
 
-def convolution(equation: Equation, operands: list[Value]) -> list[Value]:
+def convolution(equation: Equation, operands: list[Any]) -> list[Any]:
     """A kernel of a fixed size."""
     image, kernel = operands
     if not isinstance(image, Field) or not isinstance(kernel, Plain):
@@ -38,7 +39,7 @@ def convolution(equation: Equation, operands: list[Value]) -> list[Value]:
 def along(name: str, why: str) -> Callable[[Equation, list[Value]], list[Value]]:
     """The rule of what goes along some dimensions, which are to be no rows or columns."""
 
-    def rule(equation: Equation, operands: list[Value]) -> list[Value]:
+    def rule(equation: Equation, operands: list[Any]) -> list[Any]:
         named = equation.params[name]
         named = named if isinstance(named, tuple | list) else [named]
         for i in range(len(operands)):
@@ -54,7 +55,7 @@ def along(name: str, why: str) -> Callable[[Equation, list[Value]], list[Value]]
     return rule
 
 
-def gather(equation: Equation, operands: list[Value]) -> list[Value]:
+def gather(equation: Equation, operands: list[Any]) -> list[Any]:
     """Places that are looked up, near to where they come to lie."""
     image, index = operands
     numbers = equation.params["dimension_numbers"]
@@ -85,7 +86,7 @@ def gather(equation: Equation, operands: list[Value]) -> list[Value]:
     return positional(equation, operands, check=False)
 
 
-def dynamic_slice(equation: Equation, operands: list[Value]) -> list[Value]:
+def dynamic_slice(equation: Equation, operands: list[Any]) -> list[Any]:
     """A part that is whole in rows and columns."""
     starts = operands[1:]
     dims, shapes = labels(equation.operand_shapes(0)), equation.operand_shapes(0)
@@ -96,7 +97,7 @@ def dynamic_slice(equation: Equation, operands: list[Value]) -> list[Value]:
     return positional(equation, operands)
 
 
-def concatenate(equation: Equation, operands: list[Value]) -> list[Value]:
+def concatenate(equation: Equation, operands: list[Any]) -> list[Any]:
     """Channels side by side; of rows or columns, a map between its own borders."""
     dim = equation.params["dimension"]
     if not labels(equation.result_shapes())[dim]:
@@ -113,7 +114,7 @@ def concatenate(equation: Equation, operands: list[Value]) -> list[Value]:
     return positional(equation, operands)
 
 
-def slice_(equation: Equation, operands: list[Value]) -> list[Value]:
+def slice_(equation: Equation, operands: list[Any]) -> list[Any]:
     """A part at a fixed distance from the borders, or a border."""
     (operand,) = operands
     shapes, results = equation.operand_shapes(0), equation.result_shapes()
@@ -140,7 +141,7 @@ def slice_(equation: Equation, operands: list[Value]) -> list[Value]:
     return positional(equation, operands)
 
 
-def rev(equation: Equation, operands: list[Value]) -> list[Value]:
+def rev(equation: Equation, operands: list[Any]) -> list[Any]:
     """What is turned around, but not the picture."""
     (operand,) = operands
     dims = labels(equation.operand_shapes(0))
@@ -151,7 +152,7 @@ def rev(equation: Equation, operands: list[Value]) -> list[Value]:
     return positional(equation, operands)
 
 
-def pad(equation: Equation, operands: list[Value]) -> list[Value]:
+def pad(equation: Equation, operands: list[Any]) -> list[Any]:
     """Padding may depend on the size at the end of an axis, where it fills up to a multiple."""
     before = [[(low, inner) for low, _, inner in config]
               for config in equation.param("padding_config").values()]  # fmt: skip
@@ -160,7 +161,7 @@ def pad(equation: Equation, operands: list[Value]) -> list[Value]:
     return positional(equation, operands)
 
 
-def trim(equation: Equation, operands: list[Value]) -> Value:
+def trim(equation: Equation, operands: list[Any]) -> Value:
     """What pads or cuts at some sizes only, at the end of axes."""
     field = operands[0]
     shapes = {
@@ -187,7 +188,7 @@ def _trimming(eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
     return [one for e in inner.jaxpr.eqns for one in _trimming(e)] if inner else [eqn]
 
 
-def identity(equation: Equation, operands: list[Value]) -> list[Value]:
+def identity(equation: Equation, operands: list[Any]) -> list[Any]:
     """A barrier keeps the compiler from moving things; of statistics it does not matter."""
     if all(type(one) is Field and not one.hidden for one in operands):
         arrays = run(equation, operands, 0, 0)

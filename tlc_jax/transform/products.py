@@ -1,14 +1,16 @@
 """Products: of single positions, of rows or columns with a matrix, and attention."""
 
+from typing import Any
+
 import numpy as np
 
 from tlc_jax.transform.maps import positional
 from tlc_jax.transform.programs import FULL, Equation, labels
 from tlc_jax.transform.still import in_still_windows
-from tlc_jax.transform.values import Field, Plain, Value
+from tlc_jax.transform.values import Field, Plain
 
 
-def dot(equation: Equation, operands: list[Value]) -> list[Value]:
+def dot(equation: Equation, operands: list[Any]) -> list[Any]:
     """A product of matrices, by what its sums run over."""
     contracting, batch = equation.params["dimension_numbers"]
     dims = [labels(equation.operand_shapes(i)) for i in range(2)]

@@ -49,11 +49,11 @@ class LocalizeError(ValueError):
 class Equation:
     """One equation of the function, as it stands in each trace; None where one does without it."""
 
-    each: dict[int, core.JaxprEqn | None]
-    callers: tuple[core.JaxprEqn, ...] = ()
+    each: dict[int, Any]
+    callers: tuple[Any, ...] = ()
 
     @property
-    def any(self) -> core.JaxprEqn:
+    def any(self) -> Any:
         return next(eqn for eqn in self.each.values() if eqn)
 
     @property
@@ -111,13 +111,13 @@ def _is_library(file: str) -> bool:
     return not LIBRARIES.isdisjoint(Path(file).parts) or file.startswith("<frozen")
 
 
-def _bodies(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
+def _bodies(eqn: Any) -> Iterator[Any]:
     for value in eqn.params.values():
         if isinstance(value, core.Jaxpr | core.ClosedJaxpr):
             yield getattr(value, "jaxpr", value)
 
 
-def body(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
+def body(eqn: Any) -> Any:
     """What a call calls; None of an equation that is no plain call."""
     if eqn.primitive.name in ("scan", "while", "cond"):
         return None
@@ -139,9 +139,7 @@ def same(*values: Any) -> bool:
         return False
 
 
-def in_step(
-    jaxprs: dict[int, core.Jaxpr], callers: tuple[core.JaxprEqn, ...] = ()
-) -> Iterator[Equation]:
+def in_step(jaxprs: dict[int, core.Jaxpr], callers: tuple[Any, ...] = ()) -> Iterator[Equation]:
     """The equations of all traces side by side.
 
     A network that pads its picture to a multiple, or cuts the result back, does not where it fits
@@ -167,11 +165,11 @@ def in_step(
         yield equation
 
 
-def _kind(eqn: core.JaxprEqn | None) -> Any:
+def _kind(eqn: Any | None) -> Any:
     return eqn and (eqn.primitive.name, eqn.params.get("name"))
 
 
-def _trims(eqn: core.JaxprEqn) -> bool:
+def _trims(eqn: Any) -> bool:
     """Whether an equation only pads or cuts."""
     if inner := body(eqn):
         return all(_trims(eqn) or eqn.primitive.name == "convert_element_type"
@@ -237,7 +235,7 @@ def axes_of(size: int) -> list[int]:
     return [axis for axis in (ROWS, COLUMNS) if size & axis]
 
 
-def bind(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[jax.Array]:
+def bind(eqn: Any, args: Sequence[Any]) -> list[jax.Array]:
     """Run one equation; its literals stay its own."""
     given = {
         var: arg for var, arg in zip(eqn.invars, args, strict=True)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.extend import core
 
 from tlc_jax.transform.maps import (
@@ -61,8 +62,8 @@ ON_STRIPS = {"concatenate", "rev", "slice", "broadcast_in_dim", "reshape", "jit"
 def walk(
     jaxprs: dict[int, core.ClosedJaxpr],
     inputs: Sequence[Value],
-    callers: tuple[core.JaxprEqn, ...] = (),
-) -> list[Value]:
+    callers: tuple[Any, ...] = (),
+) -> list[Any]:
     """Run all traces of a function in step, on values, and return its results."""
     env: dict[int, dict[core.Var, Value]] = {size: {} for size in jaxprs}
     consts = zip(*(jaxpr.consts for jaxpr in jaxprs.values()), strict=True)
@@ -71,7 +72,7 @@ def walk(
         env[size].update(zip(closed.jaxpr.constvars, known, strict=True))
         env[size].update(zip(closed.jaxpr.invars, inputs, strict=True))
 
-    def look(equation: Equation | None, atoms: dict[int, Any]) -> Value:
+    def look(equation: Any, atoms: dict[int, Any]) -> Value:
         if all(isinstance(atom, core.Literal) for atom in atoms.values()):
             return _constant({s: np.asarray(a.val, a.aval.dtype) for s, a in atoms.items()})
         found = {id(value): value for value in (env[s][a] for s, a in atoms.items())}
@@ -101,7 +102,7 @@ def walk(
     ]
 
 
-def maps_of(results: Sequence[Value]) -> list[jax.Array]:
+def maps_of(results: Sequence[Any]) -> list[jax.Array]:
     """The arrays that a function returns."""
     arrays = []
     for one in results:
@@ -119,14 +120,14 @@ def maps_of(results: Sequence[Value]) -> list[jax.Array]:
 def _constant(arrays: dict[int, Any]) -> Plain:
     first, *others = arrays.values()
     equal = all(first is other for other in others)
-    if not equal and not any(isinstance(one, jax.core.Tracer) for one in arrays.values()):
+    if not equal and not any(isinstance(one, Tracer) for one in arrays.values()):
         equal = all(
             np.shape(first) == np.shape(other) and np.array_equal(first, other) for other in others
         )
     return Plain(arrays, equal)
 
 
-def apply(equation: Equation, operands: list[Value]) -> list[Value]:
+def apply(equation: Equation, operands: list[Any]) -> list[Any]:
     """One equation on values."""
     fields = [one for one in operands if isinstance(one, Field)]
     if None in equation.each.values():
@@ -148,7 +149,7 @@ def apply(equation: Equation, operands: list[Value]) -> list[Value]:
     raise equation.refuse("there is no rule for it")
 
 
-def _call(equation: Equation, operands: list[Value]) -> list[Value]:
+def _call(equation: Equation, operands: list[Any]) -> list[Any]:
     """What a library gives gradients of its own stays whole; all else is looked into."""
     bodies = {size: body(eqn) for size, eqn in equation.each.items()}
     if equation.resizes:
@@ -162,7 +163,7 @@ def _call(equation: Equation, operands: list[Value]) -> list[Value]:
     return walk(bodies, operands, (*equation.callers, equation.any))
 
 
-def _resize(equation: Equation, operands: list[Value]) -> list[Value]:
+def _resize(equation: Equation, operands: list[Any]) -> list[Any]:
     """`jax.image.resize` goes along the longer axis first: its traces need not be alike."""
     if not isinstance(operands[0], Field):
         return (plainly if isinstance(operands[0], Plain) else in_still_windows)(equation, operands)
@@ -181,11 +182,11 @@ def _is_elementwise(jaxpr: core.Jaxpr) -> bool:
     )
 
 
-def _pack(operands: Sequence[Value]) -> list[Any]:
+def _pack(operands: Sequence[Any]) -> list[Any]:
     return [one.arrays if isinstance(one, Plain) else one.array for one in operands]
 
 
-def _unpack(trees: Sequence[Any], like: Sequence[Value]) -> list[Value]:
+def _unpack(trees: Sequence[Any], like: Sequence[Any]) -> list[Any]:
     return [
         Plain(tree, one.same) if isinstance(one, Plain)
         else Field(0, lambda tree=tree: tree, one.shapes, {}, None, one.taint)
@@ -193,7 +194,7 @@ def _unpack(trees: Sequence[Any], like: Sequence[Value]) -> list[Value]:
     ]  # fmt: skip
 
 
-def _only_maps(equation: Equation, operands: Sequence[Value]) -> list[Value]:
+def _only_maps(equation: Equation, operands: Sequence[Any]) -> list[Any]:
     evened = []
     for operand in operands:
         if isinstance(operand, Field):
@@ -206,14 +207,14 @@ def _only_maps(equation: Equation, operands: Sequence[Value]) -> list[Value]:
     return evened
 
 
-def _results(values: Sequence[Value], shapes: Sequence[Shapes]) -> list[Value]:
+def _results(values: Sequence[Any], shapes: Sequence[Shapes]) -> list[Any]:
     return [
         Field(0, lambda one=one: one.arrays[0], of, {}) if isinstance(one, Plain) else one
         for one, of in zip(values, shapes, strict=True)
     ]
 
 
-def _cond(equation: Equation, operands: list[Value]) -> list[Value]:
+def _cond(equation: Equation, operands: list[Any]) -> list[Any]:
     index, *others = operands
     platforms = equation.params.get("branches_platforms")
     if platforms and are_statistics([o for o in others if isinstance(o, Field)], FULL):
@@ -222,7 +223,7 @@ def _cond(equation: Equation, operands: list[Value]) -> list[Value]:
     if not isinstance(index, Plain) or not (platforms or index.settled(0)):
         raise equation.refuse("which way it takes depends on the picture")
     shapes = [equation.result_shapes(i) for i in range(len(equation.any.outvars))]
-    seen: list[Value] = []
+    seen: list[Any] = []
     count = len(equation.params["branches"])
 
     def branch(number: int) -> Callable[..., list[Any]]:
@@ -251,7 +252,7 @@ def _cond(equation: Equation, operands: list[Value]) -> list[Value]:
     ]
 
 
-def _scan(equation: Equation, operands: list[Value]) -> list[Value]:
+def _scan(equation: Equation, operands: list[Any]) -> list[Any]:
     operands = _only_maps(equation, operands)
     if not equation.fixed("length", "num_consts", "num_carry", "reverse"):
         raise equation.refuse("how often it goes round depends on the size of the picture")
@@ -274,12 +275,12 @@ def _scan(equation: Equation, operands: list[Value]) -> list[Value]:
     ]  # fmt: skip
     jaxprs = equation.param("jaxpr")
 
-    def inner(one: Value) -> Value:
+    def inner(one: Any) -> Any:
         """One step's part of what is scanned."""
         shapes = {size: shape[1:] for size, shape in one.shapes.items()}
         if isinstance(one, Plain):
             return Plain(one.arrays, one.same)
-        return Field(0, lambda: None, shapes, {}, None, one.taint)
+        return Field(0, lambda: one.array, shapes, {}, None, one.taint)
 
     slices = [inner(one) for one in rows]
 
@@ -297,7 +298,7 @@ def _scan(equation: Equation, operands: list[Value]) -> list[Value]:
         return as_carried, _pack(out)
 
     fixed = _pack(consts)
-    seen: list[Value] = []
+    seen: list[Any] = []
     for _ in range(len(carry) + 1):  # what begins plain may come back as a map
         first = [jax.tree.map(lambda x: x[0], tree) for tree in _pack(rows)]
         jax.eval_shape(step, _pack(carry), first)

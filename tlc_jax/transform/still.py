@@ -1,7 +1,9 @@
 """Stretches of a function that are run in TLC's still windows, and averaged where these overlap."""
 
 import itertools
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +21,14 @@ from tlc_jax.transform.programs import (
     labels,
     unfolded,
 )
-from tlc_jax.transform.values import ADDED, Field, Misfit, Origin, Plain, Still, Value
+from tlc_jax.transform.values import ADDED, Field, Misfit, Origin, Plain, Still
 
 AT_ONCE = 2**14  # positions in the windows that run side by side, where they are small
 
 
-def in_still_windows(equation: Equation, operands: Sequence[Value]) -> list[Value]:
+def in_still_windows(equation: Equation, operands: Sequence[Any]) -> list[Any]:
     """What is done in windows that lie still, and averaged once it has places again."""
-    results: list[Value] = []
+    results: list[Any] = []
     for i in range(len(equation.any.outvars)):
         shapes = equation.result_shapes(i)
         origin = Origin(equation, operands, i)
@@ -48,13 +50,13 @@ def in_still_windows(equation: Equation, operands: Sequence[Value]) -> list[Valu
 def land(still: Still) -> jax.Array | None:
     """The map that a value in still windows has become; None where it has no places (yet)."""
     where = places(still.shapes)
-    if where is None:
+    if not where:
         return None
     whole = unfolded(still.shapes)
     shape, window = whole[0], whole[FULL]
     origins, maps = _history(still)
     found = [places(one.shapes) for one in maps]
-    if None in found:
+    if not all(found):
         raise Misfit("it takes windows of what has no rows and columns")
     # Rows merged with pictures, for example, are as many as no map has.
     sides = [unfolded(one.shapes) for one in maps]
@@ -71,7 +73,7 @@ def land(still: Still) -> jax.Array | None:
     def in_window(number: tuple[jax.Array, ...]) -> jax.Array:
         made: dict[int, list[jax.Array]] = {}
 
-        def found(value: Value) -> jax.Array:
+        def found(value: Any) -> jax.Array:
             if isinstance(value, Plain):
                 return value.arrays[FULL]
             if id(value) in cut:
@@ -81,7 +83,7 @@ def land(still: Still) -> jax.Array | None:
         by_axis = dict(zip(starts, number, strict=True))
         cut = {}
         for one, array, side, corner in zip(maps, arrays, sides, corners, strict=True):
-            begin = [0] * array.ndim
+            begin: list[Any] = [0] * array.ndim
             for axis, (dim, of_map) in corner.items():
                 begin[dim] = jnp.asarray(of_map)[by_axis[axis]]
             begin = [jnp.asarray(n, jnp.int32) for n in begin]
@@ -105,23 +107,34 @@ def land(still: Still) -> jax.Array | None:
     return _average(windows, shape, list(where.values())).reshape(still.shapes[0])
 
 
-def places(shapes: Shapes) -> dict[int, int] | None:
-    """By axis the dimension that holds its positions, unfolded, if there is one for each."""
+def places(shapes: Shapes) -> dict[int, int]:
+    """By axis the dimension that holds its positions, unfolded; empty if not each has one."""
     found = {}
     dims = labels(unfolded(shapes))
     for axis in axes_of(FULL):
         where = [dim for dim, label in enumerate(dims) if label & axis]
         if len(where) != 1 or dims[where[0]] != axis:
-            return None
+            return {}
         found[axis] = where[0]
     return found
+
+
+def began_still(field: Field) -> bool:
+    """Whether it was joined to what exists in still windows only."""
+    todo: list[Any] = [field]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, Still):
+            return True
+        todo += one.origin.operands if getattr(one, "origin", None) else []
+    return False
 
 
 def _history(still: Still) -> tuple[list[Origin], list[Field]]:
     """What makes a value, in order, and the maps that it is made of."""
     origins: dict[int, Origin] = {}
     maps: dict[int, Field] = {}
-    todo: list[Value] = [still]
+    todo: list[Any] = [still]
     while todo:
         value = todo.pop()
         if isinstance(value, Plain):
@@ -155,17 +168,11 @@ def _corners(
 
 
 def _average(windows: jax.Array, shape: tuple[int, ...], dims: list[int]) -> jax.Array:
-    """(windows, ...) in row-major order of windows, averaged to a map of `shape`."""
-    others = len(dims) > 1
-    x = jnp.moveaxis(windows, [dim + 1 for dim in sorted(dims)], range(1, 1 + len(dims)))
-    lengths = [shape[dim] for dim in sorted(dims)]
-    rest = x.shape[1 + len(dims) :]
-    sides = list(x.shape[1 : 1 + len(dims)])
-    if not others:
-        lengths, sides = [*lengths, 1], [*sides, 1]
-    if dims != sorted(dims):  # columns come first: so do their windows
-        count = [len(axis_starts(shape[dim], windows.shape[dim + 1])) for dim in dims]
-        x = x.reshape(*count, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
-    x = average_windows(x.reshape(len(x), *sides, -1), tuple(lengths))
-    x = x.reshape(*lengths[: len(dims)], *rest)
-    return jnp.moveaxis(x, range(len(dims)), sorted(dims))
+    """(windows, ...) in row-major order, averaged to a map of `shape` with rows and columns."""
+    count = [len(axis_starts(shape[dim], windows.shape[dim + 1])) for dim in dims]
+    x = jnp.moveaxis(windows, [dim + 1 for dim in dims], (1, 2))
+    averaged = average_windows(
+        x.reshape(math.prod(count), *x.shape[1:3], -1), (shape[dims[0]], shape[dims[1]])
+    )
+    averaged = averaged.reshape(*averaged.shape[1:3], *x.shape[3:])
+    return jnp.moveaxis(averaged, (0, 1), dims)

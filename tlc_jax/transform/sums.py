@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,13 @@ import numpy as np
 from tlc_jax.transform.maps import positional
 from tlc_jax.transform.neighbours import stencil
 from tlc_jax.transform.programs import FULL, Equation, axes_of, bind, labels, parts_of
+from tlc_jax.transform.still import began_still, in_still_windows
 from tlc_jax.transform.values import (
     Centred,
     Field,
     Origin,
     Partly,
     Squared,
-    Value,
     joined,
     moments,
     sums,
@@ -24,13 +25,13 @@ from tlc_jax.transform.values import (
 )
 
 
-def reduce_sum(equation: Equation, operands: list[Value]) -> list[Value]:
+def reduce_sum(equation: Equation, operands: list[Any]) -> list[Any]:
     """A sum over some dimensions."""
     (operand,) = operands
     return [summed(equation, operand, equation.params["axes"], keep=False)]
 
 
-def reduce_window_sum(equation: Equation, operands: list[Value]) -> list[Value]:
+def reduce_window_sum(equation: Equation, operands: list[Any]) -> list[Any]:
     """A sum over windows, which may cover the picture."""
     (operand,) = operands
     dims = labels(equation.operand_shapes(0))
@@ -47,7 +48,7 @@ def reduce_window_sum(equation: Equation, operands: list[Value]) -> list[Value]:
     return [summed(equation, operand, covered, keep=True)]
 
 
-def summed(equation: Equation, operand: Field, axes: Sequence[int], keep: bool) -> Field:
+def summed(equation: Equation, operand: Any, axes: Sequence[int], keep: bool) -> Field:
     """A sum over dimensions of which some may be rows or columns."""
     original = operand
     if any(parts_of(operand.shapes)[dim] for dim in axes):
@@ -65,6 +66,8 @@ def summed(equation: Equation, operand: Field, axes: Sequence[int], keep: bool) 
     if any(dims[dim] & new for dim in range(len(dims)) if dim not in axes):
         raise equation.refuse("it sums over some of several dimensions that are rows or columns")
     if operand.taint and not isinstance(operand, Centred | Squared):
+        if began_still(original):
+            return in_still_windows(equation, [original])[0]
         raise equation.refuse(operand.taint)
     if not jnp.issubdtype(equation.any.invars[0].aval.dtype, jnp.floating):
         raise equation.refuse("it counts; sums over positions are of floats")

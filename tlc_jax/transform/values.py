@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from tlc_jax.ops import window_moments, window_sum
 from tlc_jax.transform.programs import (
@@ -45,11 +46,16 @@ class Plain:
 
     def _concrete(self, size: int) -> np.ndarray | None:
         array = self.arrays[size]
-        return None if isinstance(array, jax.core.Tracer) else np.asarray(array)
+        return None if isinstance(array, Tracer) else np.asarray(array)
 
     @property
     def shapes(self) -> Shapes:
         return {size: np.shape(array) for size, array in self.arrays.items()}
+
+    def always(self, number: float) -> bool:
+        """Whether it is known to be this number at all sizes."""
+        known = self.known(0) if self.same else None
+        return known is not None and bool((known == number).all())
 
     def settled(self, size: int) -> bool:
         """Whether at `size` it is what it is in a window: else it tells where in the picture."""
@@ -63,6 +69,9 @@ class Plain:
 
 class Field:
     """What depends on the picture: a map, or statistics of windows.
+
+    It may be made anew in a window if it has an `origin`; without, it is a map to start from. What
+    has a `taint` is used as a map, but is not summed over positions.
 
     `hidden` are the axes over which it was aggregated. Its array has one axis in front for each, a
     position for every window that lies inside the map, and then the shape that it has at the size
@@ -80,6 +89,7 @@ class Field:
     ) -> None:
         self.hidden, self.shapes, self.grid = hidden, shapes, grid
         self.origin, self.taint = origin, taint
+        self.square_of: Field | None = None
         self._make = make
 
     @functools.cached_property
@@ -107,7 +117,7 @@ class Centred(Field):
     The array is what single positions see.
     """
 
-    def __init__(self, base: Field, shift: Field, shapes: Shapes, origin: "Origin") -> None:
+    def __init__(self, base: Field, shift: Field, shapes: Shapes, origin: "Origin | None") -> None:
         def make() -> jax.Array:
             return base.array + fit(shift, base.hidden, shapes)
 
@@ -121,7 +131,7 @@ class Centred(Field):
 class Squared(Field):
     """The square of a `Centred`."""
 
-    def __init__(self, of: Centred, origin: "Origin") -> None:
+    def __init__(self, of: Centred, origin: "Origin | None") -> None:
         super().__init__(
             of.hidden, lambda: jnp.square(of.array), of.shapes, of.grid, origin, of.taint
         )
@@ -175,7 +185,7 @@ class Origin:
 
     count = itertools.count()
 
-    def __init__(self, equation: Equation, operands: Sequence[Value], result: int = 0) -> None:
+    def __init__(self, equation: Equation, operands: Sequence[Any], result: int = 0) -> None:
         self.equation, self.operands, self.result = equation, operands, result
         self.number = next(self.count)
 
@@ -250,7 +260,7 @@ def unfold_array(
     return array.reshape(*array.shape[:front], *sides)
 
 
-def unfolded_field(field: Field) -> Field:
+def unfolded_field(field: Any) -> Any:
     """A map with its flattened positions as rows and columns again."""
     parts, shapes = parts_of(field.shapes), unfolded(field.shapes)
     if shapes == field.shapes:
@@ -287,7 +297,9 @@ def joined(grids: Sequence[Grid], hidden: int) -> Grid:
     return found
 
 
-def vmapped(function: Callable[..., Any], hidden: int, batched: Sequence[bool]) -> Callable:
+def vmapped(
+    function: Callable[..., Any], hidden: int, batched: Sequence[bool]
+) -> Callable[..., Any]:
     """A function of values at one size, for values with hidden axes in front."""
     for _ in axes_of(hidden):
         function = jax.vmap(function, in_axes=[0 if one else None for one in batched])
