@@ -6,10 +6,10 @@ of false colour, where it would not for the statistics of the whole picture.
 
 from typing import NamedTuple
 
-import flax.linen as nn
 import numpy as np
 
 from tlc_jax.image import to_float
+from tlc_jax.layers import Network
 from tlc_jax.models import Params
 from tlc_jax.restore import like, restore
 
@@ -25,7 +25,7 @@ class Guarded(NamedTuple):
 
 
 def restore_guarded(
-    model: nn.Module,
+    model: Network,
     params: Params,
     image: np.ndarray,
     *,
