@@ -123,7 +123,8 @@ def convert_state_dict(
         ) from None
     try:
         model = cls(**(config | overrides))
-        target = abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
+        model.check_windows()
+        target = abstract_params(model)
     except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise ConversionError(
             f"looks like {cls.__name__}, which cannot be of this configuration: "

@@ -24,7 +24,6 @@ from tlc_jax.models import (
     MPRNet,
     NAFNet,
     Restormer,
-    example_input,
 )
 from tlc_jax.models.nafnet import BaselineBlock
 
@@ -199,7 +198,7 @@ def test_float32_whatever_the_default(network):
 @pytest.mark.parametrize("network", MODELS.values())
 def test_whole_numbers_are_refused(network):
     """Rather than the residual cut off to them."""
-    image = example_input(network(), SIZE).update(dtype=jnp.uint8)
+    image = network().example_input(SIZE).update(dtype=jnp.uint8)
     with pytest.raises(TypeError, match=r"floats in \[0, 1\], got uint8"):
         jax.eval_shape(network().init, jax.random.key(0), image)
 
@@ -259,8 +258,8 @@ SIDD = {"enc_blk_nums": (2, 2, 4, 8), "middle_blk_num": 12, "dec_blk_nums": (2, 
         (Baseline(64, dw_expand=2, **GOPRO), 112_036_291),
         (Restormer(), 26_126_644),
         (Restormer(norm_bias=False), 26_111_668),
-        (Restormer(1, 1, norm_bias=False), 26_109_076),
-        (Restormer(6, 3, dual_pixel_task=True), 26_132_548),
+        (Restormer(inp_channels=1, out_channels=1, norm_bias=False), 26_109_076),
+        (Restormer(inp_channels=6, dual_pixel_task=True), 26_132_548),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -10,6 +10,7 @@ import numpy as np
 
 from tlc_jax.image import to_float
 from tlc_jax.layers import Network
+from tlc_jax.layers.network import check_network
 from tlc_jax.models import Params
 from tlc_jax.restore import like, restore
 
@@ -56,6 +57,7 @@ def restore_guarded(
       >>> mode
       'local'
     """
+    check_network(model)
     image = np.asarray(image)
     pixels = to_float(image)  # what is restored is not clipped: how far it leaves [0, 1] counts
     locally = restore(model.clone(local_mode=True), params, pixels, bucket=bucket)

@@ -18,7 +18,7 @@ from tlc_jax.buckets import forward_within, put_into
 from tlc_jax.checkpoints import abstract_params
 from tlc_jax.image import ImageError, from_float, to_float
 from tlc_jax.layers import Network
-from tlc_jax.layers.network import check_hashable, is_site
+from tlc_jax.layers.network import check_network, is_site
 from tlc_jax.models import Params
 from tlc_jax.ops.windows import Window, clip_window
 
@@ -203,7 +203,7 @@ def restore_clip(
         are not all of one size.
       TypeError: as `restore`.
     """
-    _check_network(model)
+    check_network(model)
     if model.takes != "clips":
         yield from (restore(model, params, frame) for frame in frames)
         return
@@ -263,25 +263,23 @@ def _program(model: Network, image: np.ndarray, bucket: tuple[int, int] | None) 
     return forward_within, *put_into(model, image, bucket)
 
 
-def _check_network(model: nn.Module) -> None:
-    if not isinstance(model, Network):
-        raise TypeError(
-            f"{type(model).__name__} is no tlc_jax.Network: derive it from that class in place of "
-            "nn.Module, and rename its __call__ to forward."
-        )
-
-
 def _refuse_clips(model: Network) -> None:
-    _check_network(model)
+    check_network(model)
     if model.takes == "clips":
         raise ValueError(f"{type(model).__name__} restores clips; call restore_clip with frames.")
 
 
 def _checked(model: Network, image: np.ndarray) -> np.ndarray:
     """The picture as float32, if it is one that the network takes."""
-    _check_network(model)
-    check_hashable(model)
+    check_network(model)
     channels = model.inp_channels
+    try:
+        hash(model)
+    except TypeError:
+        raise ValueError(
+            f"a field of this {type(model).__name__} holds a list, but what is compiled for has to "
+            "be hashable; write tuples."
+        ) from None
     if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
         raise ValueError(
             f"{type(model).__name__} takes one picture (H, W, {channels}), got an array of shape "
@@ -384,16 +382,24 @@ def at_sites(
         pixels of its map and perhaps larger than it; `None` is the whole map.
     """
 
-    def note(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
-        if is_site(context):
-            see("/".join(context.module.path), context.module, args, kwargs.get("window"))
-        return call(*args, **kwargs)
+    running: list[nn.Module] = []  # networks, the innermost last
 
     def enter(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
-        if not isinstance(context.module, Network) or context.method_name != "forward":
+        network = context.module
+        if not isinstance(network, Network) or context.method_name != "forward":
             return call(*args, **kwargs)
-        with nn.intercept_methods(note):  # what is entered last sees what the network has added
+
+        def note(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
+            if is_site(context) and running[-1] is network:
+                see("/".join(context.module.path), context.module, args, kwargs.get("window"))
             return call(*args, **kwargs)
+
+        running.append(network)
+        try:
+            with nn.intercept_methods(note):  # entered last, it sees what the networks have added
+                return call(*args, **kwargs)
+        finally:
+            running.pop()
 
     return nn.intercept_methods(enter)
 
@@ -417,7 +423,7 @@ def sites(model: Network, size: tuple[int, int]) -> list[Site]:
       >>> site.name, site.size, site.window
       ('encoders_0_0/pool', (720, 1280), (384, 384))
     """
-    _check_network(model)
+    check_network(model)
     picture = model.example_input(size)
     whole = jax.eval_shape(model.pad, picture).shape[-3:-1]
     found: dict[Site, None] = {}  # a loop over frames is met more than once

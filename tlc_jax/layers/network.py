@@ -144,34 +144,32 @@ def is_site(context: InterceptorContext) -> bool:
     return hasattr(context.module, "site") and context.method_name == "__call__"
 
 
-def check_hashable(net: nn.Module) -> None:
-    """Refuse fields that nothing can be kept by.
+def check_network(model: nn.Module) -> None:
+    """Refuse other modules.
 
     Raises:
-      ValueError: a field holds a list.
+      TypeError: it is no `Network`.
     """
-    try:
-        hash(net)
-    except TypeError:
-        raise ValueError(
-            f"a field of this {type(net).__name__} holds a list, but what is compiled for has to "
-            "be hashable; write tuples."
-        ) from None
+    if not isinstance(model, Network):
+        raise TypeError(
+            f"{type(model).__name__} is no tlc_jax.Network: derive it from that class in place of "
+            "nn.Module, and rename its __call__ to forward."
+        )
 
 
 def _giver(net: Network) -> Callable[..., Any]:
     """Gives each site of a local network its window."""
     net.check_windows()
-    same = net.copy(parent=None, name=None, local_mode=False, window=None, dtype=None)
-    check_hashable(same)
-    of_crop = _maps_of_a_crop(same)
+    # What is local or not, and how, does not matter there.
+    fields = {"local_mode": False, "window": None, "dtype": None}
+    of_crop = _maps_of_a_crop(net.copy(parent=None, name=None, **fields))
     met: Maps = {}
-    inner: list[tuple[str, ...]] = []  # local networks in this one, which give their own
+    inner: set[tuple[str, ...]] = set()  # local networks in this one, which give their own
 
     def give(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
         layer: Any = context.module
         if isinstance(layer, Network) and layer.local_mode and layer.path != net.path:
-            inner.append(layer.path)
+            inner.add(layer.path)
         elif is_site(context) and not any(layer.path[: len(path)] == path for path in inner):
             path = layer.path[len(net.path) :]
             _note(met, path, args[0])
