@@ -131,7 +131,7 @@ def test_modules_that_are_no_network(function):
 
 
 def test_networks_with_lists_are_refused():
-    with pytest.raises(ValueError, match="a field of this NAFNet holds a list.* write tuples"):
+    with pytest.raises(ValueError, match=r"a field of this NAFNet holds a list.* write tuples"):
         tlc.restore(tlc.NAFNet(4, [1], 1, [1]), {}, noise(30, 34, 3))
 
 

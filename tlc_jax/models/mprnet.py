@@ -20,7 +20,8 @@ class MPRNet(Network):
     """MPRNet.
 
     Published with (n_feat, scale_unetfeats, scale_orsnetfeats) of (96, 48, 32) for deblurring,
-    (80, 48, 32) for denoising and (40, 20, 16) for deraining.
+    (80, 48, 32) for denoising and (40, 20, 16) for deraining. Its authors' figures are of pictures
+    that are padded by reflection, as with `padding="end"`; TLC's release pads zeros.
     """
 
     n_feat: int = 96

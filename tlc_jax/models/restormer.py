@@ -80,7 +80,8 @@ class Restormer(Network):
 
     The published networks differ in three fields: `norm_bias` is False in the denoisers, gray ones
     have one channel in and out, and the dual-pixel one takes the left and the right view stacked, 6
-    channels, and gives 3.
+    channels, and gives 3. Its authors' figures are of pictures that are padded by reflection, as
+    with `padding="end"`; TLC's release pads zeros.
     """
 
     multiple = 8
