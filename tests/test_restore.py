@@ -112,6 +112,15 @@ class NoNetwork(nn.Module):
         return x
 
 
+class NoForward(tlc.Network):
+    """Which would be global whatever its `local_mode`."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x
+
+
+@pytest.mark.parametrize("model", [NoNetwork(), NoForward()])
 @pytest.mark.parametrize(
     "function",
     [
@@ -124,10 +133,10 @@ class NoNetwork(nn.Module):
         lambda model: tlc.planned_memory(model, (30, 34)),
     ],
 )
-def test_modules_that_are_no_network(function):
-    words = "NoNetwork is no tlc_jax.Network: derive it from that class .* rename its __call__"
-    with pytest.raises(TypeError, match=words):
-        function(NoNetwork())
+def test_modules_that_are_no_network(function, model):
+    words = "is no network: derive it from tlc_jax.Network .* name its method forward"
+    with pytest.raises(TypeError, match=f"{type(model).__name__} {words}"):
+        function(model)
 
 
 def test_networks_with_lists_are_refused():

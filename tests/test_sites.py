@@ -273,11 +273,6 @@ def test_what_no_windows_can_be_made_of(fields, words):
         windows(Pair(local_mode=True).clone(**fields))
 
 
-def test_a_network_without_layers_says_what_it_lacks():
-    with pytest.raises(NotImplementedError, match="Network has no forward"):
-        windows(tlc.Network())
-
-
 # What a network takes and gives
 
 

@@ -66,7 +66,7 @@ def restore(
       ValueError: an array that is no picture, or not of the network's channels; a bucket that is
         too small, or of a network that has none; a network for clips, or one that JAX cannot
         compile by; a result that holds NaN, for a picture of whole numbers, which cannot.
-      TypeError: other types of numbers; a module that is no `Network`.
+      TypeError: other types of numbers; a module that is no `Network` with a `forward`.
     """
     _refuse_clips(model)
     image = np.asarray(image)
@@ -329,7 +329,7 @@ def planned_memory(model: Network, size: tuple[int, int]) -> int:
 
     Raises:
       ValueError: a network for video.
-      TypeError: a module that is no `Network`.
+      TypeError: a module that is no `Network` with a `forward`.
     """
     _refuse_clips(model)
     image = model.example_input(size)
@@ -415,7 +415,7 @@ def sites(model: Network, size: tuple[int, int]) -> list[Site]:
       The sites in the order in which they are run.
 
     Raises:
-      TypeError: a module that is no `Network`.
+      TypeError: a module that is no `Network` with a `forward`.
 
     Examples:
       >>> from tlc_jax import NAFNet

@@ -70,22 +70,13 @@ class Network(nn.Module, kw_only=True):
         return jax.ShapeDtypeStruct((1, *size, self.inp_channels), jnp.float32)
 
     def forward(self, image: jax.Array, /) -> Any:
-        """What the network is: `nn.compact`, of a picture whose sides are multiples.
-
-        Args:
-          image: (N, H, W, inp_channels).
-
-        Returns:
-          (N, H scale, W scale, out_channels).
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} has no forward: give it this method, with its layers."
-        )
+        """What the network is, `nn.compact`, of a picture whose sides are multiples."""
+        raise NotImplementedError
 
     def __call__(self, image: jax.Array) -> jax.Array:
+        _, h, w, _ = image.shape
         with self.windowed():
             restored = self.forward(self.pad(image))
-        _, h, w, _ = image.shape
         return self.crop(restored, (h, w))
 
     @nn.nowrap
@@ -145,15 +136,15 @@ def is_site(context: InterceptorContext) -> bool:
 
 
 def check_network(model: nn.Module) -> None:
-    """Refuse other modules.
+    """Refuse other modules, and networks that would not get windows.
 
     Raises:
-      TypeError: it is no `Network`.
+      TypeError: it is no `Network`, or has no `forward`.
     """
-    if not isinstance(model, Network):
+    if not isinstance(model, Network) or type(model).forward is Network.forward:
         raise TypeError(
-            f"{type(model).__name__} is no tlc_jax.Network: derive it from that class in place of "
-            "nn.Module, and rename its __call__ to forward."
+            f"{type(model).__name__} is no network: derive it from tlc_jax.Network in place of "
+            "nn.Module, and name its method forward, not __call__."
         )
 
 
