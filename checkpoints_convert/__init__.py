@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import numpy as np
 
 from checkpoints_convert import hinet, maxim, mprnet, nafnet, nafssr, restormer, rnn_mbp
@@ -20,6 +19,7 @@ from checkpoints_convert.engine import ConversionError, Rule, Shapes, fill
 from checkpoints_convert.sources import read_tensors
 from tlc_jax import catalogue
 from tlc_jax.checkpoints import abstract_params, config_fields, first_line, save
+from tlc_jax.layers import Network
 from tlc_jax.models import MODELS, Params
 
 __all__ = ["ConversionError", "convert_file", "convert_state_dict"]
@@ -79,7 +79,7 @@ TASKS = (
 
 def convert_state_dict(
     tensors: Mapping[str, np.ndarray], **overrides: Any
-) -> tuple[nn.Module, Params]:
+) -> tuple[Network, Params]:
     """Turn a release's tensors into a network and its parameters.
 
     Args:
@@ -123,7 +123,8 @@ def convert_state_dict(
         ) from None
     try:
         model = cls(**(config | overrides))
-        target = abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
+        model.check_windows()
+        target = abstract_params(model)
     except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise ConversionError(
             f"looks like {cls.__name__}, which cannot be of this configuration: "

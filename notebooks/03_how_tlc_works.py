@@ -105,8 +105,8 @@ plt.show()
 # %% [markdown]
 # ## What the network aggregates
 #
-# `at_sites` shows us each site while the network runs, with the feature map that comes in. We note
-# the mean of each channel: of the whole map, or with `local_mode` of each window.
+# `at_sites` shows us each site while the network runs, with the feature map that comes in and the
+# window. We note the mean of each channel: of the whole map, or with `local_mode` of each window.
 
 
 # %%
@@ -115,8 +115,8 @@ def statistics(model, params, image):
     """The means that each site aggregates: (windows down, windows across, channels)."""
     found = {}
 
-    def note(name, layer, inputs):
-        found[name] = ops.window_mean(inputs[0], layer.window)[0]
+    def note(name, layer, inputs, window):
+        found[name] = ops.window_mean(inputs[0], window)[0]
 
     with at_sites(note):
         model.apply({"params": params}, image[None])

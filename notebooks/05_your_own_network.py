@@ -3,8 +3,8 @@
 #
 # TLC is not about certain networks. Whatever averages over positions, takes moments over them or
 # attends between channels can do so in windows when it restores. Here a small network of our own
-# gets a field `local_mode`, learns to take away noise in some seconds, and restores a photograph in
-# both modes. At the end the same in Flax NNX, with the operations alone.
+# learns to take away noise in some seconds, and restores a photograph with global and with local
+# statistics. At the end the same in Flax NNX, with the operations alone.
 
 # %% [markdown]
 # ## Install
@@ -42,7 +42,7 @@ from flax import nnx
 
 import tlc_jax as tlc
 from tlc_jax import ops
-from tlc_jax.layers import Conv1x1, LocalPool, local_window
+from tlc_jax.layers import Conv1x1, LocalPool
 
 PLACES = [Path("examples"), Path("../examples"), Path("tlc-jax/examples")]
 EXAMPLES = next((place for place in PLACES if place.is_dir()), PLACES[0])
@@ -73,40 +73,37 @@ figure.savefig(RESULTS / "local_mean.png")
 plt.show()
 
 # %% [markdown]
-# ## A network with a field `local_mode`
+# ## A network with two modes
 #
 # Two convolutions, and between them channel attention as NAFNet has it: the means of the channels
 # say how much of each goes on. To make it local takes
 #
-# - `LocalPool(window)` in place of the mean: `None` is the whole map. It gives one position for
-#   each window that lies inside, so what follows runs on a smaller map;
-# - `ops.spread`, which brings the result back to each position;
-# - the fields: `local_mode`, `train_size` and `window`, of which `local_window` makes the window at
-#   a layer of any stride, 1.5 times the training size by default.
+# - the class `tlc.Network`, which brings the fields, among them `local_mode`, `train_size` and
+#   `window`, and gives each site its window, 1.5 times what it saw in training by default;
+# - `forward` for the name of its method;
+# - `LocalPool` in place of the mean. It gives one position for each window that lies inside, so
+#   what follows runs on a smaller map;
+# - `ops.spread`, which brings the result back to each position.
 #
 # There are no further parameters, and no second class.
 
 
 # %%
-class Small(nn.Module):
+class Small(tlc.Network):
     """Two convolutions around channel attention, (N, H, W, C) -> the same."""
 
     features: int = 16
-    inp_channels: int = 3
-    local_mode: bool = False
-    train_size: tuple[int, int] = (64, 64)
-    window: tuple[int, int] | None = None  # None is 1.5 x train_size
 
     @nn.compact
-    def __call__(self, image):
+    def forward(self, image):
         x = nn.gelu(nn.Conv(self.features, (5, 5), name="conv1")(image))
-        pooled = LocalPool(local_window(self, stride=1), name="pool")(x)
+        pooled = LocalPool(name="pool")(x)
         attention = nn.sigmoid(Conv1x1(self.features, name="attention")(pooled))
         x = x * ops.spread(attention, x.shape[1:3])
         return image + nn.Conv(self.inp_channels, (5, 5), name="conv2")(x)
 
 
-model = Small()
+model = Small(train_size=(64, 64))
 local = model.clone(local_mode=True)
 for site in tlc.sites(local, image.shape[:2]):
     print(site)
@@ -152,10 +149,9 @@ print(f"PSNR of the crops: {-10 * np.log10(losses[0]):.2f} -> {-10 * np.log10(lo
 # %% [markdown]
 # ## Both modes
 #
-# The library takes a network of one's own where it needs no more of it than `inp_channels`:
-# `tlc.restore`, `restore_tiles`, `sites`. The parameters are the same. With a window that covers
-# the picture, local is global. Which mode is better shows in networks that were trained for longer,
-# on more: [03_how_tlc_works](03_how_tlc_works.ipynb).
+# What takes a network takes this one: `tlc.restore`, `restore_tiles`, `sites`. The parameters are
+# the same. With a window that covers the picture, local is global. Which mode is better shows in
+# networks that were trained for longer, on more: [03_how_tlc_works](03_how_tlc_works.ipynb).
 
 # %%
 globally = tlc.restore(model, params, image)

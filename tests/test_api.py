@@ -111,11 +111,17 @@ def test_networks_are_alike(name, network):
         "local_mode": False,
         "train_size": (256, 256),
         "window": None,
+        "padding": "zeros",
         "dtype": None,
     }
     if name == "nafssr":  # two views, and crops of its own
         shared |= {"inp_channels": 6, "train_size": (30, 90)}
+    if name == "maxim":
+        shared |= {"padding": "both"}
     assert {field: fields.get(field, "missing") for field in shared} == shared
+    # They go by their names, so that the fields of its own begin where one looks for them.
+    by_name = {field.name for field in dataclasses.fields(network) if field.kw_only}
+    assert shared.keys() <= by_name
 
     # Compiled functions are kept by network, so networks are values: equal ones are one key.
     model = network()

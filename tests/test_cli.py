@@ -233,6 +233,20 @@ def test_options(run, tmp_path, options, said, fields):
     assert out.startswith(f"NAFNet {said} on ")
 
 
+def test_padding_as_the_network_was_published(run, tmp_path):
+    net = NET.clone(enc_blk_nums=(0, 0, 0, 0), dec_blk_nums=(0, 0, 0, 0))  # pads to multiples of 16
+    params = weights(net)
+    tlc.save(tmp_path / "net", net, params)
+    options = ["--checkpoint", tmp_path / "net", "--set", "padding=end"]
+    restored(run, "a.png", "-o", tmp_path / "a.png", *options)
+    reflected, zeros = (
+        tlc.restore(net.clone(local_mode=True, padding=padding), params, PIXELS)
+        for padding in ("end", "zeros")
+    )
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png").pixels, reflected)
+    assert (reflected != zeros).any()
+
+
 def test_a_window_that_covers_the_picture_is_global(run, tmp_path):
     for name, options in (("a", "--window 56"), ("b", "--mode global")):
         restored(run, "a.png", "-o", tmp_path / name, "--checkpoint", "net", *options.split())
@@ -520,6 +534,7 @@ BAD = {
     "restore a.png -o out --checkpoint net --set window=[8,8]": ["--set window", "--window"],
     "restore a.png -o out --checkpoint net --set local_mode=false": ["local_mode", "--mode"],
     "restore a.png -o out --checkpoint maxim --set train_size=[7,8]": ["train_size=(8, 8)"],
+    "restore a.png -o out --checkpoint net --set padding=mirror": ["mirror", "'zeros'", "'end'"],
     # JSON says false: a text "False" would be true.
     "restore a.png -o out --checkpoint maxim --set local_grid=False": ["local_grid=true"],
     "info nowhere": ["nowhere", "tlc-jax convert"],

@@ -18,8 +18,7 @@ from tlc_jax.video import read_video
 
 STEREO = tlc.NAFSSR(2, width=4, num_blks=1, train_size=(16, 16))
 DUAL_PIXEL = tlc.Restormer(
-    6,
-    3,
+    inp_channels=6,
     dim=4,
     num_blocks=(1, 0, 0, 0),
     num_refinement_blocks=0,

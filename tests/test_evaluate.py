@@ -108,6 +108,23 @@ def report_of(world):
 # Numbers
 
 
+def test_padding_as_the_network_was_published(world, run):
+    net = NET.clone(enc_blk_nums=(0, 0, 0, 0), dec_blk_nums=(0, 0, 0, 0), padding="end")
+    params = weights(net)
+    tlc.save(world / "padded", net, params)
+    options = "--checkpoint padded --report new/report.json --mode global --limit 1"
+    code, _, err = run("--input in --target out", options, "--set padding=end")
+    assert (code, err) == (0, "")
+    image, truth = (tlc.read_image(world / f"{folder}/a.png") for folder in ("in", "out"))
+    psnr = report_of(world)["images"]["a"]["global"]["psnr"]
+    expected, zeros = (
+        float(measure(tlc.restore(network, params, image), truth, Protocol.RGB)[0])
+        for network in (net, net.clone(padding="zeros"))
+    )
+    assert psnr == pytest.approx(expected, abs=1e-4) and psnr != pytest.approx(zeros, abs=1e-4)
+    assert report_of(world)["settings"]["set"] == {"padding": "end"}
+
+
 @pytest.mark.parametrize("protocol", Protocol)
 def test_what_is_measured(world, protocol):
     """Each mode is what a user gets by hand."""

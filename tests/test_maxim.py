@@ -163,8 +163,8 @@ def test_says_which_train_size_the_grid_divides() -> None:
 
 
 def test_refuses_an_unknown_padding() -> None:
-    with pytest.raises(ValueError, match="choose 'both' or 'end'"):
-        shapes(golden("maxim_b").model.clone(padding="zeros"))
+    with pytest.raises(ValueError, match="unknown padding 'none': choose 'zeros', 'end', 'both'"):
+        shapes(golden("maxim_b").model.clone(padding="none"))
 
 
 def test_bfloat16_is_close() -> None:

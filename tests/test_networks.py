@@ -24,7 +24,6 @@ from tlc_jax.models import (
     MPRNet,
     NAFNet,
     Restormer,
-    example_input,
 )
 from tlc_jax.models.nafnet import BaselineBlock
 
@@ -117,13 +116,21 @@ def test_modes_share_parameters(name):
 @pytest.mark.parametrize("train_size", [(16, 16), (20, 37), (9, 90)])
 @pytest.mark.parametrize("name", [*TINY, "nafssr", "rnn_mbp"])
 def test_windows_follow_from_the_maps_of_a_training_crop(name, train_size):
-    """Wherever a site is, it has 1.5 times the map that it had in training."""
+    """Wherever a site is, it has 1.5 times the map that it had in training, here by its stride."""
     others = {"nafssr": NAFSSR(2, 4, 1), "rnn_mbp": RNNMBP(4, num_cab=1)}
-    model = (TINY | others)[name].clone(train_size=train_size)
-    crop = {site.name: site.size for site in tlc.sites(model, train_size)}
-    for site in tlc.sites(model.clone(local_mode=True), (400, 600)):
-        sizes = zip(crop[site.name], train_size, strict=True)
-        assert site.window == tuple(max(1, f * (t * 3 // 2) // t) for f, t in sizes), site
+    local = (TINY | others)[name].clone(train_size=train_size, local_mode=True)
+    multiple = (MULTIPLE | {"nafssr": 1, "rnn_mbp": 4})[name]
+    picture = 400, 600
+
+    def along(axis, size):
+        whole, crop = (-(-n[axis] // multiple) * multiple for n in (picture, train_size))
+        of_crop = crop // (whole // size)
+        return min(size, max(1, of_crop * (train_size[axis] * 3 // 2) // train_size[axis]))
+
+    found = tlc.sites(local, picture)
+    assert len(found) > 0
+    for site in found:
+        assert site.window == (along(0, site.size[0]), along(1, site.size[1])), site
 
 
 def test_window_that_covers_the_map_is_global(name, random_params):
@@ -199,7 +206,7 @@ def test_float32_whatever_the_default(network):
 @pytest.mark.parametrize("network", MODELS.values())
 def test_whole_numbers_are_refused(network):
     """Rather than the residual cut off to them."""
-    image = example_input(network(), SIZE).update(dtype=jnp.uint8)
+    image = network().example_input(SIZE).update(dtype=jnp.uint8)
     with pytest.raises(TypeError, match=r"floats in \[0, 1\], got uint8"):
         jax.eval_shape(network().init, jax.random.key(0), image)
 
@@ -259,8 +266,8 @@ SIDD = {"enc_blk_nums": (2, 2, 4, 8), "middle_blk_num": 12, "dec_blk_nums": (2, 
         (Baseline(64, dw_expand=2, **GOPRO), 112_036_291),
         (Restormer(), 26_126_644),
         (Restormer(norm_bias=False), 26_111_668),
-        (Restormer(1, 1, norm_bias=False), 26_109_076),
-        (Restormer(6, 3, dual_pixel_task=True), 26_132_548),
+        (Restormer(inp_channels=1, out_channels=1, norm_bias=False), 26_109_076),
+        (Restormer(inp_channels=6, dual_pixel_task=True), 26_132_548),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -44,11 +44,9 @@ def noise(*shape, seed=0):
 def test_memory_of_a_network_that_halves_often():
     """Whose parameters cannot be made from a small picture."""
 
-    class Halving(nn.Module):
-        inp_channels: int = 3
-
+    class Halving(tlc.Network):
         @nn.compact
-        def __call__(self, image):
+        def forward(self, image):
             x = image
             for _ in range(4):
                 x = Downsample2x2(3)(x)
@@ -108,22 +106,42 @@ def test_arrays_that_are_no_picture(function, shape):
     )
 
 
-class NoChannels(nn.Module):
+class NoNetwork(nn.Module):
     @nn.compact
     def __call__(self, x):
         return x
 
 
+class NoForward(tlc.Network):
+    """Which would be global whatever its `local_mode`."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x
+
+
+@pytest.mark.parametrize("model", [NoNetwork(), NoForward()])
 @pytest.mark.parametrize(
-    ("model", "words"),
+    "function",
     [
-        (NoChannels(), "NoChannels has no inp_channels; give it this field"),
-        (tlc.NAFNet(4, [1], 1, [1]), "a field of this NAFNet holds a list.* write tuples"),
+        lambda model: tlc.restore(model, {}, noise(30, 34, 3)),
+        lambda model: tlc.restore_tiles(model, {}, noise(30, 34, 3), 16, 4),
+        lambda model: tlc.restore_shifted(model, {}, noise(30, 34, 3), 2),
+        lambda model: list(tlc.restore_clip(model, {}, [noise(30, 34, 3)])),
+        lambda model: tlc.restore_guarded(model, {}, noise(30, 34, 3)),
+        lambda model: tlc.sites(model, (30, 34)),
+        lambda model: tlc.planned_memory(model, (30, 34)),
     ],
 )
-def test_networks_that_are_not_as_needed(model, words):
-    with pytest.raises(ValueError, match=words):
-        tlc.restore(model, {}, noise(30, 34, 3))
+def test_modules_that_are_no_network(function, model):
+    words = "is no network: derive it from tlc_jax.Network .* name its method forward"
+    with pytest.raises(TypeError, match=f"{type(model).__name__} {words}"):
+        function(model)
+
+
+def test_networks_with_lists_are_refused():
+    with pytest.raises(ValueError, match=r"a field of this NAFNet holds a list.* write tuples"):
+        tlc.restore(tlc.NAFNet(4, [1], 1, [1]), {}, noise(30, 34, 3))
 
 
 @pytest.mark.parametrize("dtype", [np.int64, bool])

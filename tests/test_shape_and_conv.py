@@ -50,13 +50,23 @@ def test_pixel_shuffle_is_that_of_torch():
         assert np.array_equal(function(jnp.asarray(x), 2), expected)
 
 
-def test_padding_is_below_and_to_the_right():
-    x = normal(2, 5, 8, 3)
-    padded = pad_to_multiple(jnp.asarray(x), 4)
-    assert padded.shape == (2, 8, 8, 3)
+@pytest.mark.parametrize("convert", [jnp.asarray, np.asarray], ids=["jax", "numpy"])
+def test_padding(convert):
+    """Zeros below and to the right; or the picture reflected there, or around it."""
+    x = convert(normal(2, 5, 8, 3))
+    padded = pad_to_multiple(x, 4)
+    assert type(padded) is type(x) and padded.shape == (2, 8, 8, 3)
     assert np.array_equal(padded[:, :5], x)
     assert not padded[:, 5:].any()
-    assert pad_to_multiple(jnp.asarray(x), 1).shape == x.shape
+    assert pad_to_multiple(x, 1).shape == x.shape
+    for padding, rows, columns in (("end", (0, 3), (0, 1)), ("both", (1, 2), (0, 1))):
+        expected = np.pad(x, ((0, 0), rows, columns, (0, 0)), mode="reflect")
+        assert np.array_equal(pad_to_multiple(x, (4, 3), padding), expected)
+
+
+def test_other_paddings_are_refused():
+    with pytest.raises(ValueError, match="unknown padding 'around': choose 'zeros', 'end', 'both'"):
+        pad_to_multiple(jnp.zeros((1, 5, 8, 3)), 4, "around")
 
 
 def correlation(x, kernel, *, stride=1, groups=1):

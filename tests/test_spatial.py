@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from dataclasses import KW_ONLY
 
 import flax.linen as nn
 import jax
@@ -232,16 +233,15 @@ def test_unlike_arrays_are_refused(shapes, heads):
 # The block
 
 
-class Net(nn.Module):
+class Net(tlc.Network):
     """The smallest network around the block."""
 
+    _: KW_ONLY
     inp_channels: int = 6
-    window: tuple[int, int] | None = None
-    dtype: type | None = None
 
     @nn.compact
-    def __call__(self, x):
-        return NonLocal(self.window, self.dtype, name="attend")(x)
+    def forward(self, x):
+        return NonLocal(self.dtype, name="attend")(x)
 
 
 def parameters(x):
@@ -253,7 +253,7 @@ def parameters(x):
 
 def test_block_starts_as_the_identity():
     x, _, _ = inputs((9, 13), channels=6)
-    output, _ = Net(window=(4, 6)).init_with_output(jax.random.key(0), x)
+    output, _ = Net(local_mode=True, window=(4, 6)).init_with_output(jax.random.key(0), x)
     assert np.array_equal(output, x)
 
 
@@ -272,7 +272,8 @@ def test_block_against_its_formula(window):
     expected = x + convolve("out", reference(*embedded, window, heads=1, scale=1.0))
     # The error of a product, here up to 30, is the relative error of its weight.
     tolerance = 2 * 30 * EPS * np.abs(expected).max()
-    np.testing.assert_allclose(Net(window=window).apply(params, x), expected, atol=tolerance)
+    net = Net(local_mode=window is not None, window=window)
+    np.testing.assert_allclose(net.apply(params, x), expected, atol=tolerance)
 
 
 def test_block_computes_in_its_dtype():
@@ -287,4 +288,4 @@ def test_block_is_a_site():
     assert tlc.sites(Net(), (9, 13)) == [
         tlc.Site("attend", "position attention", (9, 13), (9, 13), channels=6),
     ]
-    assert tlc.sites(Net(window=(4, 20)), (9, 13))[0].window == (4, 13)
+    assert tlc.sites(Net(local_mode=True, window=(4, 20)), (9, 13))[0].window == (4, 13)

@@ -15,7 +15,7 @@ from tlc_jax import ops
 from tlc_jax.degradations import EightBits, GaussianNoise, InTurn
 from tlc_jax.image import write_image
 from tlc_jax.models import HINet, NAFNet, Restormer
-from tlc_jax.ops.windows import clip_window
+from tlc_jax.ops.windows import Window, clip_window
 from tlc_jax.restore import at_sites, moved
 
 SIDE = 16
@@ -81,15 +81,15 @@ def test_gain_by_size_begins_with_none(networks, tmp_path, write_photographs, mo
     assert gains[128][0] == pytest.approx(local - everywhere, abs=1e-5)
 
 
-def computed(layer: Any, args: tuple, middle: tuple[int, int]) -> np.ndarray:
+def computed(layer: Any, args: tuple, window: Window, middle: tuple[int, int]) -> np.ndarray:
     """What a site aggregates for one position of its map."""
     size = args[0].shape[1:3]
     if layer.site == "mean":
-        return ops.spread(layer(args[0]), size)[0][middle]
+        return ops.spread(layer(args[0], window=window), size)[0][middle]
     if layer.site == "moments":
-        mean, variance = (ops.spread(x, size)[0][middle] for x in layer(args[0]))
+        mean, variance = (ops.spread(x, size)[0][middle] for x in layer(args[0], window=window))
         return np.concatenate([mean, np.sqrt(variance)])
-    window = clip_window(layer.window, size)
+    window = clip_window(window, size)
     starts = (
         min(max(0, m - (k - 1) // 2), n - k) for m, k, n in zip(middle, window, size, strict=True)
     )
@@ -126,11 +126,11 @@ def test_statistics_are_those_of_the_sites(networks, folder, name):
     for down, right in ((4, 3), (0, 0), (0, last[1]), (last[0], 0), last):  # inside and in corners
         crop = image[down * SIDE :, right * SIDE :][:SIDE, :SIDE]
         for way, met in ((gain.LOCAL, of_image), ("crops", meets(model, crop))):
-            for site, layer, args in met:
+            for site, layer, args, window in met:
                 sides = zip((down, right), args[0].shape[1:3], (160, 96), strict=True)
                 middle = tuple((2 * at + 1) * n // (2 * side // SIDE) for at, n, side in sides)
                 ours = ways[way][site][down * across + right]
-                np.testing.assert_allclose(ours, computed(layer, args, middle), atol=2e-5)
+                np.testing.assert_allclose(ours, computed(layer, args, window, middle), atol=2e-5)
 
     distances = statistics.distances(ways)
     assert all(x > 0.9 for x in distances["global"].values())

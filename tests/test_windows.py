@@ -42,29 +42,22 @@ RELEASES = (
 
 
 @pytest.mark.parametrize(
-    ("train_size", "window", "stride", "multiple", "expected"),
+    ("size", "train_size", "window", "expected"),
     [
-        ((256, 256), None, 1, 16, (384, 384)),
-        ((256, 256), None, 2, 16, (192, 192)),
-        ((256, 256), None, 4, 16, (96, 96)),
-        ((256, 256), None, 8, 16, (48, 48)),
-        ((256, 256), None, 16, 16, (24, 24)),
-        ((30, 90), None, 1, 1, (45, 135)),
-        ((256, 128), None, 8, 8, (48, 24)),
-        ((256, 256), (512, 256), 4, 8, (128, 64)),
-        # Stage 2's encoder of MPRNet sees halves: two pixels down for one across.
-        ((256, 256), None, (2, 1), 8, (192, 384)),
-        # Floors: 32 // 3 = 10 feature pixels of a 32 pixel crop, times 50 / 32 = 15.6.
-        ((32, 32), (50, 50), 3, 1, (15, 15)),
+        ((256, 256), (256, 256), (384, 384), (384, 384)),
+        ((16, 16), (256, 256), (384, 384), (24, 24)),
+        ((32, 16), (256, 128), (384, 192), (48, 24)),
+        ((64, 64), (256, 256), (512, 256), (128, 64)),
+        # Floors: of 10 feature pixels of a crop of 32, times 50 / 32.
+        ((10, 10), (32, 32), (50, 50), (15, 15)),
         # A crop of 100 is padded to 112 before the network divides it: 7 * 150 / 100 = 10.5.
-        ((100, 100), None, 16, 16, (10, 10)),
-        ((100, 100), None, 16, 1, (9, 9)),
+        ((7, 7), (100, 100), (150, 150), (10, 10)),
         # A window far below the stride still holds one pixel.
-        ((64, 64), (2, 2), 16, 16, (1, 1)),
+        ((4, 4), (64, 64), (2, 2), (1, 1)),
     ],
 )
-def test_site_window(train_size, window, stride, multiple, expected):
-    assert site_window(train_size, window, stride=stride, multiple=multiple) == expected
+def test_site_window(size, train_size, window, expected):
+    assert site_window(size, train_size, window) == expected
 
 
 def test_clip_window():

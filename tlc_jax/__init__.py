@@ -13,6 +13,7 @@ from tlc_jax.buckets import choose_buckets
 from tlc_jax.checkpoints import CheckpointError, load, save
 from tlc_jax.guard import restore_guarded
 from tlc_jax.image import ImageError, read_image, write_image
+from tlc_jax.layers import Network
 from tlc_jax.metrics import psnr, ssim
 from tlc_jax.models import MODELS, NAFSSR, RNNMBP, Baseline, HINet, Maxim, MPRNet, NAFNet, Restormer
 from tlc_jax.ops import (
@@ -47,6 +48,7 @@ __all__ = [
     "MPRNet",
     "Maxim",
     "NAFNet",
+    "Network",
     "Restormer",
     "Site",
     "choose_buckets",

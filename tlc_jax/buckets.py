@@ -1,8 +1,11 @@
 """Pictures of many sizes through few compiled programs.
 
 Each size of picture compiles anew. Here a picture lies in the corner of a larger one, a bucket, and
-what is beyond it is kept out: it is zero to every convolution, as the padding of the published
-networks is, and no statistics count it. So the numbers are those of the picture by itself.
+what is beyond it is kept out: it is zero to every convolution, as what is beyond a picture is, and
+no statistics count it. So the numbers are those of the picture by itself.
+
+That holds for networks of convolutions, sites of TLC and such layers as act on each position by
+itself, which say so in `buckets`. MPRNet and MAXIM also cut the picture where its size says.
 """
 
 import functools
@@ -14,28 +17,15 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.linen.module import InterceptorContext
 
-from tlc_jax.layers import DepthwiseConv3x3, LocalAttention, LocalMoments, LocalPool
-from tlc_jax.models import Baseline, HINet, NAFNet, Params, Restormer
+from tlc_jax.layers import DepthwiseConv3x3, Network
+from tlc_jax.layers.network import is_site
+from tlc_jax.models import Params
 from tlc_jax.ops import pad_to_multiple
-from tlc_jax.ops.attention import attention_of_tiles
-from tlc_jax.ops.within import (
-    tiles_within,
-    window_mean_within,
-    window_moments_within,
-    zero_beyond,
-)
-
-# Made of the layers below and of such as act on each position by itself. MPRNet and MAXIM also cut
-# the picture where its size says.
-NETWORKS = NAFNet, Baseline, Restormer, HINet
+from tlc_jax.ops.within import zero_beyond
 
 Size = tuple[int, int]
-
-
-def has_buckets(model: nn.Module) -> bool:
-    """Whether a network can restore pictures in buckets; a subclass may look where it likes."""
-    return type(model) in NETWORKS
 
 
 def choose_buckets(sizes: Iterable[Size], waste: float) -> dict[Size, Size]:
@@ -68,51 +58,62 @@ def choose_buckets(sizes: Iterable[Size], waste: float) -> dict[Size, Size]:
     return {size: bucket for bucket, group in groups.items() if group[1:] for size in group}
 
 
+def put_into(model: Network, image: np.ndarray, bucket: Size) -> tuple[np.ndarray, np.ndarray]:
+    """The picture in the corner of its bucket, as `forward_within` takes it.
+
+    Args:
+      model: a network that `has_buckets`.
+      image: (H, W, C) floats.
+      bucket: (height, width).
+
+    Returns:
+      The bucket, padded to the network's multiple, and the (height, width) in it that are the
+      picture and the network's own padding.
+
+    Raises:
+      ValueError: the bucket is too small.
+    """
+    h, w, _ = image.shape
+    below, right = bucket[0] - h, bucket[1] - w
+    if below < 0 or right < 0:
+        raise ValueError(f"a bucket of {bucket} is too small for a picture of {h, w}.")
+    image = model.pad(image)
+    size = np.array(image.shape[:2], np.int32)
+    whole = pad_to_multiple(np.empty((*bucket, 0)), model.multiple).shape
+    below, right = whole[0] - size[0], whole[1] - size[1]
+    return np.pad(image, ((0, below), (0, right), (0, 0))), size
+
+
 @functools.partial(jax.jit, static_argnames="model")
-def forward_within(
-    model: nn.Module, params: Params, image: jax.Array, size: jax.Array
-) -> jax.Array:
-    """A network of which `has_buckets` is true on a picture in the corner of its bucket.
+def forward_within(model: Network, params: Params, image: jax.Array, size: jax.Array) -> jax.Array:
+    """A network that `has_buckets` on a picture in the corner of its bucket.
 
     Args:
       model, params: the network, global or local.
-      image: (H, W, C) with zeros beyond `size`.
-      size: (height, width) of the picture, int32.
+      image, size: as `put_into` makes them.
 
     Returns:
-      (H, W, C), without meaning beyond `size`.
+      (H, W, C) as `image`, without meaning beyond `size`.
     """
-    image = pad_to_multiple(image[None], model.multiple)
-    extent = -(-size // model.multiple) * model.multiple  # the picture as the network pads it
-    with nn.intercept_methods(_within(extent, np.array(image.shape[1:3], np.int32))):
-        return model.apply({"params": params}, image)[0]
+    with nn.intercept_methods(_within(size, np.array(image.shape[:2], np.int32))):
+        return model.apply({"params": params}, image[None])[0]
 
 
 def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
     """Makes the layers that look beyond single positions look no further than the picture."""
-    tiles: dict[Any, Any] = {}  # blocks of one level have the same
 
-    def run(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        layer = context.module
-        inside = isinstance(
-            layer, nn.Conv | DepthwiseConv3x3 | LocalPool | LocalMoments | LocalAttention
-        )
-        if not inside or context.method_name != "__call__":
+    def run(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
+        layer: Any = context.module
+        convolves = isinstance(layer, nn.Conv | DepthwiseConv3x3)
+        convolves = convolves and context.method_name == "__call__"
+        if not convolves and not is_site(context):
             return call(*args, **kwargs)
         x = args[0]
-        border = getattr(layer, "border", 0)  # zeros that x has around it
-        h, w = (length - 2 * border for length in x.shape[1:3])
-        here = extent // (bucket // np.array((h, w), np.int32))
-        match layer:
-            case LocalPool():
-                return window_mean_within(x, layer.window, here)
-            case LocalMoments():
-                return window_moments_within(x, layer.window, here)
-            case LocalAttention():
-                key = x.shape, layer.window
-                if key not in tiles:
-                    tiles[key] = tiles_within(here, (h, w), layer.window)
-                return attention_of_tiles(*args, *tiles[key])
-        return call(zero_beyond(x, here + border))
+        border = layer.border if isinstance(layer, DepthwiseConv3x3) else 0  # zeros around x
+        sides = np.array(x.shape[1:3], np.int32) - 2 * border
+        here = extent // (bucket // sides)
+        if convolves:
+            return call(zero_beyond(x, here + border), **kwargs)
+        return call(*args, extent=here, **kwargs)
 
     return run

@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlc_jax.models import MODELS, Params, example_input
+from tlc_jax.layers import Network
+from tlc_jax.models import MODELS, Params
 
 FORMAT = 1
 WEIGHTS = Path(__file__).parent / "weights"
@@ -38,20 +38,22 @@ class CheckpointError(ValueError):
     """Not a whole checkpoint, or one that cannot be written. The message is meant for the user."""
 
 
-def config_of(model: nn.Module) -> dict[str, Any]:
+def config_of(model: Network) -> dict[str, Any]:
     """The fields that make the network what it is: sizes, kinds of layer, training size."""
     return {name: getattr(model, name) for name in config_fields(type(model))}
 
 
-def config_fields(network: type[nn.Module]) -> list[str]:
+def config_fields(network: type[Network]) -> list[str]:
     """The names of the fields that `config_of` gives."""
     names = [field.name for field in dataclasses.fields(network)]  # the last two are Linen's own
     return [name for name in names if name not in {*RUN_FIELDS, "parent", "name"}]
 
 
-def abstract_params(model: nn.Module, size: tuple[int, int] = (8, 8)) -> Params:
+def abstract_params(model: Network, size: tuple[int, int] = (8, 8)) -> Params:
     """The parameter tree as shapes and types, without allocating it, by pictures of `size`."""
-    return jax.eval_shape(model.init, jax.random.key(0), example_input(model, size))["params"]
+    # Local or global, they are the same, and a global network is not traced on a crop first.
+    init = model.clone(local_mode=False).init
+    return jax.eval_shape(init, jax.random.key(0), model.example_input(size))["params"]
 
 
 def count_params(params: Params) -> int:
@@ -59,7 +61,7 @@ def count_params(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def save(path: str | os.PathLike, model: nn.Module, params: Params, **metadata: Any) -> None:
+def save(path: str | os.PathLike, model: Network, params: Params, **metadata: Any) -> None:
     """Write a checkpoint folder, whole or not at all.
 
     Args:
@@ -157,7 +159,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
     return description
 
 
-def load_abstract(path: str | os.PathLike) -> tuple[nn.Module, Params]:
+def load_abstract(path: str | os.PathLike) -> tuple[Network, Params]:
     """The network of a checkpoint folder, and its parameters as shapes: as `load`, unread.
 
     Raises:
@@ -173,7 +175,8 @@ def load_abstract(path: str | os.PathLike) -> tuple[nn.Module, Params]:
         if unknown := config.keys() - config_fields(network):
             raise ValueError(f"it has no {', '.join(sorted(unknown))}")
         model = network(**config)
-        params = abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
+        model.check_windows()
+        params = abstract_params(model)
     except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise CheckpointError(
             f"{find(path) / 'model.json'}: not a configuration of {description['network']} "
@@ -182,7 +185,7 @@ def load_abstract(path: str | os.PathLike) -> tuple[nn.Module, Params]:
     return model, params
 
 
-def load(path: str | os.PathLike) -> tuple[nn.Module, Params]:
+def load(path: str | os.PathLike) -> tuple[Network, Params]:
     """Read a checkpoint folder.
 
     Args:

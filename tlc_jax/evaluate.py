@@ -16,11 +16,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import numpy as np
 
 from tlc_jax.data import Pair
 from tlc_jax.image import to_float, write_whole
+from tlc_jax.layers import Network
 from tlc_jax.metrics import Protocol, measure
 from tlc_jax.models import Params
 from tlc_jax.restore import restore, restore_tiles, warm_up
@@ -70,7 +70,7 @@ def _tiles(mode: str) -> tuple[int, int] | None:
 
 
 def evaluate(
-    model: nn.Module,
+    model: Network,
     params: Params,
     pair: Pair,
     modes: Sequence[str],

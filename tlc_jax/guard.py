@@ -6,10 +6,11 @@ of false colour, where it would not for the statistics of the whole picture.
 
 from typing import NamedTuple
 
-import flax.linen as nn
 import numpy as np
 
 from tlc_jax.image import to_float
+from tlc_jax.layers import Network
+from tlc_jax.layers.network import check_network
 from tlc_jax.models import Params
 from tlc_jax.restore import like, restore
 
@@ -25,7 +26,7 @@ class Guarded(NamedTuple):
 
 
 def restore_guarded(
-    model: nn.Module,
+    model: Network,
     params: Params,
     image: np.ndarray,
     *,
@@ -56,6 +57,7 @@ def restore_guarded(
       >>> mode
       'local'
     """
+    check_network(model)
     image = np.asarray(image)
     pixels = to_float(image)  # what is restored is not clipped: how far it leaves [0, 1] counts
     locally = restore(model.clone(local_mode=True), params, pixels, bucket=bucket)

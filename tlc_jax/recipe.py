@@ -7,7 +7,6 @@ from collections.abc import Callable
 from numbers import Number
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,7 +14,8 @@ import optax
 from tlc_jax import checkpoints
 from tlc_jax.degradations import Degradation
 from tlc_jax.image import to_float
-from tlc_jax.models import MODELS, Params, example_input, takes_pictures
+from tlc_jax.layers import Network
+from tlc_jax.models import MODELS, Params
 
 Batch = dict[str, jax.Array]
 
@@ -72,7 +72,7 @@ class Config:
       report_every, validate_every, save_every: steps.
     """
 
-    model: nn.Module
+    model: Network
     phases: tuple[Phase, ...]
     target: str = ""
     input: str | None = None
@@ -144,7 +144,7 @@ def check(config: Config) -> None:
     """
     model, phases, devices = config.model, config.phases, jax.device_count()
     _refuse(
-        type(model) not in MODELS.values() or not takes_pictures(model),
+        type(model) not in MODELS.values() or model.takes != "pictures",
         f"model: {type(model).__name__} is no network of single pictures, gray or RGB.",
     )
     _refuse(
@@ -310,7 +310,7 @@ def init(config: Config) -> State:
       CheckpointError: it cannot be read.
     """
     if config.init_from is None:
-        example = jnp.zeros(example_input(config.model, (8, 8)).shape)
+        example = jnp.zeros(config.model.example_input((8, 8)).shape)
         params = jax.jit(config.model.init)(jax.random.key(config.seed), example)["params"]
     else:
         _, params = checkpoints.load(config.init_from)

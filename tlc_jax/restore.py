@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -11,24 +12,27 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen.module import InterceptorContext
 
-from tlc_jax.buckets import forward_within, has_buckets
+from tlc_jax.buckets import forward_within, put_into
 from tlc_jax.checkpoints import abstract_params
 from tlc_jax.image import ImageError, from_float, to_float
-from tlc_jax.models import Params, example_input, takes_clips
-from tlc_jax.ops.windows import clip_window
+from tlc_jax.layers import Network
+from tlc_jax.layers.network import check_network, is_site
+from tlc_jax.models import Params
+from tlc_jax.ops.windows import Window, clip_window
 
 LATTICE = 64  # pixels, the side of MAXIM's largest block; that of the others divides it
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _forward(model: nn.Module, params: Params, image: jax.Array) -> jax.Array:
+def _forward(model: Network, params: Params, image: jax.Array) -> jax.Array:
     return model.apply({"params": params}, image[None])[0]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "ahead"), donate_argnames="state")
 def _forward_part(
-    model: nn.Module, params: Params, clip: jax.Array, state: Any, ahead: int
+    model: Network, params: Params, clip: jax.Array, state: Any, ahead: int
 ) -> tuple[jax.Array, Any]:
     variables = {"params": params}
     restored, state = model.apply(variables, clip[None], state, ahead, method="resume")
@@ -36,7 +40,7 @@ def _forward_part(
 
 
 def restore(
-    model: nn.Module,
+    model: Network,
     params: Params,
     image: np.ndarray,
     *,
@@ -47,8 +51,8 @@ def restore(
     The first picture of a size compiles; later ones of the same network and size do not.
 
     Args:
-      model: a network; `model.clone(local_mode=True)` for TLC. One of your own has a field
-        `inp_channels`, and tuples for lists.
+      model: a network; `model.clone(local_mode=True)` for TLC. One of your own derives from
+        `tlc_jax.Network`, and has tuples for lists.
       params: its parameter tree.
       image: (H, W, C) with the network's channels, float in [0, 1], uint8 or uint16.
       bucket: (height, width) no smaller than the picture. One compiled program then serves all
@@ -62,19 +66,19 @@ def restore(
       ValueError: an array that is no picture, or not of the network's channels; a bucket that is
         too small, or of a network that has none; a network for clips, or one that JAX cannot
         compile by; a result that holds NaN, for a picture of whole numbers, which cannot.
-      TypeError: other types of numbers.
+      TypeError: other types of numbers; a module that is no `Network` with a `forward`.
     """
     _refuse_clips(model)
     image = np.asarray(image)
     forward, *arguments = _program(model, _checked(model, image), bucket)
     restored = np.asarray(forward(model, params, *arguments))
     if bucket is not None:
-        restored = restored[: image.shape[0], : image.shape[1]]
+        restored = model.crop(restored, image.shape[:2])
     return like(image, restored)
 
 
 def restore_tiles(
-    model: nn.Module, params: Params, image: np.ndarray, tile: int, overlap: int
+    model: Network, params: Params, image: np.ndarray, tile: int, overlap: int
 ) -> np.ndarray:
     """Restore one picture in overlapping tiles, averaged with equal weights where they overlap.
 
@@ -106,10 +110,9 @@ def restore_tiles(
         (*range(0, length - tile, tile - overlap), max(0, length - tile))
         for length in pixels.shape[:2]
     )
-    height, _, channels = _forward.eval_shape(model, params, pixels[:tile, :tile]).shape
-    scale = height // min(tile, pixels.shape[0])
+    scale = model.scale
     size = [length * scale for length in pixels.shape[:2]]
-    total, count = (np.zeros((*size, n), np.float32) for n in (channels, 1))
+    total, count = (np.zeros((*size, n), np.float32) for n in (model.out_channels, 1))
     for top, left in itertools.product(rows, columns):
         restored = np.asarray(_forward(model, params, pixels[top : top + tile, left : left + tile]))
         h, w, _ = restored.shape
@@ -119,7 +122,7 @@ def restore_tiles(
     return like(image, total / count)
 
 
-def restore_shifted(model: nn.Module, params: Params, image: np.ndarray, shifts: int) -> np.ndarray:
+def restore_shifted(model: Network, params: Params, image: np.ndarray, shifts: int) -> np.ndarray:
     """Restore one picture several times, moved against the network's blocks, and average.
 
     MAXIM mixes pixels within blocks, and it matters what falls into one: on a frame of GoPro the
@@ -145,8 +148,7 @@ def restore_shifted(model: nn.Module, params: Params, image: np.ndarray, shifts:
     for shift in alignments(shifts):
         around = moved(pixels, shift)
         restored = restore(model, params, around)
-        scale = len(restored) // len(around)
-        top, left, h, w = (scale * length for length in (*shift, *pixels.shape[:2]))
+        top, left, h, w = (model.scale * length for length in (*shift, *pixels.shape[:2]))
         results.append(restored[top : top + h, left : left + w])
     return like(image, np.mean(results, axis=0))
 
@@ -168,7 +170,7 @@ def moved(image: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
 
 
 def restore_clip(
-    model: nn.Module,
+    model: Network,
     params: Params,
     frames: Iterable[np.ndarray],
     *,
@@ -201,10 +203,11 @@ def restore_clip(
         are not all of one size.
       TypeError: as `restore`.
     """
-    if not takes_clips(model):
+    check_network(model)
+    if model.takes != "clips":
         yield from (restore(model, params, frame) for frame in frames)
         return
-    needed = example_input(model, (1, 1)).shape[1]
+    needed = model.example_input((1, 1)).shape[1]
     if chunk < 1 or overlap < 0 or chunk + overlap < needed:
         raise ValueError(
             f"chunk is at least 1, overlap 0 and both together {needed} frames, got {chunk} and "
@@ -234,7 +237,7 @@ def restore_clip(
 
 
 def warm_up(
-    model: nn.Module,
+    model: Network,
     params: Params,
     image: np.ndarray,
     *,
@@ -249,30 +252,27 @@ def warm_up(
     return planned_bytes(forward.lower(model, params, *arguments).compile())
 
 
-def _program(model: nn.Module, image: np.ndarray, bucket: tuple[int, int] | None) -> tuple:
+def _program(model: Network, image: np.ndarray, bucket: tuple[int, int] | None) -> tuple:
     """The function that restores a picture, by itself or in its bucket, and what it takes."""
     if bucket is None:
         return _forward, image
-    if not has_buckets(model):
+    if not model.has_buckets:
         raise ValueError(
             f"{type(model).__name__} has no buckets; restore its pictures by themselves."
         )
-    h, w, _ = image.shape
-    below, right = bucket[0] - h, bucket[1] - w
-    if below < 0 or right < 0:
-        raise ValueError(f"a bucket of {bucket} is too small for a picture of {h, w}.")
-    padded = np.pad(image, ((0, below), (0, right), (0, 0)))
-    return forward_within, padded, np.array((h, w), np.int32)
+    return forward_within, *put_into(model, image, bucket)
 
 
-def _refuse_clips(model: nn.Module) -> None:
-    if takes_clips(model):
+def _refuse_clips(model: Network) -> None:
+    check_network(model)
+    if model.takes == "clips":
         raise ValueError(f"{type(model).__name__} restores clips; call restore_clip with frames.")
 
 
-def _checked(model: nn.Module, image: np.ndarray) -> np.ndarray:
+def _checked(model: Network, image: np.ndarray) -> np.ndarray:
     """The picture as float32, if it is one that the network takes."""
-    channels = example_input(model, (1, 1)).shape[-1]
+    check_network(model)
+    channels = model.inp_channels
     try:
         hash(model)
     except TypeError:
@@ -315,7 +315,7 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def planned_memory(model: nn.Module, size: tuple[int, int]) -> int:
+def planned_memory(model: Network, size: tuple[int, int]) -> int:
     """Bytes that XLA plans for one picture: parameters, picture, result and all between them.
 
     It compiles what `restore` runs for a picture by itself, and runs nothing.
@@ -329,9 +329,10 @@ def planned_memory(model: nn.Module, size: tuple[int, int]) -> int:
 
     Raises:
       ValueError: a network for video.
+      TypeError: a module that is no `Network` with a `forward`.
     """
     _refuse_clips(model)
-    image = example_input(model, size)
+    image = model.example_input(size)
     image = jax.ShapeDtypeStruct(image.shape[1:], image.dtype)
     return planned_bytes(_forward.lower(model, abstract_params(model, size), image).compile())
 
@@ -371,19 +372,39 @@ class Site(NamedTuple):
         return self.kind in ("mean", "moments")
 
 
-def at_sites(see: Callable[[str, Any, tuple], None]) -> contextlib.AbstractContextManager[None]:
-    """Within it, `see` is shown each site that a network meets: its path, the layer, its inputs."""
+def at_sites(
+    see: Callable[[str, Any, tuple, Window], None],
+) -> contextlib.AbstractContextManager[None]:
+    """Within it, `see` is shown each site that a network meets.
 
-    def note(call: Any, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        layer: Any = context.module
-        if hasattr(layer, "site") and context.method_name == "__call__":
-            see("/".join(layer.path), layer, args)
-        return call(*args, **kwargs)
+    Args:
+      see: called with the site's path, the layer, its inputs, and the window that it is given, in
+        pixels of its map and perhaps larger than it; `None` is the whole map.
+    """
 
-    return nn.intercept_methods(note)
+    running: list[nn.Module] = []  # networks, the innermost last
+
+    def enter(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
+        network = context.module
+        if not isinstance(network, Network) or context.method_name != "forward":
+            return call(*args, **kwargs)
+
+        def note(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
+            if is_site(context) and running[-1] is network:
+                see("/".join(context.module.path), context.module, args, kwargs.get("window"))
+            return call(*args, **kwargs)
+
+        running.append(network)
+        try:
+            with nn.intercept_methods(note):  # entered last, it sees what the networks have added
+                return call(*args, **kwargs)
+        finally:
+            running.pop()
+
+    return nn.intercept_methods(enter)
 
 
-def sites(model: nn.Module, size: tuple[int, int]) -> list[Site]:
+def sites(model: Network, size: tuple[int, int]) -> list[Site]:
     """Every site of TLC in a network and the window in force there for a picture of `size`.
 
     Args:
@@ -393,20 +414,35 @@ def sites(model: nn.Module, size: tuple[int, int]) -> list[Site]:
     Returns:
       The sites in the order in which they are run.
 
+    Raises:
+      TypeError: a module that is no `Network` with a `forward`.
+
     Examples:
       >>> from tlc_jax import NAFNet
       >>> site = sites(NAFNet(local_mode=True), (720, 1280))[0]
       >>> site.name, site.size, site.window
       ('encoders_0_0/pool', (720, 1280), (384, 384))
     """
-    found: dict[str, Site] = {}  # a loop over frames is met more than once
-    site_parts = getattr(model, "site_parts", {})
+    check_network(model)
+    picture = model.example_input(size)
+    whole = jax.eval_shape(model.pad, picture).shape[-3:-1]
+    found: dict[Site, None] = {}  # a loop over frames is met more than once
 
-    def note(name: str, layer: Any, args: tuple) -> None:
-        _, h, w, channels = args[0].shape
-        window, parts = clip_window(layer.window, (h, w)), site_parts.get(layer.path[0], (1, 1))
-        found[name] = Site(name, layer.site, (h, w), window, channels, parts)
+    def note(name: str, layer: Any, args: tuple, window: Window) -> None:
+        maps, h, w, channels = args[0].shape
+        window = clip_window(window, (h, w))
+        parts = _parts(maps, (h, w), whole)
+        found[Site(name, layer.site, (h, w), window, channels, parts)] = None
 
     with at_sites(note):
-        jax.eval_shape(model.init, jax.random.key(0), example_input(model, size))
-    return list(found.values())
+        jax.eval_shape(model.init, jax.random.key(0), picture)
+    return list(found)
+
+
+def _parts(maps: int, size: tuple[int, int], whole: tuple[int, int]) -> tuple[int, int]:
+    """Down and across, the maps of `size` that a picture is cut into: they fill its sides alike."""
+    down = math.isqrt(maps * whole[0] * size[1] // (size[0] * whole[1]))
+    across = maps // max(1, down)
+    if down * across != maps or down * size[0] * whole[1] != across * size[1] * whole[0]:
+        return 1, 1
+    return down, across

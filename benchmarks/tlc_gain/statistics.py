@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.tlc_gain.gain import LOCAL, Network, spoilt, ways
-from tlc_jax.ops.windows import clip_window
+from tlc_jax.ops.windows import Window, clip_window
 from tlc_jax.restore import at_sites, sites
 
 Values = dict[str, np.ndarray]  # by the name of a site, (crops, statistics)
@@ -50,8 +50,8 @@ def _of_images(
     """By site, (crops, statistics): of images that are the crops, or one that they divide."""
     found = {}
 
-    def note(name: str, layer: Any, args: tuple) -> None:
-        maps = [_windows(x, clip_window(layer.window, x.shape[1:3]), crops) for x in args[:2]]
+    def note(name: str, layer: Any, args: tuple, window: Window) -> None:
+        maps = [_windows(x, clip_window(window, x.shape[1:3]), crops) for x in args[:2]]
         heads = args[3].size if layer.site == "attention" else 1
         values = _aggregated(layer.site, maps, heads)
         found[name] = jnp.broadcast_to(values, (crops[0] * crops[1], values.shape[1]))

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -25,6 +24,7 @@ from tlc_jax.image import (
     write_image,
     write_restored,
 )
+from tlc_jax.layers import Network
 from tlc_jax.models import Params
 from tlc_jax.restore import check_finite, restore, restore_tiles, warm_up
 from tlc_jax.sheet import most_different, panels
@@ -174,11 +174,11 @@ def compared(request: Request) -> Iterator[Progress | Compared]:
 
 
 @functools.cache
-def _load(checkpoint: Path) -> tuple[nn.Module, Params]:
+def _load(checkpoint: Path) -> tuple[Network, Params]:
     return checkpoints.load(checkpoint)
 
 
-def _network(request: Request) -> tuple[nn.Module, Params]:
+def _network(request: Request) -> tuple[Network, Params]:
     with by_name(request.checkpoint):
         model, params = _load(request.checkpoint)
     side = request.window

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import typer
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from tlc_jax import checkpoints
+from tlc_jax.layers import Network
 from tlc_jax.models import Params
 from tlc_jax.restore import is_out_of_memory
 
@@ -77,8 +77,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="A field that changes no parameter, as train_size=[256,256] or MAXIM's padding=end; "
-        "can be repeated.",
+        help="A field that changes no parameter, as train_size=[256,256] or padding=end; can be "
+        "repeated.",
     ),
 ]
 
@@ -94,7 +94,7 @@ def choose_checkpoint(checkpoint: Path | None, task: Task | None) -> Path:
 
 def open_network(
     checkpoint: Path, mode: str, window: int | None, dtype: Dtype, settings: Sequence[str] | None
-) -> tuple[nn.Module, Params]:
+) -> tuple[Network, Params]:
     """The network of a checkpoint, set as the options say, and the shapes of its parameters."""
     model, shapes = checkpoints.load_abstract(checkpoint)
     model = with_settings(model, settings).clone(
@@ -106,7 +106,7 @@ def open_network(
 
 
 def load_params(
-    checkpoint: Path, model: nn.Module, shapes: Params, mode: str, dtype: Dtype
+    checkpoint: Path, model: Network, shapes: Params, mode: str, dtype: Dtype
 ) -> Params:
     """The parameters of a network that `open_network` gave; tells what is about to run."""
     params = checkpoints.load_params(checkpoint, shapes)
@@ -178,7 +178,7 @@ def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
     return parsed
 
 
-def with_settings(model: nn.Module, settings: Sequence[str] | None) -> nn.Module:
+def with_settings(model: Network, settings: Sequence[str] | None) -> Network:
     """The network with fields changed that do not change its parameters."""
     wanted = parse_settings(settings)
     if not wanted:
@@ -192,8 +192,8 @@ def with_settings(model: nn.Module, settings: Sequence[str] | None) -> nn.Module
     _check_types(model, wanted)
     try:
         changed = model.clone(**wanted)
-        local = changed.clone(local_mode=True)  # which looks at train_size, too
-        same = checkpoints.abstract_params(local) == checkpoints.abstract_params(model)
+        changed.check_windows()
+        same = checkpoints.abstract_params(changed) == checkpoints.abstract_params(model)
     except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise UserError(f"--set {' --set '.join(settings or ())}: {error}") from None
     if not same:
@@ -204,7 +204,7 @@ def with_settings(model: nn.Module, settings: Sequence[str] | None) -> nn.Module
     return changed
 
 
-def _check_types(model: nn.Module, wanted: dict[str, Any]) -> None:
+def _check_types(model: Network, wanted: dict[str, Any]) -> None:
     """Refuse values of another type than the field's: a text "False" would count as true."""
     for name, value in wanted.items():
         present = getattr(model, name)

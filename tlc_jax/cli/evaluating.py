@@ -29,7 +29,6 @@ from tlc_jax.cli.common import (
 )
 from tlc_jax.image import ImageError
 from tlc_jax.metrics import Protocol
-from tlc_jax.models import takes_pictures
 
 
 def evaluate(
@@ -91,7 +90,7 @@ def evaluate(
         None if overwrite else report,
     )
     model, shapes = open_network(checkpoint, mode, window, dtype, settings)
-    if not takes_pictures(model):
+    if model.takes != "pictures":
         raise UserError(f"{checkpoint}: the network does not take single pictures; choose another.")
     if model.inp_channels == 1 and protocol is Protocol.Y:
         raise UserError(f"{checkpoint}: a gray network has no luma to take; use --protocol rgb.")

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import flax.linen as nn
 import numpy as np
 from rich.text import Text
 
@@ -14,13 +13,14 @@ from tlc_jax.cli.common import UserError, console
 from tlc_jax.data import PICTURES
 from tlc_jax.guard import restore_guarded
 from tlc_jax.image import from_float, read_picture, to_float, write_image, write_restored
+from tlc_jax.layers import Network
 from tlc_jax.models import Params
 from tlc_jax.restore import check_finite, moved, restore, restore_shifted, warm_up
 from tlc_jax.sheet import comparison
 
 
 def restore_picture(
-    model: nn.Module,
+    model: Network,
     params: Params,
     sources: Sequence[Path],
     targets: Sequence[Path],
@@ -60,7 +60,7 @@ def restore_picture(
                 "one size."
             )
     pixels = np.concatenate([to_float(picture.pixels) for picture in pictures], axis=-1)
-    scale = getattr(model, "up_scale", 1)
+    scale = model.scale
     truth = None
     if reference is not None:
         views = sources[: len(targets)]

@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import flax.linen as nn
 import typer
 
-from tlc_jax.buckets import choose_buckets, has_buckets
+from tlc_jax.buckets import choose_buckets
 from tlc_jax.cli.common import (
     Checkpoint,
     ComputeIn,
@@ -31,7 +30,7 @@ from tlc_jax.cli.pictures import restore_picture
 from tlc_jax.cli.videos import restore_frames, restore_video
 from tlc_jax.data import PICTURES, file_pairs, is_visible_file
 from tlc_jax.image import ImageError, picture_size
-from tlc_jax.models import takes_clips, takes_pairs, takes_pictures
+from tlc_jax.layers import Network
 from tlc_jax.video import VIDEOS, WRITABLE, VideoError
 
 
@@ -114,9 +113,9 @@ def restore(
     """
     checkpoint = choose_checkpoint(checkpoint, task)
     model, shapes = open_network(checkpoint, mode, window, dtype, settings)
-    if takes_pairs(model):
+    if model.takes == "pairs":
         jobs = _pair_jobs(model, inputs, left, right, output)
-    elif not (takes_pictures(model) or takes_clips(model)):
+    elif model.takes == "arrays":
         raise UserError(
             f"{checkpoint}: takes pictures of {model.inp_channels} channels, which no file holds; "
             "call tlc_jax.restore."
@@ -149,8 +148,8 @@ def restore(
     for folder in {target.parent for job in todo for target in job.targets}:
         check_writable(folder)
     params = load_params(checkpoint, model, shapes, mode, dtype)
-    buckets = _buckets(todo, waste) if waste and has_buckets(model) and shifts == 1 else {}
-    remedy = "a smaller --chunk" if takes_clips(model) else "cut the picture"
+    buckets = _buckets(todo, waste) if waste and model.has_buckets and shifts == 1 else {}
+    remedy = "a smaller --chunk" if model.takes == "clips" else "cut the picture"
     remedy = f"--dtype bfloat16{', --waste 0' if buckets else ''} or {remedy}"
     failed = False
     for sources, targets, sheet in progress(todo):
@@ -158,7 +157,7 @@ def restore(
             with enough_memory(sources[0], remedy):
                 if sources[0].suffix.lower() in VIDEOS:
                     restore_video(model, params, sources[0], targets[0], reference, chunk, overlap)
-                elif takes_clips(model):
+                elif model.takes == "clips":
                     restore_frames(model, params, sources, targets, reference, chunk, overlap)
                 else:
                     restore_picture(
@@ -180,24 +179,24 @@ def restore(
         raise typer.Exit(2)
 
 
-def _only_pictures(model: nn.Module, jobs: list[Job], option: str) -> None:
+def _only_pictures(model: Network, jobs: list[Job], option: str) -> None:
     video = next((job for job in jobs if job.sources[0].suffix.lower() in VIDEOS), None)
     if video is not None:
         raise UserError(f"{video.sources[0]}: {option} is for pictures; leave it out.")
-    if not takes_pictures(model):
+    if model.takes != "pictures":
         raise UserError(
             f"{option}: {type(model).__name__} does not restore single pictures; leave it out."
         )
 
 
-def _jobs(model: nn.Module, inputs: list[Path], output: Path) -> list[Job]:
+def _jobs(model: Network, inputs: list[Path], output: Path) -> list[Job]:
     """Pictures and videos one by one; for a network for video the frames in a folder together."""
     sources: list[tuple[Path, ...]] = []
     for path in inputs:
         if not path.exists():
             raise UserError(f"cannot read {path}: no such file or folder.")
         if not path.is_dir():
-            if takes_clips(model) and path.suffix.lower() not in VIDEOS:
+            if model.takes == "clips" and path.suffix.lower() not in VIDEOS:
                 raise UserError(
                     f"{path}: {type(model).__name__} restores video; name a video or a folder of "
                     "frames."
@@ -212,7 +211,8 @@ def _jobs(model: nn.Module, inputs: list[Path], output: Path) -> list[Job]:
         if not frames and not videos:
             kinds = ", ".join((*PICTURES, *VIDEOS))
             raise UserError(f"{path}: no pictures or videos in this folder ({kinds}).")
-        sources += [frames] if takes_clips(model) and frames else [(frame,) for frame in frames]
+        together = model.takes == "clips" and frames
+        sources += [frames] if together else [(frame,) for frame in frames]
         sources += videos
     if not sources:
         raise UserError("nothing to restore; name pictures, videos or folders of them.")
@@ -237,7 +237,7 @@ def _jobs(model: nn.Module, inputs: list[Path], output: Path) -> list[Job]:
 
 
 def _pair_jobs(
-    model: nn.Module, inputs: list[Path] | None, left: Path | None, right: Path | None, output: Path
+    model: Network, inputs: list[Path] | None, left: Path | None, right: Path | None, output: Path
 ) -> list[Job]:
     """Two views a job, with one output or one for each view."""
     if inputs or left is None or right is None:
@@ -247,7 +247,7 @@ def _pair_jobs(
     if left.is_dir() != right.is_dir():
         raise UserError(f"{left}, {right}: name two pictures, or two folders.")
     sources = file_pairs(left, right) if left.is_dir() else [(left, right)]
-    views = getattr(model, "out_channels", model.inp_channels) // 3
+    views = model.out_channels // 3
     if _is_file(output):
         if output.suffix.lower() != ".png" or len(sources) > 1 or views > 1:
             raise UserError(f"{output}: name a folder, or for one picture a .png file.")

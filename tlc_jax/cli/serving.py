@@ -9,7 +9,7 @@ import typer
 from tlc_jax import checkpoints
 from tlc_jax.app import Limits, serve
 from tlc_jax.cli.common import UserError, console
-from tlc_jax.models import MODELS, takes_pictures
+from tlc_jax.models import MODELS
 
 DEFAULT = Limits()
 
@@ -64,7 +64,7 @@ def _check_network(folder: Path) -> None:
     description = checkpoints.describe(folder)
     network = MODELS[description["network"]]
     channels = description["config"].get("inp_channels", network.inp_channels)
-    if not takes_pictures(network(inp_channels=channels)):
+    if network(inp_channels=channels).takes != "pictures":
         raise UserError(
             f"{folder}: {network.__name__} does not restore single pictures, which the page is "
             "for; use 'tlc-jax restore'."

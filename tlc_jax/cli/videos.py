@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import flax.linen as nn
 import numpy as np
 from rich.text import Text
 
@@ -23,13 +22,14 @@ from tlc_jax.image import (
     to_gray,
     write_restored,
 )
+from tlc_jax.layers import Network
 from tlc_jax.models import Params
 from tlc_jax.restore import check_finite, restore_clip
 from tlc_jax.video import VideoError, VideoWriter, read_video
 
 
 def restore_video(
-    model: nn.Module,
+    model: Network,
     params: Params,
     source: Path,
     target: Path,
@@ -79,7 +79,7 @@ def restore_video(
 
 
 def restore_frames(
-    model: nn.Module,
+    model: Network,
     params: Params,
     sources: Sequence[Path],
     targets: Sequence[Path],
@@ -147,7 +147,7 @@ def restore_frames(
 
 
 def _restored(
-    model: nn.Module,
+    model: Network,
     params: Params,
     frames: Iterator[np.ndarray],
     source: Path,

@@ -23,7 +23,7 @@ from tlc_jax.cli.common import (
     silence_orbax,
 )
 from tlc_jax.image import read_image, write_image
-from tlc_jax.models import MODELS, takes_clips
+from tlc_jax.models import MODELS
 from tlc_jax.restore import planned_memory, sites
 from tlc_jax.sheet import window_map
 
@@ -110,7 +110,7 @@ def info(
     if picture is not None:
         write_image(output, window_map(picture, found))
         console.print(f"{plot} -> {output}: the windows over the picture")
-    if not takes_clips(model):
+    if model.takes != "clips":
         with console.status(f"compiling for {size}, to see what memory it takes"):
             gibibytes = planned_memory(model, (height, width)) / 2**30
         device = jax.devices()[0].platform

@@ -1,4 +1,4 @@
-"""Linen layers and blocks that several networks share."""
+"""What networks are made of: the class that they derive from, layers, and blocks."""
 
 from tlc_jax.layers.basic import (
     Conv1x1,
@@ -12,12 +12,12 @@ from tlc_jax.layers.basic import (
     SupervisedAttention,
     channel_param,
     conv3x3,
-    local_window,
     simple_gate,
     upsample2x2,
 )
 from tlc_jax.layers.cab import CAB
 from tlc_jax.layers.naf import NAFBlock
+from tlc_jax.layers.network import Network
 from tlc_jax.layers.nonlocal_block import NonLocal
 
 __all__ = [
@@ -30,12 +30,12 @@ __all__ = [
     "LocalMoments",
     "LocalPool",
     "NAFBlock",
+    "Network",
     "NonLocal",
     "SqueezeExcite",
     "SupervisedAttention",
     "channel_param",
     "conv3x3",
-    "local_window",
     "simple_gate",
     "upsample2x2",
 ]

@@ -1,12 +1,13 @@
 """The layers that the networks are made of.
 
-Those that TLC makes local have a field `window`, (height, width) in pixels of their own feature
-map; `None` is the whole map, as in training; `site` says what they aggregate. The parameters are
-the same either way. `dtype` is the type to compute in: parameters stay float32, and so do norms,
-means and the products of attention.
+The sites of TLC aggregate over positions, and say in `site` what. They are called with a `window`,
+(height, width) in pixels of their own map; `None` is the whole map, as in training; and where the
+map lies in the corner of a larger array, with its `extent` there, as of `ops.within`. `dtype` is
+the type to compute in: parameters stay float32, and so do norms, means and the products of
+attention.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -15,9 +16,11 @@ from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype
 
 from tlc_jax import ops
-from tlc_jax.ops import Window, site_window, spread
+from tlc_jax.ops import Window, spread
+from tlc_jax.ops.attention import attention_of_tiles
 from tlc_jax.ops.conv import pointwise_padded
 from tlc_jax.ops.fusion import stored
+from tlc_jax.ops.within import tiles_within, window_mean_within, window_moments_within
 
 kernel_init = nn.initializers.lecun_normal()
 
@@ -118,10 +121,13 @@ class LocalPool(nn.Module):
     """
 
     site: ClassVar[str] = "mean"
-    window: Window = None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return ops.window_mean(x, self.window)
+    def __call__(
+        self, x: jax.Array, *, window: Window = None, extent: jax.Array | None = None
+    ) -> jax.Array:
+        if extent is not None:
+            return window_mean_within(x, window, extent)
+        return ops.window_mean(x, window)
 
 
 class LocalMoments(nn.Module):
@@ -131,10 +137,13 @@ class LocalMoments(nn.Module):
     """
 
     site: ClassVar[str] = "moments"
-    window: Window = None
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return ops.window_moments(x, self.window)
+    def __call__(
+        self, x: jax.Array, *, window: Window = None, extent: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        if extent is not None:
+            return window_moments_within(x, window, extent)
+        return ops.window_moments(x, window)
 
 
 class LocalAttention(nn.Module):
@@ -144,7 +153,6 @@ class LocalAttention(nn.Module):
     """
 
     site: ClassVar[str] = "attention"
-    window: Window = None
 
     def __call__(
         self,
@@ -153,8 +161,15 @@ class LocalAttention(nn.Module):
         v: jax.Array,
         temperature: jax.Array,
         project: jax.Array | None = None,
+        *,
+        window: Window = None,
+        extent: jax.Array | None = None,
     ) -> jax.Array:
-        return ops.transposed_attention(q, k, v, temperature, self.window, project=project)
+        if extent is not None:
+            _, h, w, _ = q.shape
+            tiles = tiles_within(extent, (h, w), window)
+            return attention_of_tiles(q, k, v, temperature, project, *tiles)
+        return ops.transposed_attention(q, k, v, temperature, window, project=project)
 
 
 class SqueezeExcite(nn.Module):
@@ -165,13 +180,12 @@ class SqueezeExcite(nn.Module):
 
     hidden: int
     use_bias: bool = True
-    window: Window = None
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         _, h, w, c = x.shape
-        weights = LocalPool(self.window, name="pool")(x)
+        weights = LocalPool(name="pool")(x)
         weights = Conv1x1(self.hidden, self.use_bias, self.dtype, name="Conv_0")(weights)
         weights = Conv1x1(c, self.use_bias, self.dtype, name="Conv_1")(jax.nn.relu(weights))
         return x * spread(jax.nn.sigmoid(weights), (h, w))
@@ -227,24 +241,6 @@ def simple_gate(x: jax.Array) -> jax.Array:
     """The product of the two halves of the channels, (..., 2 C) -> (..., C)."""
     first, second = jnp.split(x, 2, axis=-1)
     return first * second
-
-
-def local_window(net: Any, *, stride: int | tuple[int, int], multiple: int = 1) -> Window:
-    """The window of one site of a network; `None` of a global network.
-
-    Args:
-      net: a module with the fields `local_mode`, `train_size` and `window`.
-      stride, multiple: as of `ops.site_window`.
-
-    Returns:
-      (height, width) in pixels of the site's map.
-
-    Raises:
-      ValueError: as `ops.site_window`.
-    """
-    if not net.local_mode:
-        return None
-    return site_window(net.train_size, net.window, stride=stride, multiple=multiple)
 
 
 def conv3x3(features: int, dtype: Dtype | None, name: str, *, use_bias: bool = True) -> nn.Conv:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from tlc_jax.layers.basic import Conv1x1, SqueezeExcite, conv3x3
-from tlc_jax.ops import Window, resize_bilinear
+from tlc_jax.ops import resize_bilinear
 
 # The maps of a U-Net's levels, of full, half and quarter size.
 Pyramid = tuple[jax.Array, ...]
@@ -29,7 +29,6 @@ class CAB(nn.Module):
     """
 
     reduction: int
-    window: Window = None
     dtype: Dtype | None = None
 
     @nn.compact
@@ -39,9 +38,7 @@ class CAB(nn.Module):
         x = conv3x3(c, self.dtype, "body_0", use_bias=False)(x)
         x = jnp.where(x >= 0, x, x * slope.astype(x.dtype))
         x = conv3x3(c, self.dtype, "body_2", use_bias=False)(x)
-        return shortcut + SqueezeExcite(
-            c // self.reduction, False, self.window, self.dtype, name="CA"
-        )(x)
+        return shortcut + SqueezeExcite(c // self.reduction, False, self.dtype, name="CA")(x)
 
 
 class ShallowFeatures(nn.Module):
@@ -49,14 +46,13 @@ class ShallowFeatures(nn.Module):
 
     features: int
     reduction: int
-    window: Window = None
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, image: jax.Array, slope: jax.Array | None = None) -> jax.Array:
         slope = prelu_slope(self) if slope is None else slope
         x = conv3x3(self.features, self.dtype, "conv", use_bias=False)(image)
-        return CAB(self.reduction, self.window, self.dtype, name="block")(x, slope)
+        return CAB(self.reduction, self.dtype, name="block")(x, slope)
 
 
 class Encoder(nn.Module):
@@ -70,7 +66,6 @@ class Encoder(nn.Module):
 
     widths: tuple[int, ...]
     reduction: int
-    windows: tuple[Window, ...]
     dtype: Dtype | None = None
 
     @nn.compact
@@ -86,10 +81,10 @@ class Encoder(nn.Module):
             return Conv1x1(width, use_bias=False, dtype=self.dtype, name=name)
 
         pyramid: list[jax.Array] = []
-        for i, (width, window) in enumerate(zip(self.widths, self.windows, strict=True)):
+        for i, width in enumerate(self.widths):
             if pyramid:
                 x = conv(width, f"down{i}{i + 1}")(_halve(x))
-            x = _blocks(x, slope, 2, self, window, f"encoder_level{i + 1}")
+            x = _blocks(x, slope, 2, self, f"encoder_level{i + 1}")
             if others is not None:
                 enc, dec = others
                 x = x + conv(width, f"fuse_enc{i + 1}")(enc[i])
@@ -102,22 +97,21 @@ class Decoder(nn.Module):
     """An encoder's maps to as many of the same shapes; each joins through a block of its own."""
 
     reduction: int
-    windows: tuple[Window, ...]
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, encoded: Pyramid, slope: jax.Array | None = None) -> Pyramid:
         slope = prelu_slope(self) if slope is None else slope
         *skips, x = encoded
-        x = _blocks(x, slope, 2, self, self.windows[-1], f"decoder_level{len(encoded)}")
+        x = _blocks(x, slope, 2, self, f"decoder_level{len(encoded)}")
         pyramid = [x]
         for i in reversed(range(len(skips))):
-            window, width = self.windows[i], skips[i].shape[-1]
+            width = skips[i].shape[-1]
             # The convolution acts on single pixels, so it costs less before the interpolation.
             x = Conv1x1(width, use_bias=False, dtype=self.dtype, name=f"up{i + 2}{i + 1}")(x)
-            skip = CAB(self.reduction, window, self.dtype, name=f"skip_attn{i + 1}")
+            skip = CAB(self.reduction, self.dtype, name=f"skip_attn{i + 1}")
             x = resize_bilinear(x, 1) + skip(skips[i], slope)
-            x = _blocks(x, slope, 2, self, window, f"decoder_level{i + 1}")
+            x = _blocks(x, slope, 2, self, f"decoder_level{i + 1}")
             pyramid.insert(0, x)
         return tuple(pyramid)
 
@@ -127,7 +121,6 @@ class ORSNet(nn.Module):
 
     num_cab: int
     reduction: int
-    window: Window = None
     dtype: Dtype | None = None
 
     @nn.compact
@@ -144,7 +137,7 @@ class ORSNet(nn.Module):
         for i in range(len(encoded)):
             shortcut = x
             orb = f"orb{i + 1}_body"
-            x = _blocks(x, slope, self.num_cab, self, self.window, orb)
+            x = _blocks(x, slope, self.num_cab, self, orb)
             x = shortcut + conv3x3(width, self.dtype, f"{orb}_{self.num_cab}", use_bias=False)(x)
             # In the paper a convolution follows each of the i interpolations. Convolutions of
             # single pixels and interpolations commute: so all of the former, then the latter.
@@ -160,16 +153,11 @@ class ORSNet(nn.Module):
 
 
 def _blocks(
-    x: jax.Array,
-    slope: jax.Array,
-    count: int,
-    net: Encoder | Decoder | ORSNet,
-    window: Window,
-    name: str,
+    x: jax.Array, slope: jax.Array, count: int, net: Encoder | Decoder | ORSNet, name: str
 ) -> jax.Array:
     """The blocks of one level of `net`."""
     for i in range(count):
-        x = CAB(net.reduction, window, net.dtype, name=f"{name}_{i}")(x, slope)
+        x = CAB(net.reduction, net.dtype, name=f"{name}_{i}")(x, slope)
     return x
 
 

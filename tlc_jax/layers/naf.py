@@ -15,7 +15,7 @@ from tlc_jax.layers.basic import (
     channel_param,
     simple_gate,
 )
-from tlc_jax.ops import Window, spread
+from tlc_jax.ops import spread
 
 
 class NAFBlock(nn.Module):
@@ -24,7 +24,6 @@ class NAFBlock(nn.Module):
     (N, H, W, C) -> the same. It starts as the identity.
     """
 
-    window: Window = None
     dtype: Dtype | None = None
 
     @nn.compact
@@ -36,7 +35,7 @@ class NAFBlock(nn.Module):
         x = Conv1x1(2 * c, dtype=self.dtype, border=1, name="conv1")(x)
         x = DepthwiseConv3x3(dtype=self.dtype, border=1, name="conv2")(x)
         x = simple_gate(x)
-        attention = LocalPool(self.window, name="pool")(x)
+        attention = LocalPool(name="pool")(x)
         attention = Conv1x1(c, dtype=self.dtype, name="sca")(attention)
         x = x * spread(attention, (h, w))
         x = Conv1x1(c, dtype=self.dtype, name="conv3")(x)

@@ -18,17 +18,16 @@ class NonLocal(nn.Module):
     """
 
     site: ClassVar[str] = "position attention"
-    window: Window = None
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, window: Window = None) -> jax.Array:
         c = x.shape[-1]
 
         def embed(name: str) -> jax.Array:
             return Conv1x1(max(1, c // 2), dtype=self.dtype, name=name)(x)
 
-        y = spatial_attention(embed("theta"), embed("phi"), embed("g"), self.window, scale=1.0)
+        y = spatial_attention(embed("theta"), embed("phi"), embed("g"), window, scale=1.0)
         zeros = nn.initializers.zeros
         y = nn.Conv(c, (1, 1), kernel_init=zeros, dtype=self.dtype, name="out")(y)
         return x + y.astype(x.dtype)

@@ -13,28 +13,27 @@ from flax.typing import Dtype
 from tlc_jax.layers import (
     Conv1x1,
     LocalMoments,
+    Network,
     SupervisedAttention,
     channel_param,
     conv3x3,
-    local_window,
     upsample2x2,
 )
-from tlc_jax.ops import Window, pad_to_multiple, spread
+from tlc_jax.ops import spread
 
 EPSILON = 1e-5
 LEAK = 0.2  # slope of the activations below zero
 
 
 class InstanceNorm(nn.Module):
-    """Each channel of (N, H, W, C) by its mean and variance in the window."""
+    """Each channel of (N, H, W, C) by its mean and variance."""
 
-    window: Window = None
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         _, h, w, _ = x.shape
-        mean, variance = LocalMoments(self.window, name="moments")(x)
+        mean, variance = LocalMoments(name="moments")(x)
         scale = jax.lax.rsqrt(variance + EPSILON)
         y = (x.astype(jnp.float32) - spread(mean, (h, w))) * spread(scale, (h, w))
         y = y * channel_param(self, "scale", y, nn.initializers.ones)
@@ -49,7 +48,6 @@ class Block(nn.Module):
 
     features: int
     half_norm: bool
-    window: Window = None
     dtype: Dtype | None = None
 
     @nn.compact
@@ -60,7 +58,7 @@ class Block(nn.Module):
         x = conv3x3(self.features, self.dtype, "conv_1")(x)
         if self.half_norm:
             first, second = jnp.split(x, 2, axis=-1)
-            first = InstanceNorm(self.window, self.dtype, name="norm")(first)
+            first = InstanceNorm(self.dtype, name="norm")(first)
             x = jnp.concatenate([first, second], axis=-1)
         x = jax.nn.leaky_relu(x, LEAK)
         x = jax.nn.leaky_relu(conv3x3(self.features, self.dtype, "conv_2")(x), LEAK)
@@ -72,8 +70,8 @@ class Block(nn.Module):
         return x
 
 
-class HINet(nn.Module):
-    """HINet. Call with (N, H, W, C) RGB in [0, 1], any size; returns the same shape and type.
+class HINet(Network):
+    """HINet.
 
     Published with wf 64 and norms at levels 3 to 4 for GoPro and REDS, 0 to 4 for SIDD and Rain13k;
     and for SIDD with wf 32.
@@ -83,11 +81,8 @@ class HINet(nn.Module):
     depth: int = 5  # levels
     hin_position_left: int = 0  # first level with norms
     hin_position_right: int = 4  # and the last
-    inp_channels: int = 3
-    local_mode: bool = False
-    train_size: tuple[int, int] = (256, 256)  # pixels, of the training crops
-    window: Window = None  # input pixels; None is 1.5 x train_size
-    dtype: Dtype | None = None
+
+    buckets = True
 
     @property
     def multiple(self) -> int:
@@ -95,21 +90,18 @@ class HINet(nn.Module):
         return 2 ** max(4, self.depth - 1)
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
-        _, h, w, c = image.shape
-        padded = pad_to_multiple(image, self.multiple)
-
-        x = conv3x3(self.wf, self.dtype, "conv_01")(padded)
+    def forward(self, image: jax.Array) -> jax.Array:
+        x = conv3x3(self.wf, self.dtype, "conv_01")(image)
         encoded, decoded = _unet(self, x, 1)
         attend = SupervisedAttention(dtype=self.dtype, name="sam12")
-        attended, _ = attend(decoded[0], padded)
+        attended, _ = attend(decoded[0], image)
 
-        x = conv3x3(self.wf, self.dtype, "conv_02")(padded)
+        x = conv3x3(self.wf, self.dtype, "conv_02")(image)
         x = jnp.concatenate([x, attended], axis=-1)
         x = Conv1x1(self.wf, dtype=self.dtype, name="cat12")(x)
         _, decoded = _unet(self, x, 2, (encoded, decoded))
-        residual = conv3x3(c, self.dtype, "last")(decoded[0])
-        return (padded + residual.astype(image.dtype))[:, :h, :w]
+        residual = conv3x3(image.shape[-1], self.dtype, "last")(decoded[0])
+        return image + residual.astype(image.dtype)
 
 
 def _unet(
@@ -122,10 +114,9 @@ def _unet(
     dtype, deepest = net.dtype, net.depth - 1
     encoded: list[jax.Array] = []
     for level in range(net.depth):
-        window = local_window(net, stride=2**level, multiple=net.multiple)
         half_norm = net.hin_position_left <= level <= net.hin_position_right
         name = f"down_path_{number}_{level}"
-        block = Block(2**level * net.wf, half_norm, window, dtype, name=name)
+        block = Block(2**level * net.wf, half_norm, dtype, name=name)
         fused = others is not None and level < deepest
         x = block(x, (others[0][level], others[1][level]) if fused else None)
         if level < deepest:

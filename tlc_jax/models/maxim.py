@@ -7,6 +7,7 @@ on. TLC gives each of them windows.
 """
 
 import math
+from dataclasses import KW_ONLY
 from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -18,22 +19,20 @@ from flax.typing import Dtype
 from tlc_jax.layers import (
     Conv1x1,
     LayerNorm,
+    Network,
     SqueezeExcite,
     SupervisedAttention,
     conv3x3,
     upsample2x2,
 )
-from tlc_jax.ops import Window, average_windows, extract_windows, resize_bilinear, site_window
-from tlc_jax.ops.shape import reflection, refuse_whole_numbers
+from tlc_jax.ops import Window, average_windows, extract_windows, resize_bilinear
 from tlc_jax.ops.windows import clip_window
 
 
 class Level(NamedTuple):
-    """What the layers of one resolution have in common; windows in pixels of that resolution."""
+    """What the layers of one resolution have in common."""
 
     block: tuple[int, int]  # pixels of a block, and as many cells in a grid
-    pool_window: Window = None
-    grid_window: Window = None
     dtype: Dtype | None = None
 
 
@@ -45,11 +44,10 @@ class GridMixing(nn.Module):
 
     site: ClassVar[str] = "grid"
     grid: tuple[int, int]
-    window: Window = None
     dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, window: Window = None) -> jax.Array:
         g_h, g_w = self.grid
         x, kernel, bias = _mixing_params(self, self.grid, x)
 
@@ -60,7 +58,7 @@ class GridMixing(nn.Module):
             return (mixed + bias.reshape(1, g_h, 1, g_w, 1, 1)).reshape(n, h, w, c)
 
         _, h, w, _ = x.shape
-        window = clip_window(self.window, (h, w))
+        window = clip_window(window, (h, w))
         if window == (h, w):
             return mix(x)
         return average_windows(mix(extract_windows(x, window)), (h, w))
@@ -104,7 +102,7 @@ class GatingUnit(nn.Module):
         x, gate = jnp.split(x, 2, axis=-1)
         gate = LayerNorm(1e-6, dtype=dtype, name="intermediate_layernorm")(gate)
         if self.axis == "Grid":
-            gate = GridMixing(block, self.level.grid_window, dtype, name="Dense_0")(gate)
+            gate = GridMixing(block, dtype, name="Dense_0")(gate)
         else:
             gate = BlockMixing(block, dtype, name="Dense_0")(gate)
         return x * (gate + 1)
@@ -149,11 +147,7 @@ class SplitHeadMultiAxisGmlpLayer(nn.Module):
 
 
 def _channel_attention(x: jax.Array, level: Level) -> jax.Array:
-    hidden = x.shape[-1] // 4
-    layer = SqueezeExcite(
-        hidden, window=level.pool_window, dtype=level.dtype, name="channel_attention"
-    )
-    return layer(x)
+    return SqueezeExcite(x.shape[-1] // 4, dtype=level.dtype, name="channel_attention")(x)
 
 
 class RCAB(nn.Module):
@@ -208,7 +202,7 @@ class SplitHeadMultiAxisGating(nn.Module):
         x = LayerNorm(1e-6, dtype=dtype, name="LayerNorm_in")(x)
         x = jax.nn.gelu(nn.Dense(2 * c, dtype=dtype, name="in_project")(x))
         far, near = jnp.split(x, 2, axis=-1)
-        far = GridMixing(block, self.level.grid_window, dtype, name="Dense_0")(far)
+        far = GridMixing(block, dtype, name="Dense_0")(far)
         near = BlockMixing(block, dtype, name="Dense_1")(near)
         x = jnp.concatenate([far, near], axis=-1)
         return nn.Dense(c, dtype=dtype, name="out_project")(x)
@@ -320,8 +314,8 @@ class UpSampleRatio(nn.Module):
         return conv(resize_bilinear(x, self.levels))
 
 
-class Maxim(nn.Module):
-    """MAXIM. Call with (N, H, W, C) RGB in [0, 1], any size; returns the same shape and type.
+class Maxim(Network):
+    """MAXIM.
 
     The defaults are the published S-3; S-2 has two stages. `local_mode` gives windows to the
     channel attentions (of `window`) and to the grid mixing (of `train_size`, averaged where they
@@ -335,29 +329,40 @@ class Maxim(nn.Module):
     num_bottleneck_blocks: int = 2
     block_size_hr: tuple[int, int] = (16, 16)  # pixels, at the two highest resolutions
     block_size_lr: tuple[int, int] = (8, 8)  # pixels, at the others
-    inp_channels: int = 3
-    padding: str = "both"  # reflection on "both" sides, as in the release, or at the "end" of axes
-    local_mode: bool = False
+    _: KW_ONLY
+    padding: str = "both"  # reflection on both sides, as in the release
     local_attention: bool = True
     local_grid: bool = True
-    train_size: tuple[int, int] = (256, 256)  # pixels, of the training crops
-    window: Window = None  # input pixels; None is 1.5 x train_size
-    dtype: Dtype | None = None
+
+    @property
+    def multiple(self) -> tuple[int, int]:
+        """For the blocks to fit at every level: 64 in the published networks."""
+        blocks = [(block[0] << i, block[1] << i) for i, block in enumerate(_blocks(self))]
+        rows, columns = (math.lcm(*sides) for sides in zip(*blocks, strict=True))
+        return rows, columns
+
+    @nn.nowrap
+    def check_windows(self) -> None:
+        super().check_windows()
+        fit = tuple(-(-n // m) * m for n, m in zip(self.train_size, self.multiple, strict=True))
+        if self.local_grid and fit != self.train_size:
+            raise ValueError(
+                f"the grid does not divide windows of train_size={self.train_size}: set "
+                f"train_size={fit}, the next that it does divide, or local_grid=False."
+            )
+
+    @nn.nowrap
+    def input_window(self, site: str) -> Window:
+        if site == "grid":
+            return self.train_size if self.local_grid else None
+        return super().input_window(site) if self.local_attention else None
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
-        refuse_whole_numbers(image)
-        _, h, w, c = image.shape
-        levels = _levels(self)
-        (rows, top), (columns, left) = (
-            reflection(size, multiple, self.padding)
-            for size, multiple in zip((h, w), _multiples(self), strict=True)
-        )
-        padded = jnp.take(image, rows, axis=1, mode="clip")
-        padded = jnp.take(padded, columns, axis=2, mode="clip")
+    def forward(self, image: jax.Array) -> jax.Array:
+        levels = [Level(block, self.dtype) for block in _blocks(self)]
         # Nearest neighbours: the pixel just after the middle of each cell.
         steps = [2**i for i in range(self.depth)]
-        images = [padded[:, step // 2 :: step, step // 2 :: step] for step in steps]
+        images = [image[:, step // 2 :: step, step // 2 :: step] for step in steps]
 
         encoded, decoded = _stage(self, 0, levels, images)
         for stage in range(1, self.num_stages):
@@ -370,9 +375,8 @@ class Maxim(nn.Module):
             encoded, decoded = _stage(self, stage, levels, images, sams, previous)
         # The release also has the last stage restore smaller pictures, for the loss.
         name = f"stage_{self.num_stages - 1}_output_conv_0"
-        residual = conv3x3(c, self.dtype, name)(decoded[0])
-        restored = padded + residual.astype(image.dtype)
-        return restored[:, top : top + h, left : left + w]
+        residual = conv3x3(image.shape[-1], self.dtype, name)(decoded[0])
+        return image + residual.astype(image.dtype)
 
 
 def _stage(
@@ -428,40 +432,6 @@ def _stage(
     return [encoded[i] for i in down], [decoded[i] for i in down]
 
 
-def _levels(net: Maxim) -> list[Level]:
-    """The levels of the network, the bottleneck last; the windows are `None` unless local."""
-    crop = net.train_size
-    attention, grid = (net.local_mode and kind for kind in (net.local_attention, net.local_grid))
-    multiples = _multiples(net)
-    fit = tuple(-(-size // m) * m for size, m in zip(crop, multiples, strict=True))
-    if grid and fit != crop:
-        raise ValueError(
-            f"the grid does not divide windows of train_size={crop}: set train_size={fit}, the "
-            "next that it does divide, or local_grid=False."
-        )
-    return [
-        Level(
-            block,
-            site_window(crop, net.window, stride=2**i, multiple=multiples) if attention else None,
-            site_window(crop, crop, stride=2**i) if grid else None,
-            net.dtype,
-        )
-        for i, block in enumerate(_blocks(net))
-    ]
-
-
 def _blocks(net: Maxim) -> list[tuple[int, int]]:
     """Size of the blocks at each level, the bottleneck last."""
     return [net.block_size_hr if i < 2 else net.block_size_lr for i in range(net.depth + 1)]
-
-
-def _multiples(net: Maxim) -> tuple[int, int]:
-    """What height and width must be multiples of, for the blocks to fit at every level.
-
-    64 in the published networks.
-    """
-
-    def along(axis: int) -> int:
-        return math.lcm(*(block[axis] << i for i, block in enumerate(_blocks(net))))
-
-    return along(0), along(1)

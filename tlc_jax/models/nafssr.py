@@ -4,14 +4,15 @@ Chu et al., "NAFSSR: Stereo Image Super-Resolution Using NAFNet" (CVPR Workshops
 2204.08714). It was trained on crops of 30 x 90 pixels, and is published to be run local.
 """
 
+from dataclasses import KW_ONLY
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from tlc_jax.layers import Conv1x1, LayerNorm, NAFBlock, channel_param, conv3x3, local_window
-from tlc_jax.ops import Window, parallax_attention, pixel_shuffle, resize_bilinear
-from tlc_jax.ops.shape import refuse_whole_numbers
+from tlc_jax.layers import Conv1x1, LayerNorm, NAFBlock, Network, channel_param, conv3x3
+from tlc_jax.ops import parallax_attention, pixel_shuffle, resize_bilinear
 
 
 class SCAM(nn.Module):
@@ -39,34 +40,34 @@ class SCAM(nn.Module):
         return left, right + from_left * channel_param(self, "gamma", right)
 
 
-class NAFSSR(nn.Module):
-    """NAFSSR. Call with (N, H, W, 6), left and right view in RGB side by side in the channels.
+class NAFSSR(Network):
+    """NAFSSR, called with the left and the right view in RGB side by side in the channels.
 
-    Returns (N, H up_scale, W up_scale, 6) of the same type. Published for factors 2 and 4 with
-    (width, num_blks) of T (48, 16), S (64, 32), B (96, 64) and L (128, 128).
+    Published for factors 2 and 4 with (width, num_blks) of T (48, 16), S (64, 32), B (96, 64) and L
+    (128, 128).
     """
 
     up_scale: int = 4  # 1, 2, 4 or 8
     width: int = 48
     num_blks: int = 16
+    _: KW_ONLY
     inp_channels: int = 6  # of both views
-    local_mode: bool = False
     train_size: tuple[int, int] = (30, 90)  # pixels, of the training crops
-    window: Window = None  # input pixels; None is 1.5 x train_size
-    dtype: Dtype | None = None
+
+    @property
+    def scale(self) -> int:
+        return self.up_scale
 
     @nn.compact
-    def __call__(self, pair: jax.Array) -> jax.Array:
+    def forward(self, pair: jax.Array) -> jax.Array:
         if self.up_scale not in (1, 2, 4, 8):
             raise ValueError(f"up_scale is 1, 2, 4 or 8, got {self.up_scale}.")
-        refuse_whole_numbers(pair)
-        window = local_window(self, stride=1)
         channels = self.inp_channels // 2
         # The views share all but the attention: they stand side by side in the batch.
         views = jnp.concatenate(jnp.split(pair, 2, axis=-1))
         x = conv3x3(self.width, self.dtype, "intro")(views)
         for i in range(self.num_blks):
-            x = NAFBlock(window, self.dtype, name=f"body_{i}_blk")(x)
+            x = NAFBlock(self.dtype, name=f"body_{i}_blk")(x)
             left, right = jnp.split(x, 2)
             x = jnp.concatenate(SCAM(self.dtype, name=f"body_{i}_fusion")(left, right))
         x = pixel_shuffle(conv3x3(channels * self.up_scale**2, self.dtype, "up")(x), self.up_scale)

@@ -4,8 +4,6 @@ Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image Restor
 arXiv 2111.09881). The attention's products run over the whole picture; TLC runs them over windows.
 """
 
-from typing import ClassVar
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,10 +14,10 @@ from tlc_jax.layers import (
     DepthwiseConv3x3,
     LayerNorm,
     LocalAttention,
+    Network,
     conv3x3,
-    local_window,
 )
-from tlc_jax.ops import Window, pad_to_multiple, pixel_shuffle, pixel_unshuffle
+from tlc_jax.ops import pixel_shuffle, pixel_unshuffle
 
 
 class TransposedAttention(nn.Module):
@@ -27,7 +25,6 @@ class TransposedAttention(nn.Module):
 
     heads: int
     use_bias: bool = False
-    window: Window = None
     dtype: Dtype | None = None
 
     @nn.compact
@@ -39,7 +36,7 @@ class TransposedAttention(nn.Module):
         q, k, v = jnp.split(qkv, 3, axis=-1)
         # A 1x1 convolution follows, which the attention takes in.
         kernel, bias = Conv1x1(c, self.use_bias, name="project_out").weights(c)
-        x = LocalAttention(self.window, name="attend")(q, k, v, temperature, kernel[0, 0])
+        x = LocalAttention(name="attend")(q, k, v, temperature, kernel[0, 0])
         return x if bias is None else x + bias.astype(x.dtype)
 
 
@@ -68,30 +65,28 @@ class TransformerBlock(nn.Module):
     expansion: float
     use_bias: bool = False
     norm_bias: bool = True
-    window: Window = None
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = LayerNorm(1e-5, self.norm_bias, self.dtype, name="norm1")(x)
-        x = x + TransposedAttention(
-            self.heads, self.use_bias, self.window, self.dtype, name="attn"
-        )(y)
+        x = x + TransposedAttention(self.heads, self.use_bias, self.dtype, name="attn")(y)
         y = LayerNorm(1e-5, self.norm_bias, self.dtype, name="norm2")(x)
         return x + FeedForward(self.expansion, self.use_bias, self.dtype, name="ffn")(y)
 
 
-class Restormer(nn.Module):
-    """Restormer. Call with (N, H, W, inp_channels) in [0, 1], any size; returns out_channels.
+class Restormer(Network):
+    """Restormer.
 
     The published networks differ in three fields: `norm_bias` is False in the denoisers, gray ones
     have one channel in and out, and the dual-pixel one takes the left and the right view stacked, 6
-    channels.
+    channels, and gives 3. Its authors' figures are of pictures that are padded by reflection, as
+    with `padding="end"`; TLC's release pads zeros.
     """
 
-    multiple: ClassVar[int] = 8  # of pixels, to which pictures are padded
+    multiple = 8
+    buckets = True
 
-    inp_channels: int = 3
     out_channels: int = 3
     dim: int = 48
     num_blocks: tuple[int, int, int, int] = (4, 6, 6, 8)
@@ -101,24 +96,16 @@ class Restormer(nn.Module):
     bias: bool = False
     norm_bias: bool = True  # the release's LayerNorm_type: WithBias, or BiasFree
     dual_pixel_task: bool = False
-    local_mode: bool = False
-    train_size: tuple[int, int] = (256, 256)  # pixels, of the training crops
-    window: Window = None  # input pixels; None is 1.5 x train_size
-    dtype: Dtype | None = None
 
     @nn.compact
-    def __call__(self, image: jax.Array) -> jax.Array:
-        _, h, w, _ = image.shape
-
+    def forward(self, image: jax.Array) -> jax.Array:
         def blocks(x: jax.Array, level: int, count: int, name: str) -> jax.Array:
-            window = local_window(self, stride=2**level, multiple=self.multiple)
             for i in range(count):
                 x = TransformerBlock(
                     self.heads[level],
                     self.ffn_expansion_factor,
                     self.bias,
                     self.norm_bias,
-                    window,
                     self.dtype,
                     name=f"{name}_{i}",
                 )(x)
@@ -137,8 +124,7 @@ class Restormer(nn.Module):
             x = jnp.concatenate([x, skip], axis=-1)
             return Conv1x1(skip.shape[-1], self.bias, self.dtype, name=name)(x)
 
-        padded = pad_to_multiple(image, self.multiple)
-        embedded = conv(padded, self.dim, "patch_embed")
+        embedded = conv(image, self.dim, "patch_embed")
         level1 = blocks(embedded, 0, self.num_blocks[0], "encoder_level1")
         level2 = blocks(down(level1, "down1_2"), 1, self.num_blocks[1], "encoder_level2")
         level3 = blocks(down(level2, "down2_3"), 2, self.num_blocks[2], "encoder_level3")
@@ -154,8 +140,6 @@ class Restormer(nn.Module):
 
         if self.dual_pixel_task:
             x = x + Conv1x1(x.shape[-1], self.bias, self.dtype, name="skip_conv")(embedded)
-            restored = conv(x, self.out_channels, "output", self.bias).astype(image.dtype)
-        else:
-            residual = conv(x, self.out_channels, "output", self.bias)
-            restored = padded + residual.astype(image.dtype)
-        return restored[:, :h, :w]
+            return conv(x, self.out_channels, "output", self.bias).astype(image.dtype)
+        residual = conv(x, self.out_channels, "output", self.bias)
+        return image + residual.astype(image.dtype)

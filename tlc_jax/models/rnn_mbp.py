@@ -13,12 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from tlc_jax.layers import local_window
+from tlc_jax.layers import Network
 from tlc_jax.layers.cab import Decoder, Encoder, ORSNet, Pyramid, ShallowFeatures
-from tlc_jax.ops import Window, pad_to_multiple
 
 LEVELS = 3  # of the U-Nets
-MULTIPLE = 2 ** (LEVELS - 1)
 REDUCTION = 4
 
 # What a recurrence carries from frame to frame: the maps of its encoder and of its decoder.
@@ -29,7 +27,6 @@ class Common(NamedTuple):
     """What all parts of the network have in common."""
 
     widths: tuple[int, ...]  # channels of each level
-    windows: tuple[Window, ...]  # of each level, in its own pixels
     num_cab: int  # blocks between two additions of a U-Net's maps
     dtype: Dtype | None
 
@@ -41,10 +38,9 @@ class Propagation(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, before: State) -> State:
-        widths, windows, _, dtype = self.common
-        encoder = Encoder(widths, REDUCTION, windows, dtype, name="encoder")
-        encoded = encoder(x, before)
-        decoder = Decoder(REDUCTION, windows, dtype, name="decoder")
+        widths, _, dtype = self.common
+        encoded = Encoder(widths, REDUCTION, dtype, name="encoder")(x, before)
+        decoder = Decoder(REDUCTION, dtype, name="decoder")
         return encoded, decoder(encoded)
 
 
@@ -55,9 +51,8 @@ class BackwardStep(nn.Module):
 
     @nn.compact
     def __call__(self, after: State, frame: jax.Array) -> tuple[State, tuple[jax.Array, State]]:
-        widths, windows, _, dtype = self.common
-        shallow = ShallowFeatures(widths[0], REDUCTION, windows[0], dtype, name="shallow_cell")
-        x = shallow(frame)
+        widths, _, dtype = self.common
+        x = ShallowFeatures(widths[0], REDUCTION, dtype, name="shallow_cell")(frame)
         state = Propagation(self.common, name="propagation")(x, after)
         return state, (x, state)
 
@@ -72,17 +67,16 @@ class ForwardStep(nn.Module):
         self, before: State, inputs: tuple[jax.Array, jax.Array, State]
     ) -> tuple[State, jax.Array]:
         frame, x, backward = inputs
-        _, windows, num_cab, dtype = self.common
+        _, num_cab, dtype = self.common
         state = Propagation(self.common, name="propagation")(x, before)
         encoded, decoded = jax.tree.map(jnp.add, state, backward)
-        restore = ORSNet(num_cab, REDUCTION, windows[0], dtype, name="TFR")
-        x = restore(x, encoded, decoded)
+        x = ORSNet(num_cab, REDUCTION, dtype, name="TFR")(x, encoded, decoded)
         residual = nn.Conv(frame.shape[-1], (5, 5), dtype=dtype, name="recons")(x)
         return state, frame + residual.astype(frame.dtype)
 
 
-class RNNMBP(nn.Module):
-    """RNN-MBP. Call with clips (N, T, H, W, C) RGB in [0, 1], any size.
+class RNNMBP(Network):
+    """RNN-MBP, called with clips (N, T, H, W, C).
 
     Returns (N, T - past_frames - future_frames, H, W, C): the frames that have enough neighbours.
     It restores the past frames, too, and drops them; `resume` keeps them.
@@ -92,21 +86,29 @@ class RNNMBP(nn.Module):
     num_cab: int = 8
     past_frames: int = 2
     future_frames: int = 2
-    inp_channels: int = 3
-    local_mode: bool = False
-    train_size: tuple[int, int] = (256, 256)  # pixels, of the training crops
-    window: Window = None  # input pixels; None is 1.5 x train_size
-    dtype: Dtype | None = None
+
+    multiple = 2 ** (LEVELS - 1)
+
+    @property
+    def takes(self) -> str:
+        return "clips"
+
+    @property
+    def shortest(self) -> int:
+        """The fewest frames of a clip."""
+        return self.past_frames + self.future_frames + 1
+
+    @nn.nowrap
+    def example_input(self, size: tuple[int, int]) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, self.shortest, *size, self.inp_channels), jnp.float32)
 
     def __call__(self, clip: jax.Array) -> jax.Array:
-        needed = self.past_frames + self.future_frames + 1
-        if clip.ndim != 5 or clip.shape[1] < needed:
+        if clip.ndim != 5 or clip.shape[1] < self.shortest:
             raise ValueError(
-                f"a clip is (N, T, H, W, C) of at least {needed} frames, got {clip.shape}."
+                f"a clip is (N, T, H, W, C) of at least {self.shortest} frames, got {clip.shape}."
             )
         return self.resume(clip, ahead=self.future_frames)[0][:, self.past_frames :]
 
-    @nn.compact
     def resume(
         self, clip: jax.Array, state: State | None = None, ahead: int = 0
     ) -> tuple[jax.Array, State]:
@@ -122,37 +124,36 @@ class RNNMBP(nn.Module):
         Returns:
           (N, T - ahead, H, W, C), and the state for the next part.
         """
-        n, t, h, w, c = clip.shape
+        _, t, h, w, _ = clip.shape
         if not 0 <= ahead < t:
             raise ValueError(f"ahead is 0 to {t - 1} of {t} frames, got {ahead}.")
-        padded = pad_to_multiple(clip.reshape(n * t, h, w, c), MULTIPLE)
-        frames = padded.reshape(n, t, *padded.shape[1:]).swapaxes(0, 1)
+        with self.windowed():
+            restored, state = self.forward(self.pad(clip), state, ahead)
+        return self.crop(restored, (h, w)), state
 
-        strides = [2**level for level in range(LEVELS)]
-        common = Common(
-            widths=tuple(self.n_features + i * (self.n_features // 2) for i in range(LEVELS)),
-            windows=tuple(local_window(self, stride=s, multiple=MULTIPLE) for s in strides),
-            num_cab=self.num_cab,
-            dtype=self.dtype,
-        )
+    @nn.compact
+    def forward(
+        self, clip: jax.Array, state: State | None = None, ahead: int = 0
+    ) -> tuple[jax.Array, State]:
+        """As `resume`, of frames whose sides are multiples."""
+        n, t, h, w, _ = clip.shape
+        widths = tuple(self.n_features + i * (self.n_features // 2) for i in range(LEVELS))
+        common = Common(widths, self.num_cab, self.dtype)
         over_frames = {"variable_broadcast": "params", "split_rngs": {"params": False}}
         backward = nn.scan(BackwardStep, reverse=True, **over_frames)(common, name="backward")
         forward = nn.scan(ForwardStep, **over_frames)(common, name="forward")
 
         # The convolutions of a state have no bias: one of zeros is the same as none.
         pyramid = tuple(
-            jnp.zeros(
-                (n, padded.shape[1] // stride, padded.shape[2] // stride, width),
-                self.dtype or jnp.float32,
-            )
-            for stride, width in zip(strides, common.widths, strict=True)
+            jnp.zeros((n, h // 2**i, w // 2**i, width), self.dtype or jnp.float32)
+            for i, width in enumerate(widths)
         )
         nothing = pyramid, pyramid
-        centred = frames - 0.5
+        centred = clip.swapaxes(0, 1) - 0.5
         after = nothing
         if ahead:  # a loop of its own, as these maps need not be kept
             after, _ = backward(after, centred[t - ahead :])
         centred = centred[: t - ahead]
         _, (features, maps) = backward(after, centred)
         state, restored = forward(state or nothing, (centred, features, maps))
-        return (restored.swapaxes(0, 1) + 0.5)[:, :, :h, :w], state
+        return restored.swapaxes(0, 1) + 0.5, state

@@ -1,8 +1,12 @@
 """Rearrangements of pixels and channels, and padding to a multiple."""
 
+from typing import Any, TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 
 def pixel_shuffle(x: jax.Array, r: int) -> jax.Array:
@@ -22,32 +26,47 @@ def pixel_unshuffle(x: jax.Array, r: int) -> jax.Array:
     return x.reshape(n, h // r, w // r, c * r**2)
 
 
-def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
-    """Zeros below and to the right of (N, H, W, C), until H and W are multiples.
+PADDINGS = {"zeros": "constant", "end": "reflect", "both": "reflect"}  # by name, as numpy has them
 
-    The published networks pad before the first convolution, so these rows enter their statistics.
+Margins = tuple[tuple[int, int], tuple[int, int]]  # pixels (above, below), (left, right)
+
+
+def margins(size: tuple[int, int], multiple: int | tuple[int, int], padding: str) -> Margins:
+    """What to add to a picture of `size` for its sides to be multiples.
+
+    Args:
+      size: (H, W).
+      multiple: of both sides, or (of the height, of the width).
+      padding: "both" puts half of it before the picture, "zeros" and "end" all of it behind.
 
     Raises:
-      TypeError: whole numbers, which a network must not take for samples in [0, 1].
+      ValueError: another padding.
+
+    Examples:
+      >>> margins((481, 321), 8, "end")
+      ((0, 7), (0, 7))
     """
-    refuse_whole_numbers(x)
-    _, h, w, _ = x.shape
-    return jnp.pad(x, ((0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0)))
+    if padding not in PADDINGS:
+        raise ValueError(f"unknown padding {padding!r}: choose {', '.join(map(repr, PADDINGS))}.")
+    multiples = multiple if isinstance(multiple, tuple) else (multiple, multiple)
+    extra = [-n % m for n, m in zip(size, multiples, strict=True)]
+    top, left = (n // 2 if padding == "both" else 0 for n in extra)
+    return (top, extra[0] - top), (left, extra[1] - left)
 
 
-def refuse_whole_numbers(x: jax.Array) -> None:
-    """What a network takes are floats: it would return the difference to whole numbers cut off."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"a network takes floats in [0, 1], got {x.dtype}; tlc_jax.restore takes both."
-        )
+def pad_to_multiple(x: Array, multiple: int | tuple[int, int], padding: str = "zeros") -> Array:
+    """Pixels around (..., H, W, C), until H and W are multiples.
 
+    Args:
+      x: an array of JAX or of numpy, which stays one.
+      multiple: of both sides, or (of the height, of the width).
+      padding: "zeros" below and to the right, the picture reflected there, "end", or reflected on
+        "both" sides. A side too short for that is reflected again and again.
 
-def reflection(length: int, multiple: int, padding: str) -> tuple[np.ndarray, int]:
-    """Indices that reflect an axis out to a multiple, and how many come before the picture."""
-    if padding not in ("both", "end"):
-        raise ValueError(f"unknown padding {padding!r}: choose 'both' or 'end'.")
-    extra = -length % multiple
-    before = extra // 2 if padding == "both" else 0
-    # Where the picture is too small numpy reflects again and again; a single pixel it repeats.
-    return np.pad(np.arange(length), (before, extra - before), mode="reflect"), before
+    Raises:
+      ValueError: another padding.
+    """
+    *_, h, w, _ = x.shape
+    around = margins((h, w), multiple, padding)
+    pad: Any = np.pad if isinstance(x, np.ndarray) else jnp.pad
+    return pad(x, (*[(0, 0)] * (x.ndim - 3), *around, (0, 0)), mode=PADDINGS[padding])

@@ -23,11 +23,7 @@ TILE_COST = 200
 
 
 def site_window(
-    train_size: tuple[int, int],
-    window: Window = None,
-    *,
-    stride: int | tuple[int, int],
-    multiple: int | tuple[int, int] = 1,
+    size: tuple[int, int], train_size: tuple[int, int], window: tuple[int, int]
 ) -> tuple[int, int]:
     """Window of one site of a network, in pixels of its feature map.
 
@@ -35,32 +31,19 @@ def site_window(
     training crop goes through the network. It does not depend on the picture to restore.
 
     Args:
+      size: (H, W) of that map.
       train_size: (height, width) of the training crops, input pixels.
-      window: (height, width) in input pixels; `None` is the paper's 1.5 x `train_size`.
-      stride: input pixels for one pixel of the site's map, one number or (vertical, horizontal).
-      multiple: what the network pads its input to, likewise.
+      window: (height, width) in input pixels.
 
     Returns:
       (height, width) in feature pixels, at least 1.
 
-    Raises:
-      ValueError: a size that is not two whole numbers of pixels.
-
     Examples:
-      >>> site_window((256, 256), stride=8)
+      >>> site_window((32, 32), (256, 256), (384, 384))
       (48, 48)
     """
-    check_pair("train_size", train_size)
-    if window is not None:
-        check_pair("window", window)
-    window = window or (train_size[0] * 3 // 2, train_size[1] * 3 // 2)
-
-    def along(axis: int) -> int:
-        s, m = (n[axis] if isinstance(n, tuple) else n for n in (stride, multiple))
-        feature = -(-train_size[axis] // m) * m // s
-        return max(1, feature * window[axis] // train_size[axis])
-
-    return along(0), along(1)
+    down, across = map(lambda f, t, w: max(1, f * w // t), size, train_size, window)
+    return down, across
 
 
 def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
@@ -77,6 +60,7 @@ def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def check_pair(name: str, pair: tuple[int, int]) -> None:
+    """Refuse what is not a size in whole pixels."""
     whole = isinstance(pair, tuple) and all(isinstance(n, numbers.Integral) and n > 0 for n in pair)
     if not whole or len(pair) != 2:
         raise ValueError(f"{name} is a tuple (height, width) of whole pixels, got {pair!r}.")

@@ -5,6 +5,7 @@ many sizes. `extent` is the (height, width) of the corner, an integer array (2,)
 what lies beyond it counts for nothing, and comes back as numbers without meaning.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -49,6 +50,7 @@ def window_moments_within(
     return moments_about(wide, offset, lambda x: window_mean_within(x, window, extent))
 
 
+@functools.partial(jax.jit, static_argnames=("size", "window"))  # one for all blocks of a level
 def tiles_within(
     extent: jax.Array, size: tuple[int, int], window: Window
 ) -> tuple[AxisTiles, AxisTiles]:

@@ -1,0 +1,208 @@
+"""What all networks have in common: their fields, their padding, and the windows of their sites.
+
+A site of TLC is a layer whose class says in `site` what it aggregates over positions. It takes the
+keyword `window`, (height, width) in pixels of its own map, and knows nothing else of windows: a
+local network gives one to each of its sites while it runs. How large follows from the map that the
+site saw of a training crop, `ops.site_window`; so the network is traced on a crop, once.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.module import InterceptorContext
+from flax.typing import Dtype
+
+from tlc_jax.ops import Window, pad_to_multiple, site_window
+from tlc_jax.ops.shape import margins
+from tlc_jax.ops.windows import check_pair
+
+Size = tuple[int, int]
+Maps = dict[tuple[str, ...], list[Size]]  # of each site, by its path in the network
+
+
+class Network(nn.Module, kw_only=True):
+    """A network that restores, with global statistics or local ones. Yours derives from it.
+
+    A subclass defines `forward`, and in it the layers that TLC makes local are sites, such as
+    `tlc_jax.layers.LocalPool`. Call the network with (N, H, W, inp_channels) in [0, 1], any size;
+    it returns (N, H scale, W scale, out_channels) of the same type.
+    """
+
+    multiple: ClassVar[int | tuple[int, int]] = 1  # of pixels, to which pictures are padded
+    scale: ClassVar[int] = 1  # pixels that come out, on each axis, for one that goes in
+    # Whether pictures can share a larger one's program, see `tlc_jax.buckets`. A class says so for
+    # itself, as one that derives from it may look farther.
+    buckets: ClassVar[bool] = False
+
+    inp_channels: int = 3
+    padding: str = "zeros"  # below and to the right; or reflection there, "end", or on "both" sides
+    local_mode: bool = False
+    train_size: Size = (256, 256)  # pixels, of the training crops
+    window: Window = None  # input pixels; None is 1.5 x train_size
+    dtype: Dtype | None = None  # to compute in
+
+    if TYPE_CHECKING:  # Flax makes one
+
+        def __hash__(self) -> int: ...
+
+    @property
+    def takes(self) -> str:
+        """What for: "pictures", gray or RGB, "pairs" of RGB views, "clips", or other "arrays"."""
+        return {1: "pictures", 3: "pictures", 6: "pairs"}.get(self.inp_channels, "arrays")
+
+    @property
+    def out_channels(self) -> int:
+        return self.inp_channels
+
+    @property
+    def has_buckets(self) -> bool:
+        return vars(type(self)).get("buckets", False)
+
+    @nn.nowrap
+    def example_input(self, size: Size) -> jax.ShapeDtypeStruct:
+        """The shape and type of one picture of `size` = (H, W), or of the shortest clip of such."""
+        return jax.ShapeDtypeStruct((1, *size, self.inp_channels), jnp.float32)
+
+    def forward(self, image: jax.Array, /) -> Any:
+        """What the network is, `nn.compact`, of a picture whose sides are multiples."""
+        raise NotImplementedError
+
+    def __call__(self, image: jax.Array) -> jax.Array:
+        _, h, w, _ = image.shape
+        with self.windowed():
+            restored = self.forward(self.pad(image))
+        return self.crop(restored, (h, w))
+
+    @nn.nowrap
+    def pad(self, image: Any) -> Any:
+        """(..., H, W, C), of JAX or numpy, until its sides are multiples.
+
+        Raises:
+          TypeError: whole numbers. The result would be cut off to such.
+          ValueError: an unknown `padding`.
+        """
+        if not jnp.issubdtype(image.dtype, jnp.floating):
+            raise TypeError(
+                f"a network takes floats in [0, 1], got {image.dtype}; tlc_jax.restore takes both."
+            )
+        return pad_to_multiple(image, self.multiple, self.padding)
+
+    @nn.nowrap
+    def crop(self, restored: Any, size: Size) -> Any:
+        """What becomes of a picture of `size`, without what `pad` puts around it."""
+        (top, _), (left, _) = margins(size, self.multiple, self.padding)
+        rows, columns = (
+            slice(self.scale * start, self.scale * (start + length))
+            for start, length in zip((top, left), size, strict=True)
+        )
+        return restored[..., rows, columns, :]
+
+    @nn.nowrap
+    def windowed(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, the sites of a local network have their windows.
+
+        Raises:
+          ValueError: as `check_windows`.
+        """
+        return nn.intercept_methods(_giver(self)) if self.local_mode else contextlib.nullcontext()
+
+    @nn.nowrap
+    def check_windows(self) -> None:
+        """Refuse what no windows can be made of; a global network does not need any.
+
+        Raises:
+          ValueError: `train_size` or `window` is not two whole numbers of pixels.
+        """
+        check_pair("train_size", self.train_size)
+        if self.window is not None:
+            check_pair("window", self.window)
+
+    @nn.nowrap
+    def input_window(self, site: str) -> Window:
+        """The window in input pixels for the sites of a kind; `None` leaves them global."""
+        height, width = self.train_size
+        return self.window or (height * 3 // 2, width * 3 // 2)
+
+
+def is_site(context: InterceptorContext) -> bool:
+    """Whether what is intercepted is the call of a site of TLC."""
+    return hasattr(context.module, "site") and context.method_name == "__call__"
+
+
+def check_network(model: nn.Module) -> None:
+    """Refuse other modules, and networks that would not get windows.
+
+    Raises:
+      TypeError: it is no `Network`, or has no `forward`.
+    """
+    if not isinstance(model, Network) or type(model).forward is Network.forward:
+        raise TypeError(
+            f"{type(model).__name__} is no network: derive it from tlc_jax.Network in place of "
+            "nn.Module, and name its method forward, not __call__."
+        )
+
+
+def _giver(net: Network) -> Callable[..., Any]:
+    """Gives each site of a local network its window."""
+    net.check_windows()
+    # What is local or not, and how, does not matter there.
+    fields = {"local_mode": False, "window": None, "dtype": None}
+    of_crop = _maps_of_a_crop(net.copy(parent=None, name=None, **fields))
+    met: Maps = {}
+    inner: set[tuple[str, ...]] = set()  # local networks in this one, which give their own
+
+    def give(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
+        layer: Any = context.module
+        if isinstance(layer, Network) and layer.local_mode and layer.path != net.path:
+            inner.add(layer.path)
+        elif is_site(context) and not any(layer.path[: len(path)] == path for path in inner):
+            path = layer.path[len(net.path) :]
+            _note(met, path, args[0])
+            number = met[path].index(args[0].shape[1:3])
+            if path not in of_crop:
+                raise ValueError(
+                    f"{'/'.join(path)}: a training crop does not come here, so there is no window "
+                    "for this site; let all sizes of pictures take the same way."
+                )
+            # Maps that differ here may be of one size in the crop.
+            size = of_crop[path][min(number, len(of_crop[path]) - 1)]
+            window = net.input_window(layer.site)
+            kwargs.setdefault("window", window and site_window(size, net.train_size, window))
+        return call(*args, **kwargs)
+
+    return give
+
+
+@functools.lru_cache
+def _maps_of_a_crop(net: Network) -> Maps:
+    """The maps that the sites of a global network see of a training crop."""
+    maps: Maps = {}
+
+    def note(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
+        if is_site(context):
+            _note(maps, context.module.path, args[0])
+        return call(*args, **kwargs)
+
+    def trace() -> None:
+        key = jax.eval_shape(jax.random.key, 0)
+        with nn.intercept_methods(note):
+            jax.eval_shape(net.init, key, net.example_input(net.train_size))
+
+    # In a thread of its own: what else intercepts or captures is kept by thread, and is not to see
+    # a crop.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(trace).result()
+    return maps
+
+
+def _note(maps: Maps, path: tuple[str, ...], x: jax.Array) -> None:
+    """Sizes in the order in which they come: a layer that is shared may have several."""
+    _, h, w, _ = x.shape
+    if (h, w) not in maps.setdefault(path, []):
+        maps[path].append((h, w))
