@@ -25,13 +25,14 @@ if find_spec("tlc_jax") is None:
     keep = [f"{name}=={version(name)}" for name in ("jax", "jaxlib") if find_spec(name)]
     Path("keep.txt").write_text("\n".join(keep))
     # !git clone --quiet --depth 1 {REPOSITORY} tlc-jax
-    # %pip install --quiet --constraint keep.txt "./tlc-jax[plot]"
+    # %pip install --quiet --constraint keep.txt "./tlc-jax[plot]" equinox
 
 # %% [markdown]
 # All that the notebook writes goes into the folder `results`. The repository's examples lie beside
 # the notebooks, or in the copy that the cell above made.
 
 # %%
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -196,31 +197,30 @@ figure.savefig(RESULTS / "own-figure.png")
 plt.show()
 
 # %% [markdown]
-# ## The operations alone: NNX, Equinox, plain JAX
+# ## Any network, in one line: NNX, Equinox, plain JAX
 #
-# They are functions on arrays, NHWC. In an NNX module the same network is the same lines; in
-# Equinox, too, whose arrays are (C, H, W): move the axis, `jnp.moveaxis(x, 0, -1)[None]`. Likewise
-# `tlc.local_moments` (mean and variance, for instance norm) and `tlc.transposed_attention` (between
-# channels).
+# A network that knows nothing of this library is made local from outside: `tlc.localize` takes a
+# function and returns one that takes and returns the same. Here is `Small` once more in NNX, as one
+# writes it, with an ordinary mean.
 
 
 # %%
 class SmallNNX(nnx.Module):
-    """As `Small`."""
+    """As `Small`, and as it is without TLC."""
 
     def __init__(self, features=16, *, rngs):
         self.conv1 = nnx.Conv(3, features, (5, 5), rngs=rngs)
         self.attention = nnx.Linear(features, features, rngs=rngs)
         self.conv2 = nnx.Conv(features, 3, (5, 5), rngs=rngs)
 
-    def __call__(self, image, window=None):
+    def __call__(self, image):
         x = nnx.gelu(self.conv1(image))
-        x = x * nnx.sigmoid(self.attention(tlc.local_mean(x, window)))
+        x = x * nnx.sigmoid(self.attention(x.mean(axis=(1, 2), keepdims=True)))
         return image + self.conv2(x)
 
 
 # %% [markdown]
-# With the parameters that were trained above, both give the same picture, in both modes.
+# With the parameters that were trained above it gives the same pictures as `Small`, in both modes.
 
 # %%
 network = SmallNNX(rngs=nnx.Rngs(0))
@@ -228,9 +228,62 @@ trained = jax.tree.map(jnp.asarray, params)
 trained["attention"]["kernel"] = trained["attention"]["kernel"][0, 0]  # of a 1x1 convolution
 nnx.update(network, trained)
 
-for name, window, expected in (("global", None, globally), ("local", (96, 96), locally)):
-    restored = nnx.jit(SmallNNX.__call__, static_argnames="window")(network, image[None], window)[0]
-    print(f"NNX - Linen, {name}, largest: {abs(restored - expected).max():.2g}")
+made_local = jax.jit(tlc.localize(network, model.train_size))
+print(f"NNX - Linen, global, largest: {abs(network(image[None])[0] - globally).max():.2g}")
+print(f"NNX - Linen, local, largest: {abs(made_local(image[None])[0] - locally).max():.2g}")
+
+# %% [markdown]
+# In Equinox a network takes one picture (C, H, W); rows and columns are axes 1 and 2 there, too.
+# Where a network lies in a batch (N, C, H, W), say `axes=(2, 3)`.
+
+
+# %%
+class SmallEquinox(eqx.Module):
+    """As `Small`, in Equinox."""
+
+    conv1: eqx.nn.Conv2d
+    attention: eqx.nn.Linear
+    conv2: eqx.nn.Conv2d
+
+    def __init__(self, features=16, *, key):
+        keys = jax.random.split(key, 3)
+        self.conv1 = eqx.nn.Conv2d(3, features, 5, padding=2, key=keys[0])
+        self.attention = eqx.nn.Linear(features, features, key=keys[1])
+        self.conv2 = eqx.nn.Conv2d(features, 3, 5, padding=2, key=keys[2])
+
+    def __call__(self, image):
+        x = jax.nn.gelu(self.conv1(image))
+        weights = jax.nn.sigmoid(self.attention(x.mean(axis=(1, 2))))
+        return image + self.conv2(x * weights[:, None, None])
+
+
+def as_in_equinox(name):
+    """Kernels (rows, columns, in, out) as (out, in, rows, columns), and biases beside them."""
+    kernel, bias = trained[name]["kernel"], trained[name]["bias"]
+    if kernel.ndim == 2:
+        return kernel.T, bias
+    return kernel.transpose(3, 2, 0, 1), bias[:, None, None]
+
+
+network = SmallEquinox(key=jax.random.key(0))
+for layer in ("conv1", "attention", "conv2"):
+    kernel, bias = as_in_equinox(layer)
+    network = eqx.tree_at(lambda n, layer=layer: getattr(n, layer).weight, network, kernel)
+    network = eqx.tree_at(lambda n, layer=layer: getattr(n, layer).bias, network, bias)
+
+made_local = jax.jit(tlc.localize(network, model.train_size))
+restored = jnp.moveaxis(made_local(jnp.moveaxis(image, -1, 0)), 0, -1)
+print(f"Equinox - Linen, local, largest: {abs(restored - locally).max():.2g}")
+
+# %% [markdown]
+# Means, sums, variances and attention are known. What has no local form is refused, with its line,
+# rather than left global in silence: for example a maximum over the picture.
+
+# %%
+try:
+    tlc.localize(lambda x: x / x.max(axis=(1, 2), keepdims=True), model.train_size)(image[None])
+except tlc.LocalizeError as error:
+    print(error)
 
 # %% [markdown]
 # A network that is to join the library brings two files: CONTRIBUTING.md in the repository tells

@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "tlc_jax").rglob("*.py"))
 
 LEVELS = {
     0: ("ops", "image", "degradations"),
-    1: ("layers", "metrics", "video"),
+    1: ("layers", "metrics", "transform", "video"),
     2: ("models",),
     3: ("buckets", "catalogue", "checkpoints", "data"),
     4: ("restore", "crops", "recipe"),

@@ -365,10 +365,7 @@ class Plain(nn.Module):
         if self.kind == "hinet":
             y = nn.Conv(c, (3, 3), name=f"{name}_conv1")(y)
             first, second = jnp.split(y, 2, -1)
-            if window:
-                first = local_norm(first, window)
-            else:
-                first = flax_norm_of_two_passes(first)
+            first = local_norm(first, window) if window else flax_norm_of_two_passes(first)
             y = nn.leaky_relu(jnp.concatenate([first, second], -1), 0.2)
             return x + nn.Conv(c, (3, 3), name=f"{name}_conv2")(y)
         q, k, v = jnp.split(nn.Dense(3 * c, name=f"{name}_qkv")(y), 3, -1)
@@ -566,7 +563,7 @@ REFUSED = {
     "the maximum of an axis": lambda x: x * x.max(2, keepdims=True),
     "where the maximum is": lambda x: x * jnp.argmax(x, 1, keepdims=True).astype(x.dtype),
     "the product": lambda x: x * x.prod((1, 2), keepdims=True),
-    "softmax over positions": lambda x: x + (jax.nn.softmax(x, (1, 2)) * x).sum((1, 2))[:, None, None],
+    "softmax over positions": lambda x: x + mean(jax.nn.softmax(x, (1, 2)) * x),
     "sorting": lambda x: jnp.sort(x, 1),
     "cumulative sums": lambda x: jnp.cumsum(x, 2),
     "Fourier": lambda x: jnp.fft.fft2(x, axes=(1, 2)).real,
@@ -578,7 +575,7 @@ REFUSED = {
         lambda c, row: (c + row, c), jnp.zeros_like(x[:, 0]), x.swapaxes(0, 1))[1],
     "equations by size": lambda x: jnp.sin(x) if x.shape[1] > 30 else x,
     "as many equations as rows": lambda x: sum((x for _ in range(x.shape[1])), x),
-    "divided by the count before": lambda x: x * (x / (x.shape[1] * x.shape[2])).sum((1, 2), keepdims=True),
+    "divided by the count before": lambda x: x * mean(x / (x.shape[1] * x.shape[2])),
     "scaled by the size": lambda x: x * (x.shape[1] / 100),
     "where in the picture": lambda x: x * jnp.linspace(0, 1, x.shape[1])[:, None, None],
     "noise": lambda x: squeeze_excite(x + jax.random.normal(jax.random.key(0), x.shape)),

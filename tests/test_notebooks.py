@@ -181,8 +181,10 @@ def test_your_own_network(run):
         "covers the picture",
         "NNX - Linen, global, largest",
         "NNX - Linen, local, largest",
+        "Equinox - Linen, local, largest",
     ):
         assert numbers(rf"{same}: (\S+)", text)[0] < 1e-5
+    assert "no local form of reduce_max" in text
 
 
 @each_notebook
