@@ -41,8 +41,9 @@ from tlc_jax.transform.values import (
     vmapped,
 )
 
-LINEAR = {"neg", "convert_element_type", "copy", "copy_p", "stop_gradient", "mul", "div", "name",
-          "reduce_precision"}  # fmt: skip
+SAME = {"convert_element_type", "copy", "copy_p", "stop_gradient", "name", "reduce_precision"}
+LINEAR = {"neg", "mul", "div", *SAME}
+ADDITIVE = {"add", "sub", "add_any"}
 
 
 def settled(equation: Equation, operands: Sequence[Any], size: int) -> Sequence[Any]:
@@ -165,7 +166,7 @@ def elementwise(equation: Equation, operands: list[Any]) -> Field:
     scales = equation.name in LINEAR and all(isinstance(one, Plain) for one in others)
     if isinstance(first, Partly) and scales:
         return first.then(Origin(equation, operands), shapes, scales=True)
-    if special := _affine(equation, operands):
+    if special := _kept_apart(equation, operands):
         return special
     fields = [one for one in operands if isinstance(one, Field)]
     hidden = FULL
@@ -212,7 +213,9 @@ def elementwise(equation: Equation, operands: list[Any]) -> Field:
         None if scaled else next(iter(taints), ADDED if statistics else None),
     )
     if _squares(equation, operands):
-        result.square_of = fields[0]
+        result.square_of = fields[0].alias
+    if equation.name in SAME:
+        result.alias = fields[0].alias
     return result
 
 
@@ -245,70 +248,63 @@ def _is_cosine(fields: Sequence[Field]) -> bool:
             return False
         if one.origin.equation.name == "reduce_sum" and not one.origin.operands[0].hidden:
             found = True
-            if one.origin.operands[0].square_of is not image:
+            if one.origin.operands[0].square_of is not image.alias:
                 return False
         else:
             todo += one.origin.operands
     return found
 
 
-def _affine(equation: Equation, operands: list[Any]) -> Field | None:
-    """Sums and differences of maps and statistics, kept apart; None of all else."""
-    shapes, name = equation.result_shapes(), equation.name
+def _kept_apart(equation: Equation, operands: list[Any]) -> Field | None:
+    """A map and the statistic that is added to it, not yet joined; None of all else."""
     fields = [one for one in operands if isinstance(one, Field)]
-    origin = Origin(equation, operands)
     centred = [one for one in fields if isinstance(one, Centred)]
+    plain = [one for one in operands if isinstance(one, Plain)]
     if len(centred) == len(fields) and _squares(equation, operands):
-        return Squared(centred[0], origin)
-    if name in LINEAR and len(centred) == 1 == len(fields):
-        if name == "div" and operands[0] is not centred[0]:
-            return None
-        if any(any(labels(equation.operand_shapes(i))) for i, one in enumerate(operands)
-               if isinstance(one, Plain)):  # fmt: skip
+        return Squared(centred[0], Origin(equation, operands))
+    if equation.name in LINEAR and len(centred) == len(fields) == 1:
+        varies = any(
+            any(labels(equation.operand_shapes(i)))
+            for i, one in enumerate(operands)
+            if isinstance(one, Plain)
+        )
+        if varies or (equation.name == "div" and operands[0] in plain):
             return None
         base, shift = (
             elementwise(equation, [part if one is centred[0] else one for one in operands])
             for part in (centred[0].base, centred[0].shift)
         )
-        return Centred(base, shift, shapes, origin)
-    if name not in ("add", "sub", "add_any") or len(fields) < 2:
-        if name in ("add", "sub", "add_any") and len(centred) == 1:
-            i = operands.index(centred[0])
-            both = [*operands]
-            both[i] = centred[0].base
-            settled(equation, operands, 0)
-            shift = centred[0].shift
-            if i == 1 and name == "sub":
-                shift = _negative(shift)
-            return Centred(elementwise(equation, both), shift, shapes, origin)
+    elif equation.name in ADDITIVE:
+        signs = (1, -1 if equation.name == "sub" else 1)
+        hidden = functools.reduce(int.__and__, (one.hidden for one in fields))
+        bases: list[Any] = [None, None]
+        shifts: list[Any] = [None, None]
+        for i, one in enumerate(operands):
+            if isinstance(one, Centred):
+                bases[i], shifts[i] = one.base, one.shift
+            elif isinstance(one, Plain) or one.hidden == hidden:
+                bases[i] = one
+            else:
+                shifts[i] = one
+        if not any(shifts) or not any(isinstance(one, Field) for one in bases):
+            return None
+        base = _joined(equation, bases, signs)
+        shift = _joined(equation, shifts, signs)
+    else:
         return None
-    hidden = functools.reduce(int.__and__, (one.hidden for one in fields))
-    parts = [(one.base, one.shift) if isinstance(one, Centred) else
-             (None, one) if one.hidden != hidden else (one, None) for one in fields]  # fmt: skip
-    if (
-        not any(shift for _, shift in parts)
-        or not any(base for base, _ in parts)
-        or any(
-            isinstance(one, Squared) or (one.taint and not isinstance(one, Centred))
-            for one in fields
-        )
-    ):
+    # Sums take these two, and nothing more that is yet to be joined, apart.
+    if base.taint or base.hidden | shift.hidden == base.hidden:
         return None
-    if len({one.hidden for one in fields}) > 2:
-        return None
+    shapes = equation.result_shapes()
+    return Centred(broadcast_to(base, shapes), shift, shapes, Origin(equation, operands))
 
-    def combine(pair: list[Field | None]) -> Field | None:
-        first, second = pair
-        if first is not None and second is not None:
-            return elementwise(equation, [first, second])
-        if second is None:
-            return first
-        return _negative(second) if name == "sub" else second
 
-    base, shift = combine([a for a, _ in parts]), combine([b for _, b in parts])
-    if base is None or shift is None or base.hidden | shift.hidden == base.hidden:
-        return None
-    return Centred(broadcast_to(base, shapes), shift, shapes, origin)
+def _joined(equation: Equation, parts: list[Any], signs: tuple[int, int]) -> Field:
+    """The sum or difference of two parts, of which one may be missing."""
+    if None not in parts:
+        return elementwise(equation, parts)
+    (part,) = (one for one in parts if one is not None)
+    return part if signs[parts.index(part)] > 0 else _negative(part)
 
 
 def _negative(field: Field) -> Field:
@@ -343,12 +339,12 @@ def layout(equation: Equation, operands: list[Any]) -> list[Any]:
         return [Centred(base, shift, equation.result_shapes(), Origin(equation, operands))]
     hidden = operand.hidden
     array = run(equation, [operand], hidden, hidden)[0]
-    return [
-        Field(
-            hidden, lambda: array, equation.result_shapes(), operand.grid,
-            Origin(equation, operands) if operand.origin else None, operand.taint,
-        )
-    ]  # fmt: skip
+    origin = Origin(equation, operands) if operand.origin else None
+    result = Field(
+        hidden, lambda: array, equation.result_shapes(), operand.grid, origin, operand.taint
+    )
+    result.alias = operand.alias
+    return [result]
 
 
 def broadcast(equation: Equation, operands: list[Any]) -> list[Any]:

@@ -89,7 +89,8 @@ class Field:
     ) -> None:
         self.hidden, self.shapes, self.grid = hidden, shapes, grid
         self.origin, self.taint = origin, taint
-        self.square_of: Field | None = None
+        self.alias = self  # the first that has its numbers, in another type or arrangement
+        self.square_of: Field | None = None  # the alias of what it is the square of
         self._make = make
 
     @functools.cached_property
