@@ -8,7 +8,7 @@ import functools
 import itertools
 import math
 import numbers
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,12 +73,14 @@ def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
     if window is None:
         return size
     _check_pair("window", window)
-    return min(window[0], size[0]), min(window[1], size[1])
+    return min(int(window[0]), size[0]), min(int(window[1]), size[1])
 
 
 def _check_pair(name: str, pair: tuple[int, int]) -> None:
-    whole = isinstance(pair, tuple) and all(isinstance(n, numbers.Integral) and n > 0 for n in pair)
-    if not whole or len(pair) != 2:
+    def whole(n: Any) -> bool:
+        return isinstance(n, numbers.Integral) and not isinstance(n, bool) and n > 0
+
+    if not isinstance(pair, tuple) or len(pair) != 2 or not all(map(whole, pair)):
         raise ValueError(f"{name} is a tuple (height, width) of whole pixels, got {pair!r}.")
 
 
