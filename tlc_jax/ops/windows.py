@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlc_jax.ops.checks import check_maps
+
 Window = tuple[int, int] | None
 """(height, width) in pixels of the map that it is for; `None` is the whole map."""
 
@@ -190,15 +192,16 @@ def extract_windows(x: jax.Array, window: Window) -> jax.Array:
       (windows * N, h, w, C), row by row, those of all N at one place together.
 
     Raises:
-      ValueError: a window that is not two whole numbers of pixels.
+      ValueError: a window that is not two whole numbers of pixels, or an array that is not NHWC.
     """
+    check_maps("expected an array (N, H, W, C)", x)
     n, height, width, c = x.shape
     h, w = clip_window(window, (height, width))
     rows, columns = axis_starts(height, h), axis_starts(width, w)
     x = jnp.take(x, np.add.outer(rows, np.arange(h)).ravel(), axis=1, mode="clip")
     x = jnp.take(x, np.add.outer(columns, np.arange(w)).ravel(), axis=2, mode="clip")
     x = x.reshape(n, len(rows), h, len(columns), w, c)
-    return x.transpose(1, 3, 0, 2, 4, 5).reshape(-1, h, w, c)
+    return x.transpose(1, 3, 0, 2, 4, 5).reshape(len(rows) * len(columns) * n, h, w, c)
 
 
 def average_windows(windows: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -211,10 +214,12 @@ def average_windows(windows: jax.Array, size: tuple[int, int]) -> jax.Array:
     Returns:
       (N, H, W, C) of the same type, averaged in float32.
     """
+    check_maps("expected an array (windows * N, h, w, C)", windows)
     _, h, w, c = windows.shape
     rows, columns = len(axis_starts(size[0], h)), len(axis_starts(size[1], w))
-    x = windows.reshape(rows, columns, -1, h, w, c).transpose(2, 0, 3, 1, 4, 5)
-    x = x.reshape(-1, rows * h, columns * w, c)
+    n = len(windows) // (rows * columns)
+    x = windows.reshape(rows, columns, n, h, w, c).transpose(2, 0, 3, 1, 4, 5)
+    x = x.reshape(n, rows * h, columns * w, c)
     x = _average_axis(_average_axis(x, size[0], h, axis=1), size[1], w, axis=2)
     return x.astype(windows.dtype)
 
