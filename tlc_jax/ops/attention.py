@@ -143,8 +143,8 @@ def attention_of_tiles(
     weights = jnp.einsum("nabhcd,hce->nabhde", weights, project, precision="highest")
     weights = weights.reshape(n, a, b, channels, features)
     # One window has one matrix, not as many copies as it has tiles.
-    weights = weights.reshape(n, channels, features) if a * b == 1 else average(weights)
-    v = v.reshape(len(weights), t_h * t_w * (n * r * s // len(weights)), channels)
+    weights, alike = (weights[:, 0, 0], r * s) if a * b == 1 else (average(weights), 1)
+    v = v.reshape(n * r * s // alike, alike * t_h * t_w, channels)
     out = jnp.einsum("tpd,tde->tpe", v, weights.astype(v.dtype))
     out = out.reshape(n, r, s, t_h, t_w, features).transpose(0, 1, 3, 2, 4, 5)
     out = out.reshape(n, r * t_h, s * t_w, features)
