@@ -61,7 +61,7 @@ def transposed_attention(
         words = f"project is (C, features) with C = {v.shape[-1]} channels, got {project.shape}."
         chex.assert_shape(project, (v.shape[-1], None), **refusal(words))
     # Here, as jit has no words for a window that is a list or an array.
-    size = clip_window(window, v.shape[1:3])
+    size = clip_window(window, (v.shape[1], v.shape[2]))
     return _in_windows(q, k, v, temperature, project, size)
 
 
@@ -156,13 +156,12 @@ def _select(shares: np.ndarray | jax.Array, x: jax.Array) -> jax.Array:
     # Not as one reduction, which XLA:CPU would run across memory.
     x = stored(x)
     parts = [x[:, j] for j in range(x.shape[1])]
-    add = functools.partial(functools.reduce, operator.add)
     if isinstance(shares, np.ndarray):
-        sums = [add([row[j] * parts[j] for j in np.flatnonzero(row)]) for row in shares]
-        return stored(jnp.stack(sums, axis=1))
-    columns = shares.T[:, None, :, None]
-    terms = zip(columns, parts, strict=True)
-    return stored(add([jnp.where(c > 0, c * part[:, None], 0.0) for c, part in terms]))
+        terms = ([row[j] * parts[j] for j in np.flatnonzero(row)] for row in shares)
+        return stored(jnp.stack([functools.reduce(operator.add, few) for few in terms], axis=1))
+    columns = zip(shares.T[:, None, :, None], parts, strict=True)
+    all_terms = (jnp.where(share > 0, share * part[:, None], 0.0) for share, part in columns)
+    return stored(functools.reduce(operator.add, all_terms))
 
 
 def _take(x: jax.Array, index: np.ndarray | jax.Array, axis: int) -> jax.Array:

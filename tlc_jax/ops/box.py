@@ -70,7 +70,7 @@ def _check(x: jax.Array, window: Window, method: str) -> tuple[int, int]:
     chex.assert_type(x, float, **refusal(f"expected floats, got {x.dtype}.", TypeError))
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}.")
-    return clip_window(window, x.shape[1:3])
+    return clip_window(window, (x.shape[1], x.shape[2]))
 
 
 def spread(y: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -146,6 +146,6 @@ def _spread_out(
     over_windows: Callable[..., Any], x: jax.Array, window: tuple[int, int], method: str
 ) -> Any:
     def full(y: jax.Array) -> jax.Array:
-        return jnp.broadcast_to(spread(y, x.shape[1:3]), x.shape).astype(x.dtype)
+        return jnp.broadcast_to(spread(y, (x.shape[1], x.shape[2])), x.shape).astype(x.dtype)
 
     return jax.tree.map(full, over_windows(x, window, method=method))

@@ -34,6 +34,9 @@ class Statistic(NamedTuple):
 
     first: Callable[[jax.Array], Runs]  # of single positions
     merge: Merge
+    whole: Callable[[jax.Array], Runs]  # of a map, from single positions
+    # From runs, those of k of them, their gradients and what sums over the k that hold a position.
+    back: Callable[[Runs, Runs, Runs, int, Callable[[jax.Array], jax.Array]], Runs]
 
 
 def _merge_sums(parts: Sequence[Runs], _: Sequence[Any]) -> Runs:
@@ -51,16 +54,40 @@ def _merge_moments(parts: Sequence[Runs], counts: Sequence[Any]) -> Runs:
     first = means[0]
     mean = first + sum(s * (m - first) for s, m in zip(shares[1:], means[1:], strict=True))
     terms = zip(shares, means, variances, strict=True)
-    return mean, sum(s * (v + jnp.square(m - mean)) for s, m, v in terms)
+    spreads = (s * (v + jnp.square(m - mean)) for s, m, v in terms)
+    return mean, functools.reduce(operator.add, spreads)
 
 
-SUMS = Statistic(lambda x: (x,), _merge_sums)
-MOMENTS = Statistic(lambda x: (x, jnp.zeros_like(x)), _merge_moments)
+def _whole_sum(x: jax.Array) -> Runs:
+    return (x.sum(axis=(1, 2), keepdims=True),)
+
+
+def _whole_moments(x: jax.Array) -> Runs:
+    """The first mean may err, as it is a long sum of what may be far from zero."""
+    mean_of = functools.partial(jnp.mean, axis=(1, 2), keepdims=True)
+    rough = mean_of(x)
+    mean = rough + mean_of(x - rough)
+    return mean, mean_of(jnp.square(x - mean))
+
+
+def _sums_back(x: Runs, y: Runs, gradient: Runs, k: int, held: Callable[..., Any]) -> Runs:
+    return (held(gradient[0]),)
+
+
+def _moments_back(x: Runs, y: Runs, gradient: Runs, k: int, held: Callable[..., Any]) -> Runs:
+    of_mean, of_variance = gradient
+    total = held(of_variance)
+    spread = x[0] * total - held(of_variance * y[0])
+    return (held(of_mean) + 2 * spread) / k, total / k
+
+
+SUMS = Statistic(lambda x: (x,), _merge_sums, _whole_sum, _sums_back)
+MOMENTS = Statistic(lambda x: (x, jnp.zeros_like(x)), _merge_moments, _whole_moments, _moments_back)
 
 # The methods: all runs of k along the middle axis, (B, L, M) -> (B, L - k + 1, M).
 
 
-def _cut(runs: Runs, start: int, count: int, step: int = 1) -> Runs:
+def _cut(runs: Any, start: int, count: int, step: int = 1) -> Runs:
     return jax.tree.map(lambda x: x[:, start : start + count * step : step], runs)
 
 
@@ -75,8 +102,8 @@ def _halves(x: Runs, k: int, merge: Merge) -> Runs:
 
 
 def _reduce_window(x: Runs, k: int, merge: Merge) -> Runs:
-    """k additions for each output: the plainest form. For moments it would have no gradient."""
-    if len(x) > 1:
+    """k additions for each output: the plainest form. For two arrays it is slow: halves, then."""
+    if merge is not _merge_sums:
         return _halves(x, k, merge)
     return (lax.reduce_window(x[0], 0.0, lax.add, (1, k, 1), (1, 1, 1), "VALID"),)
 
@@ -85,7 +112,7 @@ def _cumsum(x: Runs, k: int, merge: Merge) -> Runs:
     """Running totals, begun anew every k positions, from both sides: a run is two of them."""
     b, length, m = x[0].shape
 
-    def join(one: tuple[jax.Array, Runs], other: tuple[jax.Array, Runs]) -> tuple[jax.Array, Runs]:
+    def join(one: Any, other: Any) -> tuple[jax.Array, Runs]:
         counts, runs = zip(one, other, strict=True)
         return counts[0] + counts[1], merge(runs, counts)
 
@@ -144,11 +171,42 @@ METHODS: dict[str, Callable[[Runs, int, Merge], Runs]] = {
 }
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _runs(x: Runs, k: int, statistic: Statistic, method: str) -> Runs:
+    """Along the middle axis, which some run may be all of."""
+    if k == x[0].shape[1]:
+        return _blocks(x, k, statistic.merge, WIDE_BLOCK)
+    return METHODS[method](x, k, statistic.merge)
+
+
+def _runs_forward(x: Runs, k: int, statistic: Statistic, method: str) -> tuple[Runs, Any]:
+    y: Runs = _runs(x, k, statistic, method)
+    return y, (x, y)
+
+
+def _runs_backward(k: int, statistic: Statistic, method: str, saved: Any, gradient: Runs) -> Any:
+    """Sums over windows again. JAX's own way would pad and add for each part of each merge."""
+    x, y = saved
+
+    def held(y: jax.Array) -> jax.Array:
+        """Of each position, the sum over the runs that hold it."""
+        if k == x[0].shape[1]:
+            return jnp.broadcast_to(y, x[0].shape)
+        return _blocks((jnp.pad(y, ((0, 0), (k - 1, k - 1), (0, 0))),), k, _merge_sums)[0]
+
+    return (statistic.back(x, y, gradient, k, held),)
+
+
+_runs.defvjp(_runs_forward, _runs_backward)
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def slide(
     x: jax.Array, window: tuple[int, int], statistic: Statistic, method: str = "auto"
 ) -> Runs:
     """All windows inside a map, (N, H, W, C) float32 -> (N, H - k_h + 1, W - k_w + 1, C) each."""
+    if window == x.shape[1:3]:
+        return statistic.whole(x)
     # An axis that its window covers goes first: it leaves the other one less to do.
     axes = (2, 1) if window[1] == x.shape[2] else (1, 2)
     runs = statistic.first(x)
@@ -162,12 +220,12 @@ def along(runs: Runs, axis: int, k: int, statistic: Statistic, method: str = "au
     n, h, w, c = runs[0].shape
     if k == 1:
         return runs
-    if statistic is SUMS and axis == 2 and k == w:  # the one case in which XLA:CPU's own is faster
+    if statistic is SUMS and axis == 2 and k == w:
+        # XLA:CPU's own is the fastest here, and along the other axis by far the slowest.
         return (runs[0].sum(axis=axis, keepdims=True),)
     if axis == 1:
         apart, together = (n, h, w * c), (n, h - k + 1, w, c)
     else:
         apart, together = (n * h, w, c), (n, h, w - k + 1, c)
-    way = METHODS[method] if k < apart[1] else functools.partial(_blocks, size=WIDE_BLOCK)
-    runs = way(jax.tree.map(lambda x: x.reshape(apart), runs), k, statistic.merge)
+    runs = _runs(jax.tree.map(lambda x: x.reshape(apart), runs), k, statistic, method)
     return jax.tree.map(lambda x: x.reshape(together), runs)

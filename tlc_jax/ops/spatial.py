@@ -56,7 +56,7 @@ def spatial_attention(
     """
     check_heads(q, k, v, heads)
     # Here, as jit has no words for a window that is a list or an array.
-    size = clip_window(window, v.shape[1:3])
+    size = clip_window(window, (v.shape[1], v.shape[2]))
     factor = (v.shape[-1] // heads) ** -0.5 if scale is None else scale
     return _in_windows(q, k, v, factor, size, heads) if len(v) else jnp.zeros_like(v)
 

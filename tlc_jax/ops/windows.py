@@ -80,7 +80,7 @@ def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
 
 def _check_pair(name: str, pair: tuple[int, int]) -> None:
     def whole(n: Any) -> bool:
-        return isinstance(n, numbers.Integral) and not isinstance(n, bool) and n > 0
+        return isinstance(n, numbers.Integral) and not isinstance(n, bool) and int(n) > 0
 
     if not isinstance(pair, tuple) or len(pair) != 2 or not all(map(whole, pair)):
         raise ValueError(f"{name} is a tuple (height, width) of whole pixels, got {pair!r}.")

@@ -57,7 +57,7 @@ def window_moments_within(
     x: jax.Array, window: Window, extent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance as of `window_moments`, laid out as by `window_mean_within`."""
-    size = clip_window(window, x.shape[1:3])
+    size = clip_window(window, (x.shape[1], x.shape[2]))
     runs = MOMENTS.first(x.astype(jnp.float32))
     for axis in (1, 2):
         runs = _moments_along(runs, axis, size[axis - 1], extent[axis - 1])
