@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from tlc_jax.ops import transposed_attention
+from tlc_jax.ops.attention import attention_of_tiles
+from tlc_jax.ops.within import tiles_within
 
 EPS = 2.0**-23  # of float32
 HEADS, CHANNELS = 3, 4  # unequal, so that one taken for the other shows
@@ -111,6 +113,52 @@ def test_pictures_of_a_batch_do_not_mix():
     np.testing.assert_allclose(
         jax.vmap(attend)(*(x[:, None] for x in arrays)), jnp.stack(one_by_one), atol=4 * EPS
     )
+
+
+@pytest.mark.parametrize("tiles", ["known", "traced"])
+@pytest.mark.parametrize("window", [(24, 24), (20, 33), (64, 17), (9, 96)])
+def test_a_bad_pixel_spoils_the_windows_that_hold_it(window, tiles):
+    """And nothing else: with a product of zeros, one NaN would reach every window."""
+    size = (64, 96)
+    *arrays, temperature = inputs(size)
+
+    def run(q, k, v):
+        if tiles == "known":
+            return transposed_attention(q, k, v, temperature, window)
+        extent = jnp.asarray(size) + 0 * q[0, 0, 0, 0].astype(int)
+        return attention_of_tiles(q, k, v, temperature, None, *tiles_within(extent, size, window))
+
+    run = jax.jit(run)
+    clean = run(*arrays)
+    for row, column in ((0, 0), (63, 40), (31, 50)):
+        touched = np.zeros((2, *size), bool)
+        for top, left in itertools.product(*map(starts, size, window)):
+            if top <= row < top + window[0] and left <= column < left + window[1]:
+                touched[0, top : top + window[0], left : left + window[1]] = True
+        for which, bad in itertools.product((0, 1, 2), (np.nan, np.inf, -np.inf, 1e20, 1e8)):
+            spoilt = list(arrays)
+            spoilt[which] = arrays[which].at[0, row, column, 5].set(bad)
+            assert np.array_equal(run(*spoilt)[~touched], clean[~touched]), (which, bad)
+
+
+@pytest.mark.parametrize("window", [None, (3, 3)])
+def test_odd_inputs(window):
+    none = jnp.zeros((0, 7, 5, 12))
+    ours = transposed_attention(none, none, none, jnp.ones(3), window, project=jnp.ones((12, 7)))
+    assert ours.shape == (0, 7, 5, 7)
+    with pytest.raises(ValueError, match=r"rows and columns, got shape \(2, 0, 5, 12\)"):
+        transposed_attention(*[jnp.zeros((2, 0, 5, 12))] * 3, jnp.ones(3), window)
+    with pytest.raises(ValueError, match=r"\(N, H, W, C\).* 5 heads, got 12 channels"):
+        transposed_attention(*[jnp.zeros((2, 7, 5, 12))] * 3, jnp.ones(5), window)
+
+
+def test_a_window_is_a_tuple():
+    arrays = inputs((7, 5))
+    for window in ([3, 3], (3, True), np.array([3, 3])):
+        with pytest.raises(ValueError, match=r"whole pixels, got .*3"):
+            transposed_attention(*arrays, window)
+    with pytest.raises(ValueError, match=r"whole pixels, got .*Tracer"):
+        jax.jit(transposed_attention)(*arrays, (3, 3))
 
 
 @pytest.mark.parametrize("window", [None, (9, 16)])

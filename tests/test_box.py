@@ -1,6 +1,7 @@
 """Sliding sums, means and moments: every method against the definition in float64."""
 
 import functools
+import re
 
 import chex
 import jax
@@ -18,9 +19,11 @@ from tlc_jax.ops import (
     window_moments,
     window_sum,
 )
+from tlc_jax.ops.within import window_mean_within, window_moments_within
 
 METHODS = ("auto", "reduce_window", "cumsum", "blocks")
 ULP = 2.0**-23  # of a float32 between 1 and 2
+BAD = (np.nan, np.inf, -np.inf, 1e20, 1e8)
 
 # (H, W), window. Some are above the sizes at which "auto" and "blocks" change their ways.
 CASES = [
@@ -153,15 +156,112 @@ def test_constants_stay(size, window, method):
     assert variance.max() <= (4 * 3 * ULP) ** 2
 
 
-@pytest.mark.parametrize("method", ["auto", "reduce_window", "blocks"])
+@pytest.mark.parametrize("method", METHODS)
 def test_error_does_not_grow_along_the_axis(method):
-    """Why there is not only "cumsum": along a bright axis it loses ever more digits."""
+    """As it does in differences of totals: along a bright axis they lose ever more digits."""
     x = image((1, 40_000), mean=100.0, batch=1, channels=1)
     exact = views(np.float64(x), (1, 64)).mean(axis=(-1, -2))
-    ours, cumsum = (np.abs(window_mean(x, (1, 64), method=m) - exact) for m in (method, "cumsum"))
-    bound = 64 * 100 * ULP  # 64 additions, each to half an ulp of the sum so far
-    assert ours.max() <= bound
-    assert cumsum.max() > 10 * ours.max()
+    error = np.abs(window_mean(x, (1, 64), method=method) - exact).max()
+    assert error <= 64 * 100 * ULP / 4  # of 64 additions, each to half an ulp of the sum so far
+    assert np.abs(integral_image_sum(np.asarray(x), (1, 64)) / 64 - exact).max() > 10 * error
+
+
+def statistics(x, window, method="auto"):
+    options = {"window": window, "method": method}
+    return window_sum(x, **options), *window_moments(x, **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("k", [104, 191, 384, 385])
+def test_windows_of_the_published_sizes(k, method):
+    """Whose blocks have blocks; along either axis."""
+    columns = image((3, k + 21), mean=0.5, batch=1, channels=2)
+    for x, window in ((columns, (2, k)), (columns.transpose(0, 2, 1, 3), (k, 2))):
+        inside = views(np.float64(x), window)
+        exact = tuple(f(axis=(-1, -2)) for f in (inside.sum, inside.mean, inside.var))
+        ours = jax.jit(statistics, static_argnums=(1, 2))(x, window, method)
+        chex.assert_trees_all_close(jax.tree.map(np.float64, ours), exact, rtol=2e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("size", "window"),
+    [
+        ((55, 69), (24, 24)),
+        ((41, 83), (17, 50)),
+        ((83, 41), (50, 1)),
+        ((30, 83), (50, 17)),  # covers the rows
+        ((83, 30), (17, 50)),  # covers the columns
+    ],
+)
+def test_a_bad_pixel_spoils_the_windows_that_hold_it(size, window, method):
+    """And no other window, channel or picture: these keep every bit."""
+    x = image(size)
+    run = jax.jit(functools.partial(statistics, window=window, method=method))
+    clean = run(x)
+    for row, column in ((0, 0), (size[0] - 1, 7), (size[0] // 2, size[1] // 2)):
+        pixel = jnp.zeros(x.shape, bool).at[0, row, column, 1].set(True)
+        holds = views(pixel, window).any(axis=(-1, -2))
+        assert holds.any()
+        for bad in BAD:
+            for ours, before in zip(run(jnp.where(pixel, bad, x)), clean, strict=True):
+                assert np.array_equal(ours[~holds], before[~holds])
+                assert np.isfinite(bad) or not np.isfinite(ours[holds]).any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("window", [(24, 24), (17, 1), (64, 40), None])
+def test_variances_beside_a_step(window, method):
+    """The map's mean says nothing of a window: halves at -level and level, deviation 0.1."""
+    moments = jax.jit(functools.partial(window_moments, window=window, method=method))
+    for level in (100.0, 1000.0):
+        x = image((64, 96), sd=0.1, batch=1)
+        x = jnp.concatenate([x[:, :, :48] - level, x[:, :, 48:] + level], axis=2)
+        inside = views(np.float64(x), window)
+        mean, variance = moments(x)
+        np.testing.assert_allclose(variance, inside.var(axis=(-1, -2)), rtol=1e-3)
+        # Of about eight merges, each to half an ulp.
+        np.testing.assert_allclose(mean, inside.mean(axis=(-1, -2)), rtol=0, atol=4 * level * ULP)
+
+
+@pytest.mark.parametrize("window", [(24, 24), (17, 50), (60, 9), (1, 7), None])
+def test_a_corner_is_as_the_map_that_it_is(window):
+    """Whatever lies beyond it; a bad pixel spoils no more of it than of that map."""
+    x = image((60, 75), sd=0.1, mean=100.0)
+
+    @jax.jit
+    def within(x, extent):
+        return window_mean_within(x, window, extent), *window_moments_within(x, window, extent)
+
+    for h, w in ((60, 75), (33, 75), (23, 51), (1, 8)):
+        corner = x[:, :h, :w]
+        beyond = jnp.ones(x.shape, bool).at[:, :h, :w].set(False)
+        inside = views(np.float64(corner), window)
+        exact = [inside.mean(axis=(-1, -2))] * 2 + [inside.var(axis=(-1, -2))]
+        pixel = jnp.zeros(x.shape, bool).at[1, h // 2, 0, 2].set(True)
+        holds = views(pixel[:, :h, :w], window).any(axis=(-1, -2))
+        for bad in BAD:
+            ours = within(jnp.where(beyond, bad, x), jnp.asarray((h, w)))
+            spoilt = within(jnp.where(beyond | pixel, bad, x), jnp.asarray((h, w)))
+            for y, z, expected in zip(ours, spoilt, exact, strict=True):
+                rows, columns = (
+                    np.minimum(np.arange(n), m - 1)
+                    for n, m in zip(y.shape[1:3], expected.shape[1:3], strict=True)
+                )
+                laid_out = np.s_[:, rows[:, None], columns]
+                np.testing.assert_allclose(y, expected[laid_out], rtol=1e-4, atol=1e-9)
+                assert np.array_equal(z[~holds[laid_out]], y[~holds[laid_out]])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_window_of_one_pixel_costs_nothing(method):
+    def operations(window):
+        run = functools.partial(statistics, window=window, method=method)
+        return str(jax.make_jaxpr(run)(image((9, 40))))
+
+    assert not any(name in operations((1, 1)) for name in (" add", "reduce", "concatenate"))
+    # The other axis alone.
+    assert len(operations((1, 5))) < 0.7 * len(operations((5, 5)))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -270,12 +370,36 @@ def test_mistakes_are_named(function):
         function(x, (3, 3), method="box")
     with pytest.raises(ValueError, match=r"\(N, H, W, C\), got shape \(8, 9, 3\)"):
         function(x[0], (3, 3))
-    with pytest.raises(ValueError, match=r"whole pixels, got \(0, 3\)"):
-        function(x, (0, 3))
+    for window in ((0, 3), [3, 3], (True, 3), (3.0, 3), (3, 3, 3), 3):
+        with pytest.raises(ValueError, match=rf"whole pixels, got {re.escape(repr(window))}"):
+            function(x, window)
+    for traced in (jnp.asarray([3, 3]), (jnp.asarray(3), 3)):
+        with pytest.raises(ValueError, match=r"whole pixels, got .*Tracer"):
+            jax.jit(function)(x, traced)
+    for shape in ((1, 0, 5, 2), (1, 5, 0, 2)):
+        with pytest.raises(ValueError, match=r"rows and columns, got shape \(1, "):
+            function(jnp.zeros(shape), (3, 3))
     with pytest.raises(TypeError, match="expected floats, got uint8"):
         function(x.astype(jnp.uint8), (3, 3))
     with pytest.raises(TypeError):
         function(x, (3, 3), "cumsum")  # the method goes by name
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("window", [(3, 3), (24, 17), (50, 9), None])
+def test_no_pictures_give_no_results(window, method):
+    x = jnp.zeros((0, 30, 40, 2))
+    for function in (window_sum, window_mean, local_mean):
+        one = jax.eval_shape(
+            lambda x, f=function: f(x, window, method=method), jnp.ones((1, 30, 40, 2))
+        )
+        assert function(x, window, method=method).shape == (0, *one.shape[1:])
+    assert [y.shape for y in local_moments(x, window, method=method)] == [x.shape] * 2
+
+
+def test_whole_numbers_of_numpy_are_numbers():
+    x = image((8, 9))
+    assert np.array_equal(local_mean(x, (np.int32(3), np.int64(4))), local_mean(x, (3, 4)))
 
 
 def test_a_variance_is_never_negative():

@@ -24,7 +24,7 @@ LEVELS = {
 }
 LEVEL = {room: level for level, rooms in LEVELS.items() for room in rooms}
 
-OPS_MAY_IMPORT = sys.stdlib_module_names | {"jax", "numpy", "tlc_jax"}
+OPS_MAY_IMPORT = sys.stdlib_module_names | {"jax", "numpy", "chex", "tlc_jax"}
 NEVER_IN_THE_LIBRARY = {"torch", "tests", "benchmarks"}
 HEAVY = {"torch", "orbax", "typer", "rich", "PIL", "av", "lmdb", "matplotlib", "scipy", "grain"}
 HEAVY |= {"gradio", "playwright"}
@@ -62,7 +62,7 @@ def test_imports_go_down(path):
         top = module.split(".")[0]
         assert top not in NEVER_IN_THE_LIBRARY, module
         if here[1] == "ops":
-            assert top in OPS_MAY_IMPORT, f"ops is jax and numpy only, not {module}"
+            assert top in OPS_MAY_IMPORT, f"ops is jax, numpy and chex only, not {module}"
         if top == "checkpoints_convert":
             assert here[1] == "cli" and lazy, "only a function of cli.py imports the converter"
         if top != "tlc_jax":

@@ -442,7 +442,7 @@ def test_equinox():
         weights = jax.nn.sigmoid(pooled @ block.dense.weight.T + block.dense.bias[None, None])
         return image + x * jnp.moveaxis(weights, -1, 0)
 
-    ours = eqx.filter_jit(localize(block, TRAIN))(image)
+    ours = quick_jit(localize(block, TRAIN))(image)
     np.testing.assert_allclose(ours, by_hand(image), atol=1e-5)
     batch = jnp.stack([image, image[:, ::-1]])
     local = localize(jax.vmap(block), TRAIN, axes=(2, 3))

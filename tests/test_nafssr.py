@@ -51,6 +51,25 @@ def test_parallax_attention(rows, monkeypatch):
         parallax_attention(q_left, q_right, v_left, v_right[:, 1:])
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e20])
+@pytest.mark.parametrize("which", range(4))
+def test_a_bad_pixel_spoils_its_row(which, bad):
+    arrays = maps()
+    clean = parallax_attention(*arrays)
+    arrays[which] = arrays[which].at[0, 3, 2, 1].set(bad)
+    elsewhere = np.ones((2, 5), bool)
+    elsewhere[0, 3] = False
+    for ours, before in zip(parallax_attention(*arrays), clean, strict=True):
+        assert np.array_equal(ours[elsewhere], before[elsewhere])
+
+
+def test_no_pairs_and_no_rows():
+    none = maps(size=(0, 5, 7, 3))
+    assert [x.shape for x in parallax_attention(*none)] == [(0, 5, 7, 3)] * 2
+    with pytest.raises(ValueError, match=r"rows and columns, got shape \(2, 0, 7, 3\)"):
+        parallax_attention(*maps(size=(2, 0, 7, 3)))
+
+
 def test_memory_of_the_attention_is_bounded():
     """Scores and weights of some rows: of all, each of the three alone is 30 x LARGEST numbers."""
     row = jax.ShapeDtypeStruct((1, 2000, 500, 8), jnp.float32)

@@ -1,5 +1,6 @@
 """Rearrangements, convolutions and norms: what loads without an error and gives wrong pictures."""
 
+import functools
 import itertools
 import re
 
@@ -11,12 +12,15 @@ import pytest
 from tlc_jax.layers import Conv1x1, DepthwiseConv3x3, Downsample2x2, LayerNorm, simple_gate
 from tlc_jax.models import NAFNet
 from tlc_jax.ops import (
+    average_windows,
     conv,
     depthwise_conv,
+    extract_windows,
     pad_to_multiple,
     pixel_shuffle,
     pixel_unshuffle,
     pointwise,
+    resize_bilinear,
 )
 from tlc_jax.ops.conv import pointwise_padded
 
@@ -122,6 +126,63 @@ def test_depthwise_conv_of_any_odd_size(k):
     np.testing.assert_allclose(
         depthwise_conv(jnp.asarray(x), jnp.asarray(kernel)), exact, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e20])
+def test_a_bad_pixel_spoils_what_looks_at_it(bad):
+    x, kernel = normal(2, 24, 32, 3), normal(5, 5, 1, 3)
+    for row, column in ((0, 0), (23, 8), (12, 15)):
+        spoilt = x.copy()
+        spoilt[0, row, column, 1] = bad
+        run = jax.jit(functools.partial(depthwise_conv, kernel=jnp.asarray(kernel)))
+        near = np.zeros((2, 24, 32, 3), bool)
+        near[0, max(0, row - 2) : row + 3, max(0, column - 2) : column + 3, 1] = True
+        assert np.array_equal(run(spoilt)[~near], run(x)[~near])
+        for levels in (2, 1, -1, -2):
+            run = jax.jit(functools.partial(resize_bilinear, levels=levels))
+            scale = 2.0**levels
+            reach = max(1, 1 / scale)  # pixels
+            centres = [(np.arange(int(n * scale)) + 0.5) / scale - 0.5 for n in (24, 32)]
+            rows, columns = (
+                abs(c - at) < reach for c, at in zip(centres, (row, column), strict=True)
+            )
+            far = ~(rows[:, None] & columns)
+            ours, clean = run(spoilt), run(x)
+            assert np.array_equal(ours[0][far], clean[0][far])
+            assert np.array_equal(ours[1], clean[1])
+
+
+def test_no_pictures_give_no_results():
+    none = jnp.zeros((0, 8, 6, 3))
+    assert depthwise_conv(none, jnp.ones((3, 3, 1, 3))).shape == none.shape
+    assert pointwise(none, jnp.ones((1, 1, 3, 5))).shape == (0, 8, 6, 5)
+    assert pointwise_padded(none, jnp.ones((1, 1, 3, 5)), None, 1).shape == (0, 10, 8, 5)
+    assert resize_bilinear(none, -1).shape == (0, 4, 3, 3)
+    windows = extract_windows(none, (3, 4))
+    assert windows.shape == (0, 3, 4, 3)
+    assert average_windows(windows, (8, 6)).shape == none.shape
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 2, 1, 3), (3, 5, 1, 3), (3, 3, 1, 4), (3, 3, 3, 1), (3, 3, 3), ()]
+)
+def test_kernels_of_another_shape_are_refused(shape):
+    x, got = jnp.ones((1, 8, 6, 3)), re.escape(str(shape))
+    with pytest.raises(ValueError, match=rf"\(k, k, 1, 3\) with k odd .*got {got}"):
+        depthwise_conv(x, jnp.ones(shape))
+    with pytest.raises(ValueError, match=rf"\(1, 1, 3, O\) .*got {got}"):
+        pointwise(x, jnp.ones(shape))
+
+
+def test_maps_without_pixels_are_refused():
+    for run in (
+        lambda x: depthwise_conv(x, jnp.ones((3, 3, 1, 3))),
+        lambda x: resize_bilinear(x, 1),
+    ):
+        with pytest.raises(ValueError, match=r"rows and columns, got shape \(1, 0, 6, 3\)"):
+            run(jnp.zeros((1, 0, 6, 3)))
+        with pytest.raises(ValueError, match=r"\(N, H, W, C\), got shape \(8, 6, 3\)"):
+            run(jnp.zeros((8, 6, 3)))
 
 
 @pytest.mark.parametrize(("k", "border"), [(1, 0), (3, 0), (3, 1), (5, 1), (5, 2)])

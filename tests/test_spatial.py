@@ -96,6 +96,33 @@ def test_pictures_of_a_batch_do_not_mix():
     )
 
 
+@pytest.mark.parametrize("window", [(9, 16), (20, 11), (36, 40)])
+def test_a_bad_pixel_spoils_the_windows_that_hold_it(window):
+    size = (37, 41)
+    arrays = inputs(size)
+    run = functools.partial(attend, window=window)
+    clean = run(*arrays)
+    for row, column in ((0, 0), (36, 20), (18, 20)):
+        touched = np.zeros((2, *size), bool)
+        for top, left in itertools.product(*map(starts, size, window)):
+            if top <= row < top + window[0] and left <= column < left + window[1]:
+                touched[0, top : top + window[0], left : left + window[1]] = True
+        for which, bad in itertools.product((0, 1, 2), (np.nan, np.inf, 1e20)):
+            spoilt = list(arrays)
+            spoilt[which] = arrays[which].at[0, row, column, 5].set(bad)
+            assert np.array_equal(run(*spoilt)[~touched], clean[~touched]), (which, bad)
+
+
+def test_odd_inputs():
+    none, arrays = jnp.zeros((0, 7, 5, 12)), inputs((7, 5))
+    assert attend(none, none, none, (3, 3)).shape == none.shape
+    with pytest.raises(ValueError, match=r"rows and columns, got shape \(2, 7, 0, 12\)"):
+        attend(*[jnp.zeros((2, 7, 0, 12))] * 3)
+    for window in ([3, 3], (3, True), np.array([3, 3])):
+        with pytest.raises(ValueError, match=r"whole pixels, got .*3"):
+            attend(*arrays, window)
+
+
 @pytest.mark.parametrize("window", [None, (9, 16)])
 def test_heads_do_not_mix(window):
     arrays = inputs((20, 33))

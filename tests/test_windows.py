@@ -159,6 +159,17 @@ def test_overlapping_windows_have_equal_weights():
     assert average_windows(windows, (1, 4)).ravel().tolist() == [1.0, 2.5, 2.5, 4.0]
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e20])
+def test_a_bad_window_spoils_what_it_covers(bad):
+    windows = extract_windows(jnp.ones((2, 13, 22, 3)), (5, 8))
+    averaged = average_windows(windows.at[2].set(bad), (13, 22))
+    column = axis_starts(22, 8)[1]  # the second place, of the first picture
+    touched = np.zeros((2, 13, 22), bool)
+    touched[0, :5, column : column + 8] = True
+    np.testing.assert_allclose(averaged[~touched], 1.0, rtol=3e-7)
+    assert not np.isclose(averaged[touched], 1.0).any()
+
+
 @pytest.mark.parametrize("name", RELEASES)
 def test_every_site_has_the_window_of_the_release(golden, name):
     meta, image, _, tensors = golden(name)

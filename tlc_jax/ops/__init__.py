@@ -1,4 +1,4 @@
-"""The mathematics of TLC on plain arrays: jax and numpy only, NHWC, any batch."""
+"""The mathematics of TLC on plain arrays: jax, numpy and chex only, NHWC, any batch."""
 
 from tlc_jax.ops.attention import transposed_attention
 from tlc_jax.ops.box import (

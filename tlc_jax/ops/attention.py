@@ -14,17 +14,21 @@ The matrix P of a 1x1 convolution that follows is as linear as A is: v is multip
 """
 
 import functools
+import math
+import operator
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlc_jax.ops.checks import check_heads, refusal
+from tlc_jax.ops.fusion import stored
 from tlc_jax.ops.windows import AxisTiles, Window, axis_tiles, clip_window, tile_size
 
 SMALLEST_NORM = 1e-12
 
 
-@functools.partial(jax.jit, static_argnames="window")
 def transposed_attention(
     q: jax.Array,
     k: jax.Array,
@@ -49,23 +53,30 @@ def transposed_attention(
       (N, H, W, C), or features in place of C, of v's type.
 
     Raises:
-      ValueError: arrays of unlike shapes, channels that do not divide into the heads, or a matrix
-        for other channels.
+      ValueError: arrays of unlike shapes, channels that do not divide into the heads, a matrix
+        for other channels, or a window that is not two whole numbers of pixels.
     """
-    heads = temperature.size
-    if not q.shape == k.shape == v.shape or v.ndim != 4 or v.shape[-1] % heads:
-        raise ValueError(
-            f"q, k and v are (N, H, W, C) with C a multiple of {heads} heads, got {q.shape}, "
-            f"{k.shape} and {v.shape}."
-        )
-    if project is not None and (project.ndim != 2 or project.shape[0] != v.shape[-1]):
-        raise ValueError(
-            f"project is (C, features) with C = {v.shape[-1]} channels, got {project.shape}."
-        )
+    check_heads(q, k, v, temperature.size)
+    if project is not None:
+        words = f"project is (C, features) with C = {v.shape[-1]} channels, got {project.shape}."
+        chex.assert_shape(project, (v.shape[-1], None), **refusal(words))
+    # Here, as jit has no words for a window that is a list or an array.
+    size = clip_window(window, (v.shape[1], v.shape[2]))
+    return _in_windows(q, k, v, temperature, project, size)
+
+
+@functools.partial(jax.jit, static_argnames="window")
+def _in_windows(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    temperature: jax.Array,
+    project: jax.Array | None,
+    window: tuple[int, int],
+) -> jax.Array:
     _, h, w, _ = v.shape
-    size = clip_window(window, (h, w))
-    t_h, t_w = tile_size((h, w), size)
-    rows, columns = axis_tiles(h, size[0], t_h), axis_tiles(w, size[1], t_w)
+    t_h, t_w = tile_size((h, w), window)
+    rows, columns = axis_tiles(h, window[0], t_h), axis_tiles(w, window[1], t_w)
     return attention_of_tiles(q, k, v, temperature, project, rows, columns)
 
 
@@ -79,34 +90,40 @@ def attention_of_tiles(
     columns: AxisTiles,
 ) -> jax.Array:
     """`transposed_attention` in windows that were cut into tiles."""
-    n, _, _, c = v.shape
+    n, _, _, channels = v.shape
     heads = temperature.size
+    c = channels // heads
     (a, r), (b, s) = rows.cover.shape, columns.cover.shape
     t_h, t_w = rows.source.size // r, columns.source.size // s
 
     def tiles(x: jax.Array, heads: int) -> jax.Array:
-        """(n * r * s * heads, pixels of a tile, c // heads)."""
+        """(n * r * s * heads, pixels of a tile, channels // heads)."""
         x = _take(_take(x, rows.source, axis=1), columns.source, axis=2)
         # What fills up the tiles counts for nothing; masks of one axis stay small in the program.
         for inside, shape in ((rows.inside, (1, -1, 1, 1)), (columns.inside, (1, 1, -1, 1))):
             if isinstance(inside, jax.Array) or not inside.all():
                 x = jnp.where(inside.reshape(shape), x, jnp.zeros((), x.dtype))
-        x = x.reshape(n, r, t_h, s, t_w, heads, -1).transpose(0, 1, 3, 5, 2, 4, 6)
-        return x.reshape(n * r * s * heads, t_h * t_w, -1)
+        part = channels // heads
+        x = x.reshape(n, r, t_h, s, t_w, heads, part).transpose(0, 1, 3, 5, 2, 4, 6)
+        return x.reshape(n * r * s * heads, t_h * t_w, part)
 
     def in_windows(of_tiles: jax.Array) -> jax.Array:
         """(n * r * s * heads, ...) -> (n, a, b, heads, ...)."""
-        x = _matmul(rows.cover, of_tiles.reshape(n, r, -1))
-        x = _matmul(columns.cover, x.reshape(n, a, s, -1))
-        return x.reshape(n, a, b, heads, *of_tiles.shape[1:])
+        rest = of_tiles.shape[1:]
+        size = heads * math.prod(rest)
+        x = _select(rows.cover, of_tiles.reshape(n, r, s * size))
+        x = _select(columns.cover, x.reshape(n * a, s, size))
+        return x.reshape(n, a, b, heads, *rest)
 
     def average(of_windows: jax.Array) -> jax.Array:
         """(n, a, b, ...) -> (n * r * s, ...), for each tile that of the windows that hold it."""
+        rest = of_windows.shape[3:]
+        size = math.prod(rest)
         share = (x.cover / x.cover.sum(axis=0, keepdims=True).clip(min=1) for x in (rows, columns))
         of_rows, of_columns = share
-        x = _matmul(of_columns.T, of_windows.reshape(n, a, b, -1))
-        x = _matmul(of_rows.T, x.reshape(n, a, -1))
-        return x.reshape(n * r * s, *of_windows.shape[3:])
+        x = _select(of_columns.T, of_windows.reshape(n * a, b, size))
+        x = _select(of_rows.T, x.reshape(n, a, s * size))
+        return x.reshape(n * r * s, *rest)
 
     def norms(x: jax.Array) -> jax.Array:
         squares = jnp.square(x.astype(jnp.float32)).sum(axis=1)
@@ -119,23 +136,32 @@ def attention_of_tiles(
     cosine = in_windows(gram) / norms(q)[..., :, None] / norms(k)[..., None, :]
     weights = jax.nn.softmax(cosine * temperature.reshape(1, 1, 1, heads, 1, 1), axis=-1)
 
-    project = jnp.eye(c, dtype=jnp.float32) if project is None else project.astype(jnp.float32)
-    project = project.reshape(heads, c // heads, -1)
+    if project is None:
+        project = jnp.eye(channels, dtype=jnp.float32)
+    features = project.shape[-1]
+    project = project.astype(jnp.float32).reshape(heads, c, features)
     weights = jnp.einsum("nabhcd,hce->nabhde", weights, project, precision="highest")
-    weights = weights.reshape(n, a, b, c, -1)
+    weights = weights.reshape(n, a, b, channels, features)
     # One window has one matrix, not as many copies as it has tiles.
-    weights = weights.reshape(n, c, -1) if a * b == 1 else average(weights)
-    v = v.reshape(len(weights), -1, c)
+    weights, alike = (weights[:, 0, 0], r * s) if a * b == 1 else (average(weights), 1)
+    v = v.reshape(n * r * s // alike, alike * t_h * t_w, channels)
     out = jnp.einsum("tpd,tde->tpe", v, weights.astype(v.dtype))
-    out = out.reshape(n, r, s, t_h, t_w, -1).transpose(0, 1, 3, 2, 4, 5)
-    out = out.reshape(n, r * t_h, s * t_w, -1)
+    out = out.reshape(n, r, s, t_h, t_w, features).transpose(0, 1, 3, 2, 4, 5)
+    out = out.reshape(n, r * t_h, s * t_w, features)
     return _take(_take(out, rows.place, axis=1), columns.place, axis=2)
 
 
-def _matmul(matrix: np.ndarray | jax.Array, x: jax.Array) -> jax.Array:
-    """(i, j) by (..., j, k) -> (..., i, k); XLA:CPU transposes x if j comes first to it."""
-    matrix = jnp.broadcast_to(matrix, (*x.shape[:-2], *matrix.shape))
-    return jnp.matmul(matrix, x, precision="highest")
+def _select(shares: np.ndarray | jax.Array, x: jax.Array) -> jax.Array:
+    """(i, j) by (n, j, m) -> (n, i, m), where what has no share has no influence, NaN neither."""
+    # Not as one reduction, which XLA:CPU would run across memory.
+    x = stored(x)
+    parts = [x[:, j] for j in range(x.shape[1])]
+    if isinstance(shares, np.ndarray):
+        terms = ([row[j] * parts[j] for j in np.flatnonzero(row)] for row in shares)
+        return stored(jnp.stack([functools.reduce(operator.add, few) for few in terms], axis=1))
+    columns = zip(shares.T[:, None, :, None], parts, strict=True)
+    all_terms = (jnp.where(share > 0, share * part[:, None], 0.0) for share, part in columns)
+    return stored(functools.reduce(operator.add, all_terms))
 
 
 def _take(x: jax.Array, index: np.ndarray | jax.Array, axis: int) -> jax.Array:

@@ -7,6 +7,8 @@ Chu et al., "NAFSSR: Stereo Image Super-Resolution Using NAFNet" (CVPR Workshops
 import jax
 import jax.numpy as jnp
 
+from tlc_jax.ops.checks import check_maps
+
 LARGEST = 2**24  # numbers in the attention matrices that are held at once
 
 
@@ -28,9 +30,7 @@ def parallax_attention(
     Raises:
       ValueError: arrays of unlike shapes.
     """
-    shapes = [x.shape for x in (q_left, q_right, v_left, v_right)]
-    if len(set(shapes)) > 1 or q_left.ndim != 4:
-        raise ValueError(f"all four are (N, H, W, C), got {', '.join(map(str, shapes))}.")
+    check_maps("all four are (N, H, W, C)", q_left, q_right, v_left, v_right)
     n, h, w, c = q_left.shape
 
     def attend(row: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
@@ -45,6 +45,6 @@ def parallax_attention(
         )
 
     rows = [x.reshape(n * h, w, c) for x in (q_left, q_right, v_left, v_right)]
-    at_once = min(n * h, max(1, LARGEST // w**2))
+    at_once = max(1, min(n * h, LARGEST // w**2))
     left, right = jax.lax.map(attend, tuple(rows), batch_size=at_once)
     return left.reshape(n, h, w, c), right.reshape(n, h, w, c)

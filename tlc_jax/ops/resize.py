@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlc_jax.ops.checks import check_maps
+
 
 def resize_bilinear(x: jax.Array, levels: int) -> jax.Array:
     """Resize by 2**levels, as jax.image.resize does: antialiased when it shrinks.
@@ -17,12 +19,16 @@ def resize_bilinear(x: jax.Array, levels: int) -> jax.Array:
 
     Returns:
       (N, H 2**levels, W 2**levels, C), rounded down, of x's type.
+
+    Raises:
+      ValueError: an array that is not NHWC or has no pixels.
     """
+    check_maps("expected an array (N, H, W, C)", x)
     n, h, w, c = x.shape
     x = _resize_axis(x.reshape(n, h, w * c), levels)
     h = x.shape[1]
     x = _resize_axis(x.reshape(n * h, w, c), levels)
-    return x.reshape(n, h, -1, c)
+    return x.reshape(n, h, x.shape[1], c)
 
 
 def _resize_axis(x: jax.Array, levels: int) -> jax.Array:

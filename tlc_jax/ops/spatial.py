@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from tlc_jax.ops.checks import check_heads
 from tlc_jax.ops.windows import Window, average_windows, axis_starts, clip_window
 
 # Positions in a block. Its square, 4 MiB of float32, lies in a cache of a core or nearly so.
 BLOCK = 1024
 
 
-@functools.partial(jax.jit, static_argnames=("window", "heads"))
 def spatial_attention(
     q: jax.Array,
     k: jax.Array,
@@ -51,17 +51,28 @@ def spatial_attention(
       (N, H, W, C) of v's type.
 
     Raises:
-      ValueError: arrays of unlike shapes, or channels that do not divide into the heads.
+      ValueError: arrays of unlike shapes, channels that do not divide into the heads, or a window
+        that is not two whole numbers of pixels.
     """
-    if not q.shape == k.shape == v.shape or v.ndim != 4 or heads < 1 or v.shape[-1] % heads:
-        raise ValueError(
-            f"q, k and v are (N, H, W, C) with C a multiple of {heads} heads, got {q.shape}, "
-            f"{k.shape} and {v.shape}."
-        )
+    check_heads(q, k, v, heads)
+    # Here, as jit has no words for a window that is a list or an array.
+    size = clip_window(window, (v.shape[1], v.shape[2]))
+    factor = (v.shape[-1] // heads) ** -0.5 if scale is None else scale
+    return _in_windows(q, k, v, factor, size, heads) if len(v) else jnp.zeros_like(v)
+
+
+@functools.partial(jax.jit, static_argnames=("window", "heads"))
+def _in_windows(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    scale: float | jax.Array,
+    window: tuple[int, int],
+    heads: int,
+) -> jax.Array:
     n, height, width, channels = v.shape
-    h, w = clip_window(window, (height, width))
+    h, w = window
     c = channels // heads
-    factor = c**-0.5 if scale is None else scale
 
     @jax.checkpoint  # so that the gradient cuts the windows out anew
     def attend(corner: jax.Array) -> jax.Array:
@@ -70,7 +81,7 @@ def spatial_attention(
         def positions(x: jax.Array) -> jax.Array:
             return lax.dynamic_slice(x, corner, (1, h, w, c)).reshape(h * w, c)
 
-        return _attention(positions(q), positions(k), positions(v), factor)
+        return _attention(positions(q), positions(k), positions(v), scale)
 
     rows, columns = axis_starts(height, h), axis_starts(width, w)
     corners = itertools.product(rows, columns, range(n), range(0, channels, c))

@@ -8,11 +8,13 @@ import functools
 import itertools
 import math
 import numbers
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from tlc_jax.ops.checks import check_maps
 
 Window = tuple[int, int] | None
 """(height, width) in pixels of the map that it is for; `None` is the whole map."""
@@ -56,13 +58,16 @@ def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
     if window is None:
         return size
     check_pair("window", window)
-    return min(window[0], size[0]), min(window[1], size[1])
+    return min(int(window[0]), size[0]), min(int(window[1]), size[1])
 
 
 def check_pair(name: str, pair: tuple[int, int]) -> None:
     """Refuse what is not a size in whole pixels."""
-    whole = isinstance(pair, tuple) and all(isinstance(n, numbers.Integral) and n > 0 for n in pair)
-    if not whole or len(pair) != 2:
+
+    def whole(n: Any) -> bool:
+        return isinstance(n, numbers.Integral) and not isinstance(n, bool) and int(n) > 0
+
+    if not isinstance(pair, tuple) or len(pair) != 2 or not all(map(whole, pair)):
         raise ValueError(f"{name} is a tuple (height, width) of whole pixels, got {pair!r}.")
 
 
@@ -172,15 +177,16 @@ def extract_windows(x: jax.Array, window: Window) -> jax.Array:
       (windows * N, h, w, C), row by row, those of all N at one place together.
 
     Raises:
-      ValueError: a window that is not two whole numbers of pixels.
+      ValueError: a window that is not two whole numbers of pixels, or an array that is not NHWC.
     """
+    check_maps("expected an array (N, H, W, C)", x)
     n, height, width, c = x.shape
     h, w = clip_window(window, (height, width))
     rows, columns = axis_starts(height, h), axis_starts(width, w)
     x = jnp.take(x, np.add.outer(rows, np.arange(h)).ravel(), axis=1, mode="clip")
     x = jnp.take(x, np.add.outer(columns, np.arange(w)).ravel(), axis=2, mode="clip")
     x = x.reshape(n, len(rows), h, len(columns), w, c)
-    return x.transpose(1, 3, 0, 2, 4, 5).reshape(-1, h, w, c)
+    return x.transpose(1, 3, 0, 2, 4, 5).reshape(len(rows) * len(columns) * n, h, w, c)
 
 
 def average_windows(windows: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -193,10 +199,12 @@ def average_windows(windows: jax.Array, size: tuple[int, int]) -> jax.Array:
     Returns:
       (N, H, W, C) of the same type, averaged in float32.
     """
+    check_maps("expected an array (windows * N, h, w, C)", windows)
     _, h, w, c = windows.shape
     rows, columns = len(axis_starts(size[0], h)), len(axis_starts(size[1], w))
-    x = windows.reshape(rows, columns, -1, h, w, c).transpose(2, 0, 3, 1, 4, 5)
-    x = x.reshape(-1, rows * h, columns * w, c)
+    n = len(windows) // (rows * columns)
+    x = windows.reshape(rows, columns, n, h, w, c).transpose(2, 0, 3, 1, 4, 5)
+    x = x.reshape(n, rows * h, columns * w, c)
     x = _average_axis(_average_axis(x, size[0], h, axis=1), size[1], w, axis=2)
     return x.astype(windows.dtype)
 

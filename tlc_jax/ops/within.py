@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from tlc_jax.ops.box import moments_about, window_sum
+from tlc_jax.ops.box import window_sum
+from tlc_jax.ops.sliding import MOMENTS, SUMS, Runs, along
 from tlc_jax.ops.windows import AxisTiles, Window, axis_starts, cheapest_tile, clip_window
 
 
@@ -35,19 +37,54 @@ def window_mean_within(x: jax.Array, window: Window, extent: jax.Array) -> jax.A
     y = window_sum(zero_beyond(x, extent), size)
     # A window that is larger than the corner is cut to it.
     y = y / jnp.minimum(jnp.asarray(size), extent).prod().astype(y.dtype)
-    for axis, last in zip((1, 2), jnp.maximum(extent - jnp.asarray(size), 0), strict=True):
-        if y.shape[axis] > 1:
-            y = jnp.take(y, jnp.minimum(jnp.arange(y.shape[axis]), last), axis=axis, mode="clip")
+    (y,) = _last_repeated((y,), size, extent)
     return y
+
+
+def _last_repeated(runs: Runs, size: tuple[int, int], extent: jax.Array) -> Runs:
+    """With the last window inside the corner in place of those that reach beyond it."""
+    for axis, last in zip((1, 2), jnp.maximum(extent - jnp.asarray(size), 0), strict=True):
+        index = jnp.arange(runs[0].shape[axis])
+        if index.size > 1:
+            take = functools.partial(
+                jnp.take, indices=jnp.minimum(index, last), axis=axis, mode="clip"
+            )
+            runs = jax.tree.map(take, runs)
+    return runs
 
 
 def window_moments_within(
     x: jax.Array, window: Window, extent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance as of `window_moments`, laid out as by `window_mean_within`."""
-    wide = x.astype(jnp.float32)
-    offset = window_mean_within(wide, None, extent)
-    return moments_about(wide, offset, lambda x: window_mean_within(x, window, extent))
+    size = clip_window(window, (x.shape[1], x.shape[2]))
+    runs = MOMENTS.first(x.astype(jnp.float32))
+    for axis in (1, 2):
+        runs = _moments_along(runs, axis, size[axis - 1], extent[axis - 1])
+    mean, variance = _last_repeated(runs, size, extent)
+    return mean, variance
+
+
+def _moments_along(runs: Runs, axis: int, k: int, extent: jax.Array) -> Runs:
+    """Of all runs of k along an axis; if k is more than the extent, of that, over and over."""
+    length = runs[0].shape[axis]
+
+    def of_extent(runs: Runs) -> Runs:
+        inside = jnp.arange(length) < extent
+        inside = jnp.expand_dims(inside, [other for other in range(4) if other != axis])
+
+        def mean_of(x: jax.Array) -> jax.Array:
+            (total,) = along((jnp.where(inside, x, 0.0),), axis, length, SUMS)
+            return total / extent.astype(x.dtype)
+
+        means, variances = runs
+        mean = mean_of(means)
+        both = mean, mean_of(variances + jnp.square(means - mean))
+        return jax.tree.map(lambda x: jnp.repeat(x, length - k + 1, axis=axis), both)
+
+    if k == length:
+        return of_extent(runs)
+    return lax.cond(extent < k, of_extent, lambda runs: along(runs, axis, k, MOMENTS), runs)
 
 
 @functools.partial(jax.jit, static_argnames=("size", "window"))  # one for all blocks of a level

@@ -246,7 +246,7 @@ def bind(eqn: Any, args: Sequence[Any]) -> list[jax.Array]:
 
 
 @functools.cache
-def _unknown() -> core.DebugInfo:
+def _unknown() -> Any:
     return jax.make_jaxpr(lambda: ())().jaxpr.debug_info
 
 

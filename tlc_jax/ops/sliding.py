@@ -1,0 +1,231 @@
+"""Sums and moments of all runs of k positions along an axis, by merging those of shorter runs.
+
+Runs are merged and never taken off again. So NaN, infinity or a huge number in one position reaches
+the runs that hold it and no other, and the error grows neither with the axis nor with what else
+lies on it. As van Herk, and Gil and Werman, do for maxima, a run is the end of a block, whole
+blocks and the beginning of another.
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from tlc_jax.ops.fusion import stored
+
+Runs = tuple[jax.Array, ...]
+"""(sum,) or (mean, biased variance) of runs of one length, arrays of one shape."""
+
+Merge = Callable[[Sequence[Runs], Sequence[Any]], Runs]
+"""From neighbours and their lengths, or numbers in proportion to them, to runs of them all."""
+
+# Positions, of the fastest (2 cores, AVX-512).
+BLOCK = 4
+WIDE_BLOCK = 16  # where the window covers the axis
+
+
+class Statistic(NamedTuple):
+    """What is known of runs."""
+
+    first: Callable[[jax.Array], Runs]  # of single positions
+    merge: Merge
+    whole: Callable[[jax.Array], Runs]  # of a map, from single positions
+    # From runs, those of k of them, their gradients and what sums over the k that hold a position.
+    back: Callable[[Runs, Runs, Runs, int, Callable[[jax.Array], jax.Array]], Runs]
+
+
+def _merge_sums(parts: Sequence[Runs], _: Sequence[Any]) -> Runs:
+    return (functools.reduce(operator.add, (total for (total,) in parts)),)
+
+
+def _merge_moments(parts: Sequence[Runs], counts: Sequence[Any]) -> Runs:
+    """The updating formulae of Chan, Golub and LeVeque (1979), for several runs at once.
+
+    They look at differences of means only: nothing large cancels, a constant stays what it is, and
+    no variance is below zero.
+    """
+    shares = [count / sum(counts) for count in counts]
+    means, variances = zip(*parts, strict=True)
+    first = means[0]
+    mean = first + sum(s * (m - first) for s, m in zip(shares[1:], means[1:], strict=True))
+    terms = zip(shares, means, variances, strict=True)
+    spreads = (s * (v + jnp.square(m - mean)) for s, m, v in terms)
+    return mean, functools.reduce(operator.add, spreads)
+
+
+def _whole_sum(x: jax.Array) -> Runs:
+    return (x.sum(axis=(1, 2), keepdims=True),)
+
+
+def _whole_moments(x: jax.Array) -> Runs:
+    """The first mean may err, as it is a long sum of what may be far from zero."""
+    mean_of = functools.partial(jnp.mean, axis=(1, 2), keepdims=True)
+    rough = mean_of(x)
+    mean = rough + mean_of(x - rough)
+    return mean, mean_of(jnp.square(x - mean))
+
+
+def _sums_back(x: Runs, y: Runs, gradient: Runs, k: int, held: Callable[..., Any]) -> Runs:
+    return (held(gradient[0]),)
+
+
+def _moments_back(x: Runs, y: Runs, gradient: Runs, k: int, held: Callable[..., Any]) -> Runs:
+    of_mean, of_variance = gradient
+    total = held(of_variance)
+    spread = x[0] * total - held(of_variance * y[0])
+    return (held(of_mean) + 2 * spread) / k, total / k
+
+
+SUMS = Statistic(lambda x: (x,), _merge_sums, _whole_sum, _sums_back)
+MOMENTS = Statistic(lambda x: (x, jnp.zeros_like(x)), _merge_moments, _whole_moments, _moments_back)
+
+# The methods: all runs of k along the middle axis, (B, L, M) -> (B, L - k + 1, M).
+
+
+def _cut(runs: Any, start: int, count: int, step: int = 1) -> Runs:
+    return jax.tree.map(lambda x: x[:, start : start + count * step : step], runs)
+
+
+def _halves(x: Runs, k: int, merge: Merge) -> Runs:
+    """Of two runs of half the length, and of one position more if that is left over."""
+    if k == 1:
+        return x
+    half, rest = stored(_halves(x, k // 2, merge)), k % 2
+    count = x[0].shape[1] - k + 1
+    parts = [_cut(half, 0, count), _cut(half, k // 2, count)] + [_cut(x, k - 1, count)] * rest
+    return merge(parts, [k // 2, k // 2] + [1] * rest)
+
+
+def _reduce_window(x: Runs, k: int, merge: Merge) -> Runs:
+    """k additions for each output: the plainest form. For two arrays it is slow: halves, then."""
+    if merge is not _merge_sums:
+        return _halves(x, k, merge)
+    return (lax.reduce_window(x[0], 0.0, lax.add, (1, k, 1), (1, 1, 1), "VALID"),)
+
+
+def _cumsum(x: Runs, k: int, merge: Merge) -> Runs:
+    """Running totals, begun anew every k positions, from both sides: a run is two of them."""
+    b, length, m = x[0].shape
+
+    def join(one: Any, other: Any) -> tuple[jax.Array, Runs]:
+        counts, runs = zip(one, other, strict=True)
+        return counts[0] + counts[1], merge(runs, counts)
+
+    def totals(reverse: bool) -> Runs:
+        count = -(-length // k)
+        filled = ((0, 0), (0, count * k - length), (0, 0))
+        blocks = jax.tree.map(lambda x: jnp.pad(x, filled).reshape(b, count, k, m), x)
+        ones = jnp.ones((1, 1, k, 1))
+        _, runs = lax.associative_scan(join, (ones, blocks), reverse=reverse, axis=2)
+        return jax.tree.map(lambda x: x.reshape(b, count * k, m), runs)
+
+    count = length - k + 1
+    ends, starts = _cut(totals(reverse=True), 0, count), _cut(totals(reverse=False), k - 1, count)
+    behind = (np.arange(count) % k)[None, :, None].astype(np.float32)  # positions of the next block
+    both = merge([ends, starts], [k - behind, behind])
+    return jax.tree.map(functools.partial(jnp.where, behind == 0), ends, both)
+
+
+def _blocks(x: Runs, k: int, merge: Merge, size: int = BLOCK) -> Runs:
+    """Positions to the end of a block, whole blocks in the same way, and positions of the next.
+
+    So the cost does not grow with the window: the map is read about twice.
+    """
+    b, length, m = x[0].shape
+    outputs = length - k + 1
+    if k <= 2 * size:
+        return merge([_cut(x, i, outputs) for i in range(k)], [1] * k)
+    whole = k // size
+    block = merge([_cut(x, i, length // size, size) for i in range(size)], [1] * size)
+    block = stored(block)
+    between = stored(_blocks(block, whole - 1, merge, size))
+    heads = -(-outputs // size)
+
+    def lane(begin: int) -> Runs:
+        """The runs that begin here in each block."""
+        count, end = -(-(outputs - begin) // size), begin + k
+        positions = (*range(begin, size), *range(end - end % size, end))
+        parts = [_cut(x, i, count, size) for i in positions] + [_cut(between, 1, count)]
+        counts = [1] * len(positions) + [size * (whole - 1)]
+        if sum(counts) < k:
+            parts, counts = [*parts, _cut(block, whole, count)], [*counts, size]
+        filled = ((0, 0), (0, heads - count), (0, 0))
+        return jax.tree.map(lambda x: jnp.pad(x, filled), merge(parts, counts))
+
+    def interleaved(*lanes: jax.Array) -> jax.Array:
+        return jnp.stack(lanes, axis=2).reshape(b, heads * len(lanes), m)[:, :outputs]
+
+    return jax.tree.map(interleaved, *map(lane, range(min(size, outputs))))
+
+
+METHODS: dict[str, Callable[[Runs, int, Merge], Runs]] = {
+    "auto": _blocks,
+    "reduce_window": _reduce_window,
+    "cumsum": _cumsum,
+    "blocks": _blocks,
+}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _runs(x: Runs, k: int, statistic: Statistic, method: str) -> Runs:
+    """Along the middle axis, which some run may be all of."""
+    if k == x[0].shape[1]:
+        return _blocks(x, k, statistic.merge, WIDE_BLOCK)
+    return METHODS[method](x, k, statistic.merge)
+
+
+def _runs_forward(x: Runs, k: int, statistic: Statistic, method: str) -> tuple[Runs, Any]:
+    y: Runs = _runs(x, k, statistic, method)
+    return y, (x, y)
+
+
+def _runs_backward(k: int, statistic: Statistic, method: str, saved: Any, gradient: Runs) -> Any:
+    """Sums over windows again. JAX's own way would pad and add for each part of each merge."""
+    x, y = saved
+
+    def held(y: jax.Array) -> jax.Array:
+        """Of each position, the sum over the runs that hold it."""
+        if k == x[0].shape[1]:
+            return jnp.broadcast_to(y, x[0].shape)
+        return _blocks((jnp.pad(y, ((0, 0), (k - 1, k - 1), (0, 0))),), k, _merge_sums)[0]
+
+    return (statistic.back(x, y, gradient, k, held),)
+
+
+_runs.defvjp(_runs_forward, _runs_backward)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def slide(
+    x: jax.Array, window: tuple[int, int], statistic: Statistic, method: str = "auto"
+) -> Runs:
+    """All windows inside a map, (N, H, W, C) float32 -> (N, H - k_h + 1, W - k_w + 1, C) each."""
+    if window == x.shape[1:3]:
+        return statistic.whole(x)
+    # An axis that its window covers goes first: it leaves the other one less to do.
+    axes = (2, 1) if window[1] == x.shape[2] else (1, 2)
+    runs = statistic.first(x)
+    for axis in axes:
+        runs = along(runs, axis, window[axis - 1], statistic, method)
+    return runs
+
+
+def along(runs: Runs, axis: int, k: int, statistic: Statistic, method: str = "auto") -> Runs:
+    """All runs of k along axis 1 or 2 of (N, H, W, C)."""
+    n, h, w, c = runs[0].shape
+    if k == 1:
+        return runs
+    if statistic is SUMS and axis == 2 and k == w:
+        # XLA:CPU's own is the fastest here, and along the other axis by far the slowest.
+        return (runs[0].sum(axis=axis, keepdims=True),)
+    if axis == 1:
+        apart, together = (n, h, w * c), (n, h - k + 1, w, c)
+    else:
+        apart, together = (n * h, w, c), (n, h, w - k + 1, c)
+    runs = _runs(jax.tree.map(lambda x: x.reshape(apart), runs), k, statistic, method)
+    return jax.tree.map(lambda x: x.reshape(together), runs)
