@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlc_jax.ops.checks import check_heads, refusal
+from tlc_jax.ops.checks import check_heads, refusing
 from tlc_jax.ops.fusion import stored
 from tlc_jax.ops.windows import AxisTiles, Window, axis_tiles, clip_window, tile_size
 
@@ -58,8 +58,9 @@ def transposed_attention(
     """
     check_heads(q, k, v, temperature.size)
     if project is not None:
-        words = f"project is (C, features) with C = {v.shape[-1]} channels, got {project.shape}."
-        chex.assert_shape(project, (v.shape[-1], None), **refusal(words))
+        c = v.shape[-1]
+        with refusing(f"project is (C, features) with C = {c} channels, got {project.shape}."):
+            chex.assert_shape(project, (c, None))
     # Here, as jit has no words for a window that is a list or an array.
     size = clip_window(window, (v.shape[1], v.shape[2]))
     return _in_windows(q, k, v, temperature, project, size)

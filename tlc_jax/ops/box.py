@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlc_jax.ops.checks import check_maps, refusal
+from tlc_jax.ops.checks import check_maps, refusing
 from tlc_jax.ops.sliding import METHODS, MOMENTS, SUMS, slide
 from tlc_jax.ops.windows import Window, clip_window
 
@@ -67,7 +67,8 @@ def window_moments(
 def _check(x: jax.Array, window: Window, method: str) -> tuple[int, int]:
     """The window in force."""
     check_maps("expected an array (N, H, W, C)", x)
-    chex.assert_type(x, float, **refusal(f"expected floats, got {x.dtype}.", TypeError))
+    with refusing(f"expected floats, got {x.dtype}.", TypeError):
+        chex.assert_type(x, float)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}.")
     return clip_window(window, (x.shape[1], x.shape[2]))
@@ -79,7 +80,8 @@ def spread(y: jax.Array, size: tuple[int, int]) -> jax.Array:
     Row i then holds the window that starts at clip(i - (k_h - 1) // 2, 0, H - k_h). An axis of
     length 1 is left for broadcasting.
     """
-    chex.assert_rank(y, 4, **refusal(f"expected an array (N, H, W, C), got shape {y.shape}."))
+    with refusing(f"expected an array (N, H, W, C), got shape {y.shape}."):
+        chex.assert_rank(y, 4)
     for axis, length in zip((1, 2), size, strict=True):
         inside = y.shape[axis]
         if 1 < inside < length:

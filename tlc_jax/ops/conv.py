@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tlc_jax.ops.checks import check_maps, refusal
+from tlc_jax.ops.checks import check_maps, refusing
 
 
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -20,10 +20,9 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Raises:
       ValueError: a kernel of another shape.
     """
-    words = (
-        f"the kernel is (1, 1, {x.shape[-1]}, O) for {x.shape[-1]} channels, got {kernel.shape}."
-    )
-    chex.assert_shape(kernel, (1, 1, x.shape[-1], None), **refusal(words))
+    c = x.shape[-1]
+    with refusing(f"the kernel is (1, 1, {c}, O) for {c} channels, got {kernel.shape}."):
+        chex.assert_shape(kernel, (1, 1, c, None))
     # Of two dimensions, or XLA:CPU transposes maps for the gradient of the kernel.
     rows = x.reshape(-1, x.shape[-1])
     y = jnp.matmul(rows, kernel[0, 0], preferred_element_type=jnp.float32)
@@ -98,9 +97,9 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, border: int = 0) -> jax.Arra
     """
     check_maps("expected an array (N, H, W, C)", x)
     c, got = x.shape[-1], kernel.shape
-    words = f"the kernel is (k, k, 1, {c}) with k odd for {c} channels, got {got}."
     k = kernel.shape[0] if kernel.ndim else 0
-    chex.assert_shape(kernel, (k | 1, k | 1, 1, c), **refusal(words))  # an even k is not k | 1
+    with refusing(f"the kernel is (k, k, 1, {c}) with k odd for {c} channels, got {got}."):
+        chex.assert_shape(kernel, (k | 1, k | 1, 1, c))  # an even k is not k | 1
     weights = kernel.astype(jnp.float32).reshape(k**2, 1, 1, 1, c)
     shifted = _shifted(_pad(x, k // 2 - border), k)
     taps = [x.astype(jnp.float32) * w for x, w in zip(shifted, weights, strict=True)]
