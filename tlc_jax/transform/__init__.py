@@ -67,6 +67,8 @@ def localize(
       >>> [round(float(y), 3) for y in local(image).ravel()]
       [0.0, 1.0, 4.0, 9.0, 12.0]
     """
+    if not callable(fn):
+        raise TypeError(f"localize takes a function, got {fn!r}.")
     check_pair("train_size", train_size)
     if window is not None:
         check_pair("window", window)
@@ -74,10 +76,17 @@ def localize(
 
     def local(*args: Any, **kwargs: Any) -> Any:
         if not -len(args) <= argnum < len(args):
-            raise ValueError(f"argument {argnum} is the picture, of {len(args)} that there are.")
-        image = jnp.asarray(args[argnum])
+            raise ValueError(
+                f"argument {argnum} is the picture, of {len(args)} by position; pass it so."
+            )
+        try:
+            image = jnp.asarray(args[argnum])
+        except (TypeError, ValueError):
+            kind = type(args[argnum]).__name__
+            raise TypeError(f"argument {argnum} is the picture, an array, got {kind}.") from None
         rank = image.ndim
-        if not all(-rank <= axis < rank for axis in axes) or axes[0] % rank == axes[1] % rank:
+        there = {axis % rank for axis in axes if -rank <= axis < rank}
+        if len(axes) != 2 or len(there) != 2:
             raise ValueError(f"axes {axes} are no rows and columns of a picture {image.shape}.")
 
         def of_image(image: jax.Array) -> Any:
@@ -87,7 +96,7 @@ def localize(
 
         size = image.shape[axes[0]], image.shape[axes[1]]
         cut = clip_window(wanted, size)
-        if cut == size:
+        if cut == size or not image.size:
             return of_image(args[argnum])
 
         @functools.cache
@@ -97,12 +106,13 @@ def localize(
             try:
                 of_size = jax.ShapeDtypeStruct(shape, image.dtype)
                 return jax.make_jaxpr(of_image, return_shape=True)(of_size)
-            except (TypeError, ValueError) as error:
-                if (height, width) == size:
+            except Exception as error:  # whatever the function raises
+                if (height, width) == size or isinstance(error, LocalizeError):
                     raise
                 raise LocalizeError(
                     f"the function takes a picture of {size}, but none of {(height, width)}, for "
-                    f"which it has to be traced, too ({str(error).partition(chr(10))[0]})."
+                    "which it has to be traced, too, with its other arguments as they are "
+                    f"({str(error).strip().partition(chr(10))[0] or type(error).__name__})."
                 ) from error
 
         sizes = {0: size, ROWS: (cut[0], size[1]), COLUMNS: (size[0], cut[1]), FULL: cut}

@@ -34,6 +34,7 @@ from tlc_jax.transform.values import (
     Partly,
     Plain,
     Squared,
+    Still,
     Strip,
     fit,
     joined,
@@ -43,6 +44,7 @@ from tlc_jax.transform.values import (
 
 SAME = {"convert_element_type", "copy", "copy_p", "stop_gradient", "name", "reduce_precision"}
 LINEAR = {"neg", "mul", "div", *SAME}
+JOINING = {"mul", "div", "add", "add_any"}
 ADDITIVE = {"add", "sub", "add_any"}
 
 
@@ -99,6 +101,9 @@ def positional(
     fields = [one for one in evened if isinstance(one, Field)]
     grid = joined([one.grid for one in fields], hidden)
     arrays = run(equation, evened, hidden, hidden)
+    for i in range(len(arrays)):
+        if any(label & hidden for label in labels(equation.result_shapes(i))):
+            raise equation.refuse("it makes maps out of statistics of windows")
     again = hidden or (alone and any(one.origin for one in fields))
     taint = None if new else next((one.taint for one in fields if one.taint), None)
     return [
@@ -169,6 +174,12 @@ def elementwise(equation: Equation, operands: list[Any]) -> Field:
     if special := _kept_apart(equation, operands):
         return special
     fields = [one for one in operands if isinstance(one, Field)]
+    landed = [one.still for one in fields if one.still]
+    if len(landed) > 1 and len(landed) == len(fields) and equation.name not in ADDITIVE:
+        # Such as the two parts of a linear attention, its sums and their normaliser.
+        return in_still_windows(equation, [getattr(one, "still", None) or one for one in operands])[
+            0
+        ]
     hidden = FULL
     for i, operand in enumerate(operands):
         if isinstance(operand, Field):
@@ -197,10 +208,10 @@ def elementwise(equation: Equation, operands: list[Any]) -> Field:
         return vmapped(together, hidden, [not isinstance(one, Plain) for one in arrays])(*raw)
 
     taints = [one.taint for one in fields if one.taint and not isinstance(one, Centred)]
-    scaled = statistics and not taints and equation.name in ("mul", "div")
+    scaled = statistics and not taints and equation.name in JOINING
     taints += [one.taint for one in fields if one.taint]
     pending = hidden or any(one.origin for one in fields)
-    if statistics and equation.name in ("mul", "div") and not _is_cosine(fields):
+    if statistics and equation.name in JOINING and not _is_cosine(fields):
         pending = False
     result = Field(
         hidden,
@@ -208,10 +219,13 @@ def elementwise(equation: Equation, operands: list[Any]) -> Field:
         shapes,
         {axis: grid[axis] for axis in axes_of(hidden)},
         Origin(equation, operands) if pending else None,
-        # What statistics scale is a new map; in a sum of what they are added to, each window has
-        # its own.
+        # What statistics scale, or are added to, is a new map; in a sum of what they are taken
+        # from, each window has its own.
         None if scaled else next(iter(taints), ADDED if statistics else None),
     )
+    if len(landed) == len(fields) == 1:
+        still = [getattr(one, "still", None) or one for one in operands]
+        result.still = Still(Origin(equation, still), shapes)
     if _squares(equation, operands):
         result.square_of = fields[0].alias
     if equation.name in SAME:
@@ -288,6 +302,8 @@ def _kept_apart(equation: Equation, operands: list[Any]) -> Field | None:
                 shifts[i] = one
         if not any(shifts) or not any(isinstance(one, Field) for one in bases):
             return None
+        if equation.name != "sub" and not centred:
+            return None
         base = _joined(equation, bases, signs)
         shift = _joined(equation, shifts, signs)
     else:
@@ -340,10 +356,11 @@ def layout(equation: Equation, operands: list[Any]) -> list[Any]:
     hidden = operand.hidden
     array = run(equation, [operand], hidden, hidden)[0]
     origin = Origin(equation, operands) if operand.origin else None
-    result = Field(
-        hidden, lambda: array, equation.result_shapes(), operand.grid, origin, operand.taint
-    )
+    shapes = equation.result_shapes()
+    result = Field(hidden, lambda: array, shapes, operand.grid, origin, operand.taint)
     result.alias = operand.alias
+    if operand.still:
+        result.still = Still(Origin(equation, [operand.still]), shapes)
     return [result]
 
 
@@ -375,7 +392,24 @@ def broadcast(equation: Equation, operands: list[Any]) -> list[Any]:
         lambda x: lax.broadcast_in_dim(x, shape, dims), hidden, [True]
     )(operand.array)  # fmt: skip
     origin = Origin(equation, operands) if operand.origin else None
-    return [Field(hidden, lambda: array, shapes, operand.grid, origin, operand.taint)]
+    result = Field(hidden, lambda: array, shapes, operand.grid, origin, operand.taint)
+    if operand.still:
+        result.still = Still(Origin(equation, [operand.still]), shapes)
+    return [result]
+
+
+def tile(equation: Equation, operands: list[Any]) -> list[Any]:
+    """As `broadcast`, of what has the dimensions already."""
+    (operand,), reps = operands, equation.params["reps"]
+    shapes = equation.result_shapes()
+    before, after = operand.labels, labels(shapes)
+    if any(label & operand.hidden & ~old for old, label in zip(before, after, strict=True)):
+        reps = [1 if label & operand.hidden else n for n, label in zip(reps, after, strict=True)]
+    if any(n > 1 and label for n, label in zip(reps, after, strict=True)):
+        raise equation.refuse("it sets the picture beside itself")
+    array = vmapped(lambda x: jnp.tile(x, reps), operand.hidden, [True])(operand.array)
+    origin = Origin(equation, operands) if operand.origin else None
+    return [Field(operand.hidden, lambda: array, shapes, operand.grid, origin, operand.taint)]
 
 
 def reshape(equation: Equation, operands: list[Any]) -> list[Any]:
@@ -427,6 +461,7 @@ def reshape(equation: Equation, operands: list[Any]) -> list[Any]:
     if moved and isinstance(operand, Centred | Squared):
         raise equation.refuse("it flattens the difference of a map and its statistic")
     if type(operand) is Centred or type(operand) is Squared:
-        operand = Field(operand.hidden, lambda: operand.array, operand.shapes, operand.grid,
+        once = operand
+        operand = Field(operand.hidden, lambda: once.array, operand.shapes, operand.grid,
                         operand.origin, operand.taint)  # fmt: skip
     return layout(equation, [operand])

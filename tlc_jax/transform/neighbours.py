@@ -11,6 +11,8 @@ from tlc_jax.transform.programs import FULL, SIZES, Equation, bind, body, labels
 from tlc_jax.transform.still import in_still_windows
 from tlc_jax.transform.values import Field, Plain, Strip, Value, run
 
+NOT_A_MULTIPLE = "it pads the window, too; give a window that is a multiple of what it pads to"
+
 
 def stencil(equation: Equation, operands: list[Any]) -> list[Any]:
     """Pooling in small windows."""
@@ -36,7 +38,9 @@ def convolution(equation: Equation, operands: list[Any]) -> list[Any]:
     return positional(equation, operands, new=True)
 
 
-def along(name: str, why: str) -> Callable[[Equation, list[Value]], list[Value]]:
+def along(
+    name: str, why: str, reorders: bool = False
+) -> Callable[[Equation, list[Value]], list[Value]]:
     """The rule of what goes along some dimensions, which are to be no rows or columns."""
 
     def rule(equation: Equation, operands: list[Any]) -> list[Any]:
@@ -48,7 +52,7 @@ def along(name: str, why: str) -> Callable[[Equation, list[Value]], list[Value]]
             # An axis that its window covers is all there, as in the function.
             if dims and any(shapes[s][dim] != shapes[0][dim] for dim in named for s in SIZES):
                 if all(dims[dim] in (0, FULL) for dim in named):  # flattened
-                    return in_still_windows(equation, operands)
+                    return in_still_windows(equation, operands, reorders)
                 raise equation.refuse(f"it {why}, for which there is no rule")
         return positional(equation, operands, alone=True)
 
@@ -114,6 +118,11 @@ def concatenate(equation: Equation, operands: list[Any]) -> list[Any]:
     return positional(equation, operands)
 
 
+def stack(equation: Equation, operands: list[Any]) -> list[Any]:
+    """Maps side by side along a new dimension."""
+    return positional(equation, operands, alone=True)
+
+
 def slice_(equation: Equation, operands: list[Any]) -> list[Any]:
     """A part at a fixed distance from the borders, or a border."""
     (operand,) = operands
@@ -158,6 +167,12 @@ def pad(equation: Equation, operands: list[Any]) -> list[Any]:
               for config in equation.param("padding_config").values()]  # fmt: skip
     if not same(*before):
         raise equation.refuse("its padding above or to the left depends on the size")
+    behind = [[high for _, high, _ in config]
+              for config in equation.param("padding_config").values()]  # fmt: skip
+    if not same(*behind) and any(
+        high for _, high, _ in equation.each[FULL].params["padding_config"]
+    ):
+        raise equation.refuse(NOT_A_MULTIPLE)
     return positional(equation, operands)
 
 
@@ -177,6 +192,8 @@ def trim(equation: Equation, operands: list[Any]) -> Value:
             raise equation.refuse("its padding above or to the left depends on the size")
     if not isinstance(field, Field) or field.hidden or field.origin:
         raise equation.refuse("it is there at some sizes of the picture only")
+    if equation.each[FULL]:
+        raise equation.refuse(NOT_A_MULTIPLE)
     eqn = equation.each[0]
     args = [field.array, *(one.arrays[0] for one in operands[1:])]
     array = bind(eqn, args)[0] if eqn else field.array

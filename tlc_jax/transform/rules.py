@@ -26,6 +26,7 @@ from tlc_jax.transform.maps import (
     positional,
     reshape,
     settled,
+    tile,
 )
 from tlc_jax.transform.neighbours import (
     along,
@@ -37,6 +38,7 @@ from tlc_jax.transform.neighbours import (
     pad,
     rev,
     slice_,
+    stack,
     stencil,
     trim,
 )
@@ -47,13 +49,14 @@ from tlc_jax.transform.programs import (
     Equation,
     LocalizeError,
     Shapes,
+    axes_of,
     body,
     in_step,
     labels,
 )
 from tlc_jax.transform.still import in_still_windows
 from tlc_jax.transform.sums import reduce_sum, reduce_window_sum
-from tlc_jax.transform.values import Field, Misfit, Plain, Still, Strip, Value, run
+from tlc_jax.transform.values import Field, Misfit, Origin, Plain, Still, Strip, Value, run
 
 CONTROL = {"cond", "scan", "while"}
 ON_STRIPS = {"concatenate", "rev", "slice", "broadcast_in_dim", "reshape", "jit", "pjit"}
@@ -66,6 +69,11 @@ def walk(
 ) -> list[Any]:
     """Run all traces of a function in step, on values, and return its results."""
     env: dict[int, dict[core.Var, Value]] = {size: {} for size in jaxprs}
+    if len({(len(one.consts), len(one.jaxpr.outvars)) for one in jaxprs.values()}) > 1:
+        raise LocalizeError(
+            "what the function does depends on the size of the picture; give it sizes for which it "
+            "does not."
+        )
     consts = zip(*(jaxpr.consts for jaxpr in jaxprs.values()), strict=True)
     known = [_constant(dict(zip(jaxprs, arrays, strict=True))) for arrays in consts]
     for size, closed in jaxprs.items():
@@ -172,7 +180,16 @@ def _resize(equation: Equation, operands: list[Any]) -> list[Any]:
         scales = {fractions.Fraction(after[s][dim], before[s][dim]) for s in after if label}
         if len(scales) > 1:
             raise equation.refuse("its factor depends on the size of the picture")
-    return list(positional(equation, operands))
+    operand = operands[0]
+    if operand.hidden and not any(operand.labels):  # a single position becomes many alike
+        (array,) = run(equation, [operand], FULL, operand.hidden)
+        front = len(axes_of(operand.hidden))
+        for dim, label in enumerate(labels(after)):
+            if label:
+                array = lax.slice_in_dim(array, 0, 1, axis=front + dim)
+        origin = Origin(equation, operands)
+        return [Field(operand.hidden, lambda: array, after, operand.grid, origin, operand.taint)]
+    return positional(equation, operands)
 
 
 def _is_elementwise(jaxpr: core.Jaxpr) -> bool:
@@ -346,14 +363,22 @@ RULES: dict[str, Callable[[Equation, list[Value]], list[Value]]] = {
     "cond": _cond,
     "scan": _scan,
     "split": along("axis", "splits rows or columns"),
-    "sort": along("dimension", "sorts positions"),
+    "stack": stack,
+    "tile": tile,
+    "unstack": along("axis", "takes rows or columns apart"),
+    "top_k": along("axis", "looks for the largest over positions"),
+    "sort": along("dimension", "sorts positions", reorders=True),
+    "argmax": along("axes", "looks for the maximum over positions"),
+    "argmin": along("axes", "looks for the minimum over positions"),
     **{
-        f"reduce_{name}": along("axes", "takes the extreme over positions")
-        for name in ("max", "min", "prod", "and", "or", "xor")
+        f"reduce_{name}": along("axes", f"takes the {word} over positions")
+        for name, word in {
+            "max": "maximum", "min": "minimum", "prod": "product", "and": "conjunction",
+            "or": "disjunction", "xor": "parity",
+        }.items()
     },
-    **{name: along("axes", "takes the extreme over positions") for name in ("argmax", "argmin")},
     **{
-        name: along("axis", "accumulates along rows or columns")
+        name: along("axis", "accumulates along rows or columns", reorders=True)
         for name in ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
     },
-}
+}  # fmt: skip

@@ -26,24 +26,34 @@ from tlc_jax.transform.values import ADDED, Field, Misfit, Origin, Plain, Still
 AT_ONCE = 2**14  # positions in the windows that run side by side, where they are small
 
 
-def in_still_windows(equation: Equation, operands: Sequence[Any]) -> list[Any]:
-    """What is done in windows that lie still, and averaged once it has places again."""
+def in_still_windows(
+    equation: Equation, operands: Sequence[Any], reordered: bool = False
+) -> list[Any]:
+    """What is done in windows that lie still, and averaged once it has places again.
+
+    Args:
+      equation, operands: what is done to what.
+      reordered: whether it puts positions in another order, as sorting does.
+    """
     results: list[Any] = []
+    fields = [one for one in operands if isinstance(one, Field)]
+    lost = reordered or any(isinstance(one, Still) and one.lost for one in operands)
     for i in range(len(equation.any.outvars)):
         shapes = equation.result_shapes(i)
-        origin = Origin(equation, operands, i)
-        still = Still(origin, shapes)
-        array = land(still)
+        still = Still(Origin(equation, operands, i), shapes, lost and any(labels(shapes)))
+        array = None if still.lost else land(still)
         if array is None:
             results.append(still)
             continue
-        # What comes out of an attention is a new map. All else may still be on its way to one,
-        # and is then made anew in each window.
-        new = equation.name in ("reshape", "dot_general", "transpose")
-        joined_ = None if new or equation.name in ("mul", "div") else ADDED
-        results.append(
-            Field(0, lambda array=array: array, shapes, {}, None if new else origin, joined_)
+        # What comes out of an attention is a new map, and so is what statistics scale. All else may
+        # be on its way to a sum, which is then that of each window.
+        new = equation.name in ("reshape", "dot_general", "transpose") or (
+            equation.name in ("mul", "div") and not any(one.taint for one in fields)
         )
+        origin, taint = (None, None) if new else (still.origin, ADDED)
+        landed = Field(0, lambda array=array: array, shapes, {}, origin, taint)
+        landed.still = still
+        results.append(landed)
     return results
 
 

@@ -91,6 +91,7 @@ class Field:
         self.origin, self.taint = origin, taint
         self.alias = self  # the first that has its numbers, in another type or arrangement
         self.square_of: Field | None = None  # the alias of what it is the square of
+        self.still: Still | None = None  # what it is in windows that lie still, whose mean it is
         self._make = make
 
     @functools.cached_property
@@ -174,8 +175,9 @@ class Strip(Field):
 class Still:
     """What exists in each of the windows that lie still, as in TLC's attention, and only there."""
 
-    def __init__(self, origin: "Origin", shapes: Shapes) -> None:
+    def __init__(self, origin: "Origin", shapes: Shapes, lost: bool = False) -> None:
         self.origin, self.shapes = origin, shapes
+        self.lost = lost  # whether its positions are in another order than those of the picture
 
 
 Value = Plain | Field | Still
