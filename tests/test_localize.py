@@ -222,9 +222,59 @@ def global_context(x):
     return x + jnp.tanh(jnp.einsum("npc,npo->nc", y, weights))[:, None, None]
 
 
-def local_global_context(x, window):
-    parts = global_context(tlc.ops.extract_windows(x, window))
-    return tlc.ops.average_windows(parts, x.shape[1:3])
+def weighed_and_summed(x):
+    """The same, its softmax made first and summed by hand."""
+    n, h, w, _ = x.shape
+    weights = jax.nn.softmax(x.reshape(n, h * w, -1).sum(-1, keepdims=True), 1)
+    return x + jnp.tanh((weights.reshape(n, h, w, 1) * x).sum((1, 2)))[:, None, None]
+
+
+def median(x):
+    """What sorts flattened positions leaves them no place, but they have a middle."""
+    return x - jnp.median(x.reshape(len(x), -1, 4), 1)[:, None, None]
+
+
+def linear_attention(x):
+    """Two sums over positions, of which one divides the other."""
+    q, k, v = (y.reshape(len(x), -1, 4) for y in qkv(x))
+    q, k = jax.nn.elu(q) + 1, jax.nn.elu(k) + 1
+    total = jnp.einsum("npc,nc->np", q, k.sum(1))
+    y = jnp.einsum("npc,ncd->npd", q, jnp.einsum("npc,npd->ncd", k, v))
+    return (y / (total[..., None] + 1e-6)).reshape(x.shape)
+
+
+def in_tiles(fn):
+    """A function in the windows that cover the picture, averaged where they overlap."""
+
+    def of_windows(x, window):
+        parts = fn(tlc.ops.extract_windows(x, window))
+        return tlc.ops.average_windows(parts, x.shape[1:3])
+
+    return of_windows
+
+
+def added_context(x):
+    """What statistics are added to is a new map, and so its own mean is that of the map."""
+    y = jax.nn.relu(x + jnp.tile(gate(mean(x)), (1, *x.shape[1:3], 1)))
+    return y * gate(mean(y)) + jax.image.resize(mean(x), x.shape, "bilinear")
+
+
+def local_added_context(x, window):
+    y = jax.nn.relu(x + gate(tlc.local_mean(x, window)))
+    return y * gate(tlc.local_mean(y, window)) + tlc.local_mean(x, window)
+
+
+def selected(x):
+    """Maps stacked, and a choice among them by their means."""
+    both = jnp.stack([x, jnp.tanh(x)], -1)
+    weights = jax.nn.softmax(both.mean((1, 2), keepdims=True), -1)
+    return (both * weights).sum(-1)
+
+
+def local_selected(x, window):
+    means = jnp.stack([tlc.local_mean(y, window) for y in (x, jnp.tanh(x))], -1)
+    weights = jax.nn.softmax(means, -1)
+    return x * weights[..., 0] + jnp.tanh(x) * weights[..., 1]
 
 
 def rows_and_columns(x):
@@ -249,7 +299,11 @@ def local_scaled_and_shifted(x, window):
 
 BY_HAND = {
     local_twice: (twice,),
-    local_global_context: (global_context,),
+    in_tiles(global_context): (global_context, weighed_and_summed),
+    in_tiles(median): (median,),
+    in_tiles(linear_attention): (linear_attention,),
+    local_added_context: (added_context,),
+    local_selected: (selected,),
     local_rows_and_columns: (rows_and_columns,),
     local_scaled_and_shifted: (scaled_and_shifted,),
     local_squeeze_excite: (
@@ -608,6 +662,10 @@ REFUSED = {
     "counting": lambda x: x * (x > 0).sum((1, 2), keepdims=True).astype(x.dtype),
     "adaptive pooling": lambda x: x.reshape(
         len(x), 2, x.shape[1] // 2, 2, x.shape[2] // 2, 4).mean((2, 4)),
+    "sorted positions": lambda x: jnp.sort(x.reshape(len(x), -1, 4), 1).reshape(x.shape),
+    "side by side": lambda x: jnp.tile(x, (1, 2, 1, 1)),
+    "other results by size": lambda x: x * gate(mean(x)) if x.shape[1] * x.shape[2] > 2000 else x,
+    "an assertion": lambda x: squeeze_excite(x) if x.shape[1:3] == SIZE else 1 / 0,
     "one size only": lambda x: x * jnp.ones((1, *SIZE, 1)),
     "written to": lambda x: x.at[:, 0].set(0),
     "a callback": lambda x: jax.pure_callback(lambda x: x, x, x),
@@ -650,14 +708,45 @@ def test_the_line_is_named():
         localize(fn, TRAIN)(picture(1, *SIZE, 4))
 
 
-def test_bad_sizes():
+def test_a_window_that_the_function_pads_is_refused():
+    def fn(x):
+        _, h, w, _ = x.shape
+        x = jnp.pad(x, ((0, 0), (0, -h % 8), (0, -w % 8), (0, 0)))
+        return squeeze_excite(x)[:, :h, :w]
+
+    x = picture(1, 37, 53, 4)
+    padded = jnp.pad(x, ((0, 0), (0, 3), (0, 3), (0, 0)))
+    exact = local_squeeze_excite(padded, (24, 24))[:, :37, :53]
+    np.testing.assert_allclose(localize(fn, TRAIN)(x), exact, atol=1e-5)
+    with pytest.raises(tlc.LocalizeError, match="window that is a multiple"):
+        localize(fn, TRAIN, window=(20, 24))(x)
+
+
+def test_empty_batches_and_types():
+    x = picture(2, *SIZE, 4)
+    local = localize(lambda x: x * jax.nn.sigmoid(mean(x)), TRAIN)
+    assert local(x[:0]).shape == (0, *SIZE, 4)
+    exact = local(x)
+    np.testing.assert_allclose(local(np.asarray(x)), exact, atol=1e-6)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        half = local(x.astype(dtype))
+        assert half.dtype == dtype
+        np.testing.assert_allclose(np.float32(half), exact, atol=0.03)
+
+
+def test_bad_arguments():
     x = picture(1, *SIZE, 4)
     for train_size in ([16, 16], (16,), (0, 16), 16, (16.0, 16)):
         with pytest.raises(ValueError, match="train_size is a tuple"):
             localize(squeeze_excite, train_size)
     with pytest.raises(ValueError, match="window is a tuple"):
         localize(squeeze_excite, TRAIN, window=[24, 24])
-    with pytest.raises(ValueError, match="axes"):
-        localize(squeeze_excite, TRAIN, axes=(1, 7))(x)
-    with pytest.raises(ValueError, match="argument"):
+    with pytest.raises(TypeError, match="takes a function, got 3"):
+        localize(3, TRAIN)
+    for axes in ((1, 7), (1, 1), (1, -3), (1, 2, 3)):
+        with pytest.raises(ValueError, match="no rows and columns"):
+            localize(squeeze_excite, TRAIN, axes=axes)(x)
+    with pytest.raises(ValueError, match="argument 1 is the picture, of 1 by position"):
         localize(squeeze_excite, TRAIN, argnum=1)(x)
+    with pytest.raises(TypeError, match="an array, got dict"):
+        localize(squeeze_excite, TRAIN)({"image": x})

@@ -40,7 +40,7 @@ def localize(
 
     The parameters are the same. It takes functions of Flax (Linen, NNX), Equinox or plain JAX, and
     goes with `jax.jit`, `grad` and `vmap`. A picture that the window covers runs `fn` itself.
-    Tracing takes about five times as long as that of `fn`: put `jax.jit` around.
+    Otherwise `fn` is traced for four sizes: put `jax.jit` around, so that it is once only.
 
     Args:
       fn: a function of arrays that returns maps, such as `model.apply`. Networks that pad their
@@ -54,8 +54,9 @@ def localize(
       A function that takes and returns what `fn` does.
 
     Raises:
-      ValueError: sizes that are not two whole numbers, here; axes or an argument that are not
-        there, when it is called.
+      ValueError: sizes that are not two whole numbers; when it is called, axes or an argument that
+        are not there.
+      TypeError: no function; when it is called, a picture that is no array.
       LocalizeError: when it is called, what has no local form.
 
     Examples:
