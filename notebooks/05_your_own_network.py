@@ -25,14 +25,13 @@ if find_spec("tlc_jax") is None:
     keep = [f"{name}=={version(name)}" for name in ("jax", "jaxlib") if find_spec(name)]
     Path("keep.txt").write_text("\n".join(keep))
     # !git clone --quiet --depth 1 {REPOSITORY} tlc-jax
-    # %pip install --quiet --constraint keep.txt "./tlc-jax[plot]" equinox
+    # %pip install --quiet --constraint keep.txt "./tlc-jax[plot]"
 
 # %% [markdown]
 # All that the notebook writes goes into the folder `results`. The repository's examples lie beside
 # the notebooks, or in the copy that the cell above made.
 
 # %%
-import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -236,8 +235,14 @@ print(f"NNX - Linen, local, largest: {abs(made_local(image[None])[0] - locally).
 # In Equinox a network takes one picture (C, H, W); rows and columns are axes 1 and 2 there, too.
 # Where a network lies in a batch (N, C, H, W), say `axes=(2, 3)`.
 
-
 # %%
+if find_spec("equinox") is None:
+    pass
+    # %pip install --quiet equinox
+
+import equinox as eqx
+
+
 class SmallEquinox(eqx.Module):
     """As `Small`, in Equinox."""
 
