@@ -115,20 +115,9 @@ def positional(
     ]  # fmt: skip
 
 
-def made_of(equation: Equation, operands: Sequence[Any], array: jax.Array, i: int = 0) -> Field:
-    """A map that acts on single positions of its operands, and remembers what they were."""
-    fields = [one for one in operands if isinstance(one, Field)]
-    pending = any(one.origin for one in fields)
-    return Field(
-        0, lambda: array, equation.result_shapes(i), {},
-        Origin(equation, operands, i) if pending else None,
-        next((one.taint for one in fields if one.taint), None),
-    )  # fmt: skip
-
-
-def are_statistics(fields: Sequence[Field], full: int) -> bool:
+def are_statistics(fields: Sequence[Field]) -> bool:
     """Whether nothing but statistics of whole windows comes in: functions of them are free."""
-    return all(one.hidden == full and not any(one.labels) for one in fields)
+    return all(one.hidden == FULL and not any(one.labels) for one in fields)
 
 
 def plainly(equation: Equation, operands: list[Any]) -> list[Any]:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
-from tlc_jax.transform.maps import made_of, positional, strip_of
+from tlc_jax.transform.maps import positional, strip_of
 from tlc_jax.transform.programs import FULL, SIZES, Equation, bind, body, labels, same
 from tlc_jax.transform.still import in_still_windows
-from tlc_jax.transform.values import Field, Plain, Strip, Value, run
+from tlc_jax.transform.values import Field, Plain, Strip, Value
 
 NOT_A_MULTIPLE = "it pads the window, too; give a window that is a multiple of what it pads to"
 
@@ -208,6 +208,5 @@ def _trimming(eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
 def identity(equation: Equation, operands: list[Any]) -> list[Any]:
     """A barrier keeps the compiler from moving things; of statistics it does not matter."""
     if all(type(one) is Field and not one.hidden for one in operands):
-        arrays = run(equation, operands, 0, 0)
-        return [made_of(equation, operands, array, i) for i, array in enumerate(arrays)]
+        return positional(equation, operands, alone=True)
     return operands

@@ -21,11 +21,9 @@ from tlc_jax.transform.maps import (
     elementwise,
     evened_out,
     layout,
-    made_of,
     plainly,
     positional,
     reshape,
-    settled,
     tile,
 )
 from tlc_jax.transform.neighbours import (
@@ -152,7 +150,7 @@ def apply(equation: Equation, operands: list[Any]) -> list[Any]:
         return [elementwise(equation, operands)]
     if equation.name in RULES:
         return RULES[equation.name](equation, operands)
-    if equation.name not in CONTROL and are_statistics(fields, FULL):
+    if equation.name not in CONTROL and are_statistics(fields):
         return positional(equation, operands)
     raise equation.refuse("there is no rule for it")
 
@@ -166,8 +164,7 @@ def _call(equation: Equation, operands: list[Any]) -> list[Any]:
     whole = all(type(one) is Field and not one.hidden for one in maps)
     whole = whole and bool(maps) and not any(isinstance(one, Still) for one in operands)
     if whole and equation.name != "jit" and _is_elementwise(bodies[0].jaxpr):
-        arrays = run(equation, settled(equation, operands, 0), 0, 0)
-        return [made_of(equation, operands, array, i) for i, array in enumerate(arrays)]
+        return positional(equation, operands, alone=True)
     return walk(bodies, operands, (*equation.callers, equation.any))
 
 
@@ -234,7 +231,7 @@ def _results(values: Sequence[Any], shapes: Sequence[Shapes]) -> list[Any]:
 def _cond(equation: Equation, operands: list[Any]) -> list[Any]:
     index, *others = operands
     platforms = equation.params.get("branches_platforms")
-    if platforms and are_statistics([o for o in others if isinstance(o, Field)], FULL):
+    if platforms and are_statistics([o for o in others if isinstance(o, Field)]):
         return positional(equation, operands)
     others = _only_maps(equation, others)
     if not isinstance(index, Plain) or not (platforms or index.settled(0)):

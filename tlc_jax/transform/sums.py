@@ -43,7 +43,7 @@ def reduce_window_sum(equation: Equation, operands: list[Any]) -> list[Any]:
     params = equation.params
     once = {n for dim, n in enumerate(windows[0]) if dim not in covered}
     once |= {*params["base_dilation"], *params["window_dilation"]}
-    if once > {1} or any(map(any, params["padding"])):
+    if once != {1} or any(map(any, params["padding"])):
         raise equation.refuse("its windows cover the picture and more")
     return [summed(equation, operand, covered, keep=True)]
 
