@@ -13,14 +13,31 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tlc_jax.data import DataError, pairs, photographs
 from tlc_jax.image import ImageError, write_whole
 
-Files = tuple[Path, ...]  # .npy files of (H, W, C): a target, or an input and its target
+
+class Stored(NamedTuple):
+    """A decoded picture in a .npy file, whose header was read once.
+
+    Not for each crop: `np.load` parses it as Python, which in CPython 3.11 fails at times where
+    threads do (gh-106905).
+    """
+
+    file: Path
+    dtype: np.dtype
+    shape: tuple[int, ...]  # (H, W, C)
+    offset: int  # bytes
+
+    def pixels(self) -> np.ndarray:
+        return np.memmap(self.file, self.dtype, "r", self.offset, self.shape)
+
+
+Files = tuple[Stored, ...]  # a target, or an input and its target
 KINDS = ("input", "target")
 AHEAD = 4  # batches that are made before they are asked for
 
@@ -56,7 +73,7 @@ class Crops:
         epoch, place = divmod(number, len(self.pictures))
         files = self.pictures[_order(self.seed, epoch, len(self.pictures))[place]]
         random = np.random.default_rng((self.seed, 1, number))
-        arrays = [np.load(file, mmap_mode="r") for file in files]
+        arrays = [file.pixels() for file in files]
         h, w, _ = arrays[0].shape
         top, left = random.integers(0, (h - self.size + 1, w - self.size + 1))
         down, across, turned = random.integers(0, 2, 3) if self.flips else (0, 0, 0)
@@ -178,7 +195,7 @@ def decode(
                 continue
             for file, array in zip(files, arrays, strict=True):
                 _write_array(file, array)
-        found[name] = files
+        found[name] = tuple(map(_stored, files))
     if not found:
         raise DataError(f"{targets}: none of the pictures can be read.")
     return [found[name] for name in names if name in found]
@@ -188,19 +205,19 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
 
 
-def picture_of(file: Path) -> str:
+def picture_of(stored: Stored) -> str:
     """Which picture a file of `decode` is of, and how large the file was that held it.
 
     When that one was written, which the rest of the name tells, changes with each copy of a data
     set; a run may go on with one.
     """
-    return file.name.partition("-")[0]
+    return stored.file.name.partition("-")[0]
 
 
 def _write_array(file: Path, array: np.ndarray) -> None:
     """Whole or not at all; other processes may be writing the same."""
     encoded = io.BytesIO()
-    np.save(encoded, array)
+    np.save(encoded, np.ascontiguousarray(array))
     try:
         write_whole(file, encoded.getbuffer())
     except OSError as error:
@@ -216,18 +233,17 @@ def widest_type(pictures: Sequence[Files], size: int) -> np.dtype:
     Raises:
       DataError: how many are, and how small.
     """
-    described = [[_describe(file) for file in files] for files in pictures]
-    shapes = [shape for *_, (shape, _) in described]  # an input has its target's
+    shapes = [target.shape for *_, target in pictures]  # an input has its target's
     if small := [shape for shape in shapes if min(shape[:2]) < size]:
         h, w, _ = min(small)
         raise DataError(
             f"{len(small)} pictures are smaller than the crops of {size}x{size} pixels, one is "
             f"{w}x{h}; leave them out or take smaller crops."
         )
-    types = [dtype for files in described for _, dtype in files]
+    types = [file.dtype for files in pictures for file in files]
     return max(types, key=lambda dtype: dtype.itemsize)
 
 
-def _describe(file: Path) -> tuple[tuple[int, ...], np.dtype]:
+def _stored(file: Path) -> Stored:
     array = np.load(file, mmap_mode="r")  # which is closed at once, as there may be thousands
-    return array.shape, array.dtype
+    return Stored(file, array.dtype, array.shape, array.offset)

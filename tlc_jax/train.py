@@ -186,7 +186,7 @@ def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str,
     params = jax.device_put(params)  # once for all pictures
     scores: dict[str, list[float]] = {"input": [], "global": [], "local": []}
     for number, files in enumerate(pictures):
-        *inputs, target = (to_float(np.load(file)) for file in files)
+        *inputs, target = (to_float(file.pixels()) for file in files)
         if config.degradation is None:
             image = inputs[0]
         else:  # each picture in the same way every time
