@@ -48,7 +48,7 @@ def ours(what: Contestant) -> Callable[[], Ready]:
     import jax
 
     import tlc_jax as tlc
-    from tlc_jax.restore import planned_bytes
+    from tlc_jax.inference.programs import planned_bytes
 
     networks = {
         "nafnet": tlc.NAFNet(width=32),

@@ -17,8 +17,8 @@ import numpy as np
 
 import tlc_jax as tlc
 from benchmarks.tlc_gain.shipped import NOISE, SHAKE
-from tlc_jax.degradations import EightBits
-from tlc_jax.guard import fails, stray, suspicious
+from tlc_jax.inference.guard import fails, stray, suspicious
+from tlc_jax.training.degradations import EightBits
 
 
 class Case(NamedTuple):

@@ -17,10 +17,11 @@ import numpy as np
 from checkpoints_convert import hinet, maxim, mprnet, nafnet, nafssr, restormer, rnn_mbp
 from checkpoints_convert.engine import ConversionError, Rule, Shapes, fill
 from checkpoints_convert.sources import read_tensors
-from tlc_jax import catalogue
-from tlc_jax.checkpoints import abstract_params, config_fields, first_line, save
+from tlc_jax.files import catalogue
+from tlc_jax.files.checkpoints import config_fields, first_line, save
 from tlc_jax.layers import Network
-from tlc_jax.models import MODELS, Params
+from tlc_jax.layers.network import Params, abstract_params
+from tlc_jax.models import MODELS
 
 __all__ = ["ConversionError", "convert_file", "convert_state_dict"]
 
@@ -151,7 +152,7 @@ def convert_file(
 
     Raises:
       ConversionError: the file cannot be read or does not fit a network.
-      tlc_jax.checkpoints.CheckpointError: the destination exists or cannot be written.
+      tlc_jax.files.checkpoints.CheckpointError: the destination exists or cannot be written.
     """
     source = Path(source)
     tensors = read_tensors(source)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from tlc_jax.models import Params
+from tlc_jax.layers.network import Params
 
 Shapes = Mapping[str, tuple[int, ...]]
 Transform = Callable[[np.ndarray], np.ndarray]

@@ -41,8 +41,9 @@ from IPython.display import display
 from PIL import Image
 
 import tlc_jax as tlc
-from tlc_jax.image import read_picture, to_float
-from tlc_jax.sheet import comparison, most_different
+from tlc_jax.evaluation.sheets import comparison, most_different
+from tlc_jax.files.pictures import read_picture
+from tlc_jax.ops.pixels import to_float
 
 PLACES = [Path("examples"), Path("../examples"), Path("tlc-jax/examples")]
 EXAMPLES = next((place for place in PLACES if place.is_dir()), PLACES[0])

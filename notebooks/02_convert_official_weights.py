@@ -45,10 +45,12 @@ from PIL import Image
 
 import tlc_jax as tlc
 from checkpoints_convert import ConversionError, convert_file, convert_state_dict
-from tlc_jax import MODELS, data, evaluate
-from tlc_jax.catalogue import PUBLISHED
-from tlc_jax.checkpoints import describe
-from tlc_jax.sheet import comparison
+from tlc_jax import MODELS
+from tlc_jax.evaluation import evaluating as evaluate
+from tlc_jax.evaluation.sheets import comparison
+from tlc_jax.files import datasets as data
+from tlc_jax.files.catalogue import PUBLISHED
+from tlc_jax.files.checkpoints import describe
 
 PLACES = [Path("examples"), Path("../examples"), Path("tlc-jax/examples")]
 EXAMPLES = next((place for place in PLACES if place.is_dir()), PLACES[0])

@@ -45,8 +45,8 @@ import numpy as np
 
 import tlc_jax as tlc
 from tlc_jax import ops
-from tlc_jax.restore import at_sites
-from tlc_jax.sheet import most_different, window_map
+from tlc_jax.evaluation.sheets import most_different, window_map
+from tlc_jax.inference.sites import at_sites
 
 PLACES = [Path("examples"), Path("../examples"), Path("tlc-jax/examples")]
 EXAMPLES = next((place for place in PLACES if place.is_dir()), PLACES[0])
@@ -238,7 +238,7 @@ OVERLAP = 16  # @param {type: "integer"}
 results = {
     "global": tlc.restore(model, params, image),
     "local (TLC)": tlc.restore(local, params, image),
-    f"tiles of {crop}": tlc.restore_tiles(model, params, image, crop, OVERLAP),
+    f"tiles of {crop}": tlc.restore(model, params, image, way=tlc.tiled(crop, OVERLAP)),
 }
 for way, result in ({"input": image} | results).items():
     print(f"{way:13}PSNR {tlc.psnr(result, truth):.2f} dB")

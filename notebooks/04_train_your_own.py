@@ -39,12 +39,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import tlc_jax as tlc
-from tlc_jax.configs import denoise
-from tlc_jax.data import photographs
-from tlc_jax.degradations import GaussianNoise, InTurn, Jpeg
-from tlc_jax.image import to_float
-from tlc_jax.recipe import Phase
-from tlc_jax.train import train
+from tlc_jax.files.datasets import photographs
+from tlc_jax.ops.pixels import to_float
+from tlc_jax.training.config import Phase
+from tlc_jax.training.configs import denoise
+from tlc_jax.training.degradations import GaussianNoise, InTurn, Jpeg
+from tlc_jax.training.run import train
 
 PLACES = [Path("examples"), Path("../examples"), Path("tlc-jax/examples")]
 EXAMPLES = next((place for place in PLACES if place.is_dir()), PLACES[0])
@@ -81,9 +81,10 @@ print(f"{len(found)} photographs to train on, {len(held_out)} to measure with")
 # %% [markdown]
 # ## What spoils them
 #
-# A degradation is called with a random key and a photograph; those of `tlc_jax.degradations`
-# combine. Write your own where you know what your camera does, as a frozen dataclass, of which
-# `docs/training.md` has an example: it runs under `jax.jit`. Four draws:
+# A degradation is called with a random key and a photograph; those of
+# `tlc_jax.training.degradations` combine. Write your own where you know what your
+# camera does, as a frozen dataclass, of which `docs/training.md` has an
+# example: it runs under `jax.jit`. Four draws:
 
 # %%
 DEGRADATION = InTurn((GaussianNoise((0, 15)), Jpeg((10, 40))))

@@ -149,7 +149,7 @@ print(f"PSNR of the crops: {-10 * np.log10(losses[0]):.2f} -> {-10 * np.log10(lo
 # %% [markdown]
 # ## Both modes
 #
-# What takes a network takes this one: `tlc.restore`, `restore_tiles`, `sites`. The parameters are
+# What takes a network takes this one: `tlc.restore`, `tlc.tiled`, `sites`. The parameters are
 # the same. With a window that covers the picture, local is global. Which mode is better shows in
 # networks that were trained for longer, on more: [03_how_tlc_works](03_how_tlc_works.ipynb).
 

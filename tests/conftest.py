@@ -15,9 +15,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from tlc_jax import cli
-from tlc_jax.checkpoints import abstract_params
-from tlc_jax.image import write_image
-from tlc_jax.models import Params
+from tlc_jax.files.pictures import write_image
+from tlc_jax.layers.network import Params, abstract_params
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -11,7 +11,13 @@ import pytest
 
 import checkpoints_convert
 import tlc_jax as tlc
-from tlc_jax import catalogue, data, degradations, evaluate, layers, ops, recipe, train
+from tlc_jax import layers, ops
+from tlc_jax.evaluation import evaluating as evaluate
+from tlc_jax.files import catalogue
+from tlc_jax.files import datasets as data
+from tlc_jax.training import config as recipe
+from tlc_jax.training import degradations
+from tlc_jax.training import run as train
 
 REFERENCE = Path(__file__).parent.parent / "docs/reference"
 FUNCTIONS = [

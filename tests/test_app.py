@@ -26,11 +26,12 @@ import pytest
 from PIL import Image, ImageCms
 
 import tlc_jax as tlc
-from tlc_jax import checkpoints, guard
 from tlc_jax.app import jobs
 from tlc_jax.app.page import Visits, check_size
 from tlc_jax.app.workers import JobError, Unwanted, Workers
-from tlc_jax.image import ImageError, read_picture
+from tlc_jax.files import checkpoints
+from tlc_jax.files.pictures import ImageError, read_picture
+from tlc_jax.inference import guard
 
 ROOT = Path(__file__).parent.parent
 NOISY, SHAKEN = (ROOT / "examples" / name for name in ("noisy.png", "shaken.png"))
@@ -649,7 +650,7 @@ def test_what_is_compared(tmp_path, monkeypatch):
         "input": picture,
         "global": tlc.restore(model, params, picture),
         "local": tlc.restore(model.clone(local_mode=True, window=(40, 40)), params, picture),
-        "tiles": tlc.restore_tiles(model, params, picture, tile=96, overlap=12),
+        "tiles": tlc.restore(model, params, picture, way=tlc.tiled(tile=96, overlap=12)),
     }
     assert shown.keys() == expected.keys()
     for name, pixels in shown.items():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tlc_jax as tlc
-from tlc_jax.buckets import choose_buckets, forward_within
+from tlc_jax.inference.buckets import choose_buckets, forward_within
 from tlc_jax.models import Baseline, HINet, NAFNet, Restormer
 
 # Windows of 24 pixels: the pictures are larger, smaller, and larger along one axis only.

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from checkpoints_convert import TASKS
-from tlc_jax.catalogue import PUBLISHED
-from tlc_jax.checkpoints import abstract_params, count_params
+from tlc_jax.files.catalogue import PUBLISHED
+from tlc_jax.files.checkpoints import count_params
+from tlc_jax.layers.network import abstract_params
 from tlc_jax.models import MODELS
 
 DATA = Path(__file__).parent / "data/published.json.xz"

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlc_jax.checkpoints import CheckpointError, abstract_params, describe, load, save
+from tlc_jax.files.checkpoints import CheckpointError, describe, load, save
+from tlc_jax.layers.network import abstract_params
 from tlc_jax.models import MODELS
 
 ROOT = Path(__file__).parent.parent

@@ -21,10 +21,10 @@ from safetensors.numpy import save_file
 
 import tlc_jax as tlc
 from tlc_jax import cli
-from tlc_jax.buckets import forward_within
-from tlc_jax.checkpoints import abstract_params
-from tlc_jax.image import read_picture
-from tlc_jax.sheet import comparison, window_map
+from tlc_jax.evaluation.sheets import comparison, window_map
+from tlc_jax.files.pictures import read_picture
+from tlc_jax.inference.buckets import forward_within
+from tlc_jax.layers.network import abstract_params
 
 BIN = Path(sys.executable).parent
 

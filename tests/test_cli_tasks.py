@@ -13,8 +13,9 @@ from PIL import Image
 from skimage.data import stereo_motorcycle
 
 import tlc_jax as tlc
-from tlc_jax.image import from_float, read_picture, to_float
-from tlc_jax.video import read_video
+from tlc_jax.files.pictures import read_picture
+from tlc_jax.files.video import read_video
+from tlc_jax.ops.pixels import from_float, to_float
 
 STEREO = tlc.NAFSSR(2, width=4, num_blks=1, train_size=(16, 16))
 DUAL_PIXEL = tlc.Restormer(

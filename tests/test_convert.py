@@ -19,7 +19,8 @@ import safetensors.numpy
 from checkpoints_convert import ConversionError, convert_file, convert_state_dict
 from checkpoints_convert.mprnet import _reduction
 from checkpoints_convert.sources import read_tensors
-from tlc_jax.checkpoints import CheckpointError, abstract_params, count_params, load
+from tlc_jax.files.checkpoints import CheckpointError, count_params, load
+from tlc_jax.layers.network import abstract_params
 from tlc_jax.models import MODELS
 
 GOLDEN = (

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tlc_jax.crops import Crops, batches, decode, picture_of, widest_type
-from tlc_jax.data import DataError
-from tlc_jax.image import write_image
+from tlc_jax.files.datasets import DataError
+from tlc_jax.files.pictures import write_image
+from tlc_jax.training.crops import Crops, batches, decode, picture_of, widest_type
 
 
 @pytest.fixture

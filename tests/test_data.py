@@ -12,8 +12,8 @@ import scipy.io
 from PIL import Image
 
 import tlc_jax as tlc
-from tlc_jax.data import DataError, dataset, pairs, photographs
-from tlc_jax.image import ImageError
+from tlc_jax.files.datasets import DataError, dataset, pairs, photographs
+from tlc_jax.files.pictures import ImageError
 
 
 def pixels(number, size=(6, 8), dtype=np.uint8):

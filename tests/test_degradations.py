@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlc_jax import degradations as d
-from tlc_jax.metrics import psnr
+from tlc_jax.evaluation.metrics import psnr
+from tlc_jax.training import degradations as d
 
 KEY = jax.random.key(0)
 

@@ -14,12 +14,11 @@ import pytest
 from PIL import Image
 
 import tlc_jax as tlc
-from tlc_jax import evaluate as evaluation
-from tlc_jax.checkpoints import abstract_params
-from tlc_jax.data import pairs
-from tlc_jax.evaluate import EvaluationError, evaluate, parse_modes
-from tlc_jax.metrics import Protocol, measure
-from tlc_jax.restore import restore_tiles
+from tlc_jax.evaluation import evaluating as evaluation
+from tlc_jax.evaluation.evaluating import EvaluationError, evaluate, parse_modes
+from tlc_jax.evaluation.metrics import Protocol, measure
+from tlc_jax.files.datasets import pairs
+from tlc_jax.layers.network import abstract_params
 
 # One block, so that it compiles fast; its windows are 24 pixels.
 NET = tlc.NAFNet(width=4, enc_blk_nums=(), middle_blk_num=1, dec_blk_nums=(), train_size=(16, 16))
@@ -135,7 +134,7 @@ def test_what_is_measured(world, protocol):
         "input": image,
         "local": tlc.restore(LOCAL, PARAMS, image),
         "global": tlc.restore(NET, PARAMS, image),
-        "tiles:28/4": restore_tiles(NET, PARAMS, image, 28, 4),
+        "tiles:28/4": tlc.restore(NET, PARAMS, image, way=tlc.tiled(28, 4)),
     }
     assert result.pop("size") == [30, 40]
     assert result.keys() == images.keys()
@@ -163,7 +162,7 @@ def test_seconds_are_without_compilation(world, monkeypatch):
 
         return call
 
-    for function in (tlc.restore, restore_tiles):
+    for function in (tlc.restore,):
         monkeypatch.setattr(evaluation, function.__name__, counted(function))
     write_pair(world, "a", 0, size=(33, 47))  # of a size that no other test compiles
     pair = pairs(world / "in", world / "out")[0]

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import tlc_jax as tlc
-from tlc_jax import guard
-from tlc_jax.image import read_picture, to_float
+from tlc_jax.files.pictures import read_picture
+from tlc_jax.inference import guard
+from tlc_jax.ops.pixels import to_float
 
 NOISY = read_picture(Path(__file__).parent.parent / "examples/noisy.png").pixels
 MODEL, PARAMS = tlc.load("denoise")

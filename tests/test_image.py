@@ -16,16 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from tlc_jax import image as module
-from tlc_jax.image import (
-    ImageError,
-    from_float,
-    picture_size,
-    read_image,
-    read_picture,
-    to_float,
-    write_image,
-)
+from tlc_jax.files import pictures as module
+from tlc_jax.files.pictures import ImageError, picture_size, read_image, read_picture, write_image
+from tlc_jax.ops.pixels import from_float, to_float
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -12,12 +12,12 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "tlc_jax").rglob("*.py"))
 
 LEVELS = {
-    0: ("ops", "image", "degradations"),
-    1: ("layers", "metrics", "transform", "video"),
-    2: ("models",),
-    3: ("buckets", "catalogue", "checkpoints", "data"),
-    4: ("restore", "crops", "recipe"),
-    5: ("train", "evaluate", "configs", "guard", "sheet"),
+    0: ("ops",),
+    1: ("layers", "transform"),
+    2: ("models", "inference"),  # with those below, the core: arrays in, arrays out
+    3: ("files",),
+    4: ("evaluation",),
+    5: ("training",),
     6: ("app",),
     7: ("cli", "__main__"),
     8: ("__init__",),  # the public names stand on top of every room

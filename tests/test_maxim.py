@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from tlc_jax.inference.sites import sites
 from tlc_jax.models.maxim import Maxim, resize_bilinear
-from tlc_jax.restore import sites
 
 GOLDEN = Path(__file__).parent / "golden"
 MODES = {

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlc_jax.metrics import Protocol, luma, measure, psnr, ssim
+from tlc_jax.evaluation.metrics import Protocol, luma, measure, psnr, ssim
 
 
 def pair(*shape, noise=0.1, seed=0):

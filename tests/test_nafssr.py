@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tlc_jax as tlc
-from tlc_jax.checkpoints import abstract_params
+from tlc_jax.layers.network import abstract_params
 from tlc_jax.models import NAFSSR
 from tlc_jax.ops import parallax, parallax_attention
 
@@ -151,10 +151,13 @@ def test_tiles_come_out_larger(params):
     """One tile is the whole picture; several come out at their places."""
     image = pair(16, 20)
     assert np.array_equal(
-        tlc.restore_tiles(NET, params, image, 32, 4), tlc.restore(NET, params, image)
+        tlc.restore(NET, params, image, way=tlc.tiled(32, 4)), tlc.restore(NET, params, image)
     )
     small = jax.tree.map(lambda x: 0 * x, params)  # which leaves the bilinear interpolation
-    tiled, whole = tlc.restore_tiles(NET, small, image, 8, 4), tlc.restore(NET, small, image)
+    tiled, whole = (
+        tlc.restore(NET, small, image, way=tlc.tiled(8, 4)),
+        tlc.restore(NET, small, image),
+    )
     assert tiled.shape == (32, 40, 6) and np.abs(tiled - whole)[1:-1, 1:-1].mean() < 0.05
 
 

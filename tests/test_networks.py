@@ -13,8 +13,9 @@ from flax import nnx
 
 import tlc_jax as tlc
 from checkpoints_convert import convert_state_dict
-from tlc_jax.checkpoints import abstract_params, count_params
+from tlc_jax.files.checkpoints import count_params
 from tlc_jax.layers import NAFBlock
+from tlc_jax.layers.network import abstract_params
 from tlc_jax.models import (
     MODELS,
     NAFSSR,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tlc_jax import write_image
-from tlc_jax.image import read_picture
+from tlc_jax.files.pictures import read_picture
 
 pytest.importorskip("nbclient")
 

@@ -11,10 +11,11 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import tlc_jax as tlc
-from tlc_jax.checkpoints import abstract_params
-from tlc_jax.image import from_float
+from tlc_jax.inference.programs import planned_memory
+from tlc_jax.inference.ways import tiled, warm_up
 from tlc_jax.layers import Downsample2x2
-from tlc_jax.restore import planned_memory, restore_tiles, warm_up
+from tlc_jax.layers.network import abstract_params
+from tlc_jax.ops.pixels import from_float
 
 # One block, so that it compiles fast; its windows are 24 pixels.
 NET = tlc.NAFNet(
@@ -91,7 +92,7 @@ def test_whole_numbers_cannot_say_nan():
 
 
 @pytest.mark.parametrize(
-    "function", [tlc.restore, warm_up, functools.partial(restore_tiles, tile=16, overlap=4)]
+    "function", [tlc.restore, warm_up, functools.partial(tlc.restore, way=tlc.tiled(16, 4))]
 )
 @pytest.mark.parametrize(
     "shape",
@@ -125,8 +126,8 @@ class NoForward(tlc.Network):
     "function",
     [
         lambda model: tlc.restore(model, {}, noise(30, 34, 3)),
-        lambda model: tlc.restore_tiles(model, {}, noise(30, 34, 3), 16, 4),
-        lambda model: tlc.restore_shifted(model, {}, noise(30, 34, 3), 2),
+        lambda model: tlc.restore(model, {}, noise(30, 34, 3), way=tlc.tiled(16, 4)),
+        lambda model: tlc.restore(model, {}, noise(30, 34, 3), way=tlc.shifted(2)),
         lambda model: list(tlc.restore_clip(model, {}, [noise(30, 34, 3)])),
         lambda model: tlc.restore_guarded(model, {}, noise(30, 34, 3)),
         lambda model: tlc.sites(model, (30, 34)),
@@ -209,7 +210,7 @@ def by_tiles(image, tile, overlap):
 @pytest.mark.parametrize(("tile", "overlap"), [(16, 4), (16, 0), (17, 9), (31, 2)])
 def test_tiles(tile, overlap):
     image = noise(32, 45, 3)
-    restored = restore_tiles(NET, PARAMS, image, tile, overlap)
+    restored = tlc.restore(NET, PARAMS, image, way=tiled(tile, overlap))
     assert restored.dtype == np.float32
     np.testing.assert_allclose(restored, by_tiles(image, tile, overlap), rtol=1e-5, atol=1e-5)
     whole = tlc.restore(NET, PARAMS, image)
@@ -220,13 +221,13 @@ def test_tiles_that_change_nothing_leave_the_picture():
     """A network that is initialised returns its input but for rounding."""
     image = from_float(noise(32, 45, 3), np.uint8)
     identity = jax.tree.map(np.zeros_like, PARAMS)
-    np.testing.assert_array_equal(restore_tiles(NET, identity, image, 16, 5), image)
+    np.testing.assert_array_equal(tlc.restore(NET, identity, image, way=tiled(16, 5)), image)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (11, 13), (16, 9)])
 def test_a_picture_no_larger_than_a_tile_is_one(size):
     image = noise(*size, 3)
-    restored = restore_tiles(NET, PARAMS, image, 16, 4)
+    restored = tlc.restore(NET, PARAMS, image, way=tiled(16, 4))
     np.testing.assert_array_equal(restored, tlc.restore(NET, PARAMS, image))
 
 
@@ -235,14 +236,14 @@ def test_tiles_are_compiled_once_for_all_pictures():
     compilations.clear()
     warm_up(NET, PARAMS, noise(*sizes[0], 3)[:18, :18])
     for size in sizes:
-        restore_tiles(NET, PARAMS, noise(*size, 3), 18, 2)
+        tlc.restore(NET, PARAMS, noise(*size, 3), way=tiled(18, 2))
     assert len(compilations) == 1
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(16, 16), (16, -1), (0, 0)])
 def test_overlaps_that_leave_nothing_of_a_tile(tile, overlap):
     with pytest.raises(ValueError, match=f"for tiles of {tile}, got {overlap}"):
-        restore_tiles(NET, PARAMS, noise(30, 34, 3), tile, overlap)
+        tlc.restore(NET, PARAMS, noise(30, 34, 3), way=tiled(tile, overlap))
 
 
 # Shifts
@@ -267,7 +268,8 @@ def test_shifts_lessen_what_the_place_of_the_blocks_changes():
 
     def change(shifts):
         upper, lower = (
-            tlc.restore_shifted(model, params, part, shifts) for part in (image[:128], image[3:])
+            tlc.restore(model, params, part, way=tlc.shifted(shifts))
+            for part in (image[:128], image[3:])
         )
         return np.abs(upper[40:88, 16:48] - lower[37:85, 16:48]).mean()
 
@@ -280,7 +282,7 @@ def test_shifts_keep_size_and_numbers(shifts, dtype):
     """Without blocks, each place has the same result, but near the border."""
     model = NET.clone(window=(1, 1))
     image = (noise(12, 70, 3) * (255 if dtype == np.uint8 else 1)).astype(dtype)
-    restored = tlc.restore_shifted(model, PARAMS, image, shifts)
+    restored = tlc.restore(model, PARAMS, image, way=tlc.shifted(shifts))
     assert restored.dtype == dtype and restored.shape == image.shape
     inside, expected = (
         x[4:-4, 4:-4].astype(float) for x in (restored, tlc.restore(model, PARAMS, image))
@@ -290,7 +292,7 @@ def test_shifts_keep_size_and_numbers(shifts, dtype):
 
 def test_at_least_one_shift():
     with pytest.raises(ValueError, match="shifts=0"):
-        tlc.restore_shifted(NET, PARAMS, noise(8, 8, 3), 0)
+        tlc.restore(NET, PARAMS, noise(8, 8, 3), way=tlc.shifted(0))
 
 
 # Sites

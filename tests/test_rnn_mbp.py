@@ -1,7 +1,6 @@
 """RNN-MBP: the recurrences through a clip, whole and in parts."""
 
 import functools
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +8,14 @@ import numpy as np
 import pytest
 
 import tlc_jax as tlc
-from tlc_jax.checkpoints import abstract_params
+from tlc_jax.inference import clips
+from tlc_jax.layers.network import abstract_params
 from tlc_jax.models import RNNMBP
 
 EPS = 2.0**-23  # of float32
 NET = RNNMBP(4, num_cab=1, train_size=(16, 16))
 FRAMES = 13
-FORWARD = sys.modules["tlc_jax.restore"]._forward_part  # `tlc.restore` is the function
+FORWARD = clips._forward_part
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import ImageColor
 
 import tlc_jax as tlc
-from tlc_jax import sheet
+from tlc_jax.evaluation import sheets as sheet
 
 SIZE = (200, 300)
 RED, BLUE, ORANGE = (ImageColor.getrgb(colour) for colour in sheet.COLOURS[:3])

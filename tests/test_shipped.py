@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import tlc_jax as tlc
-from tlc_jax import checkpoints
-from tlc_jax.degradations import CameraShake, EightBits, GaussianNoise, InTurn
-from tlc_jax.image import from_float, read_picture
+from tlc_jax.files import checkpoints
+from tlc_jax.files.pictures import read_picture
+from tlc_jax.ops.pixels import from_float
+from tlc_jax.training.degradations import CameraShake, EightBits, GaussianNoise, InTurn
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"

@@ -12,11 +12,12 @@ from benchmarks.tlc_gain import __main__ as command
 from benchmarks.tlc_gain import gain, maxim, report, shipped, statistics
 from benchmarks.tlc_gain.gain import FACTORS, Network
 from tlc_jax import ops
-from tlc_jax.degradations import EightBits, GaussianNoise, InTurn
-from tlc_jax.image import write_image
+from tlc_jax.files.pictures import write_image
+from tlc_jax.inference.sites import at_sites
+from tlc_jax.inference.ways import moved
 from tlc_jax.models import HINet, NAFNet, Restormer
 from tlc_jax.ops.windows import Window, clip_window
-from tlc_jax.restore import at_sites, moved
+from tlc_jax.training.degradations import EightBits, GaussianNoise, InTurn
 
 SIDE = 16
 KINDS = {
@@ -58,7 +59,7 @@ def test_ways_are_what_they_are_called(networks, folder):
         assert scores[name][f"local {factor:g}x"] == gain.psnr(local, truth)
     everywhere = tlc.restore(model, params, image)
     assert scores[name]["global"] == gain.psnr(everywhere, truth)
-    tiled = tlc.restore_tiles(model, params, image, SIDE, SIDE // 3)
+    tiled = tlc.restore(model, params, image, way=tlc.tiled(SIDE, SIDE // 3))
     assert scores[name]["tiles"] == gain.psnr(tiled, truth)
     assert len(set(scores[name].values())) == len(scores[name])
 

@@ -21,12 +21,12 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import tlc_jax as tlc
-from tlc_jax import checkpoints
 from tlc_jax.cli import training
 from tlc_jax.cli.training import open_config
-from tlc_jax.data import DataError
-from tlc_jax.degradations import EightBits, GaussianNoise, InTurn, MotionBlur
-from tlc_jax.recipe import (
+from tlc_jax.files import checkpoints
+from tlc_jax.files.datasets import DataError
+from tlc_jax.layers.network import abstract_params
+from tlc_jax.training.config import (
     LOSSES,
     Config,
     Phase,
@@ -37,13 +37,14 @@ from tlc_jax.recipe import (
     samples,
     step,
 )
-from tlc_jax.train import train
+from tlc_jax.training.degradations import EightBits, GaussianNoise, InTurn, MotionBlur
+from tlc_jax.training.run import train
 
 TINY = tlc.NAFNet(8, (1,), 1, (1,), train_size=(16, 16))
 CONFIG = """
 from tlc_jax import NAFNet
-from tlc_jax.degradations import EightBits, GaussianNoise, InTurn
-from tlc_jax.recipe import Config, Phase
+from tlc_jax.training.degradations import EightBits, GaussianNoise, InTurn
+from tlc_jax.training.config import Config, Phase
 
 config = Config(
     model=NAFNet(8, (1,), 1, (1,), train_size=(16, 16)),
@@ -431,7 +432,7 @@ def test_validation_for_which_memory_does_not_suffice(tmp_path, photographs, mon
 
     config = configuration(photographs, validation_target=str(photographs), save_every=100)
     with monkeypatch.context() as small:
-        small.setattr("tlc_jax.train.restore", restore)
+        small.setattr("tlc_jax.training.run.restore", restore)
         for step in (6, 12):
             with pytest.raises(TrainingError, match=f"memory .* after step {step}, which is saved"):
                 train(config, tmp_path / "run")
@@ -620,4 +621,4 @@ def test_our_configurations(name):
     assert (config.clip, config.warmup, config.average) == (0.01, 0, 0)
     assert config.model.train_size == (256, 256) and config.model.inp_channels == 3
     check(dataclasses.replace(config, target="target", input="input"))
-    assert checkpoints.count_params(checkpoints.abstract_params(config.model)) == parameters
+    assert checkpoints.count_params(abstract_params(config.model)) == parameters

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlc_jax import video as module
-from tlc_jax.video import VIDEOS, WRITABLE, VideoError, VideoWriter, read_video
+from tlc_jax.files import video as module
+from tlc_jax.files.video import VIDEOS, WRITABLE, VideoError, VideoWriter, read_video
 
 av = pytest.importorskip("av")
 

@@ -11,6 +11,7 @@ import pytest
 from checkpoints_convert import RELEASES as RELEASED
 from checkpoints_convert import convert_state_dict
 from checkpoints_convert.engine import Rule, _place
+from tlc_jax.inference.sites import sites
 from tlc_jax.models import NAFNet
 from tlc_jax.ops.windows import (
     average_windows,
@@ -21,7 +22,6 @@ from tlc_jax.ops.windows import (
     extract_windows,
     site_window,
 )
-from tlc_jax.restore import sites
 
 RELEASES = (
     "nafnet_a",

@@ -9,12 +9,16 @@
 Images are NHWC, RGB, in [0, 1].
 """
 
-from tlc_jax.buckets import choose_buckets
-from tlc_jax.checkpoints import CheckpointError, load, save
-from tlc_jax.guard import restore_guarded
-from tlc_jax.image import ImageError, read_image, write_image
+from tlc_jax.evaluation.metrics import psnr, ssim
+from tlc_jax.files.checkpoints import CheckpointError, load, save
+from tlc_jax.files.pictures import ImageError, read_image, write_image
+from tlc_jax.inference.buckets import choose_buckets
+from tlc_jax.inference.clips import restore_clip
+from tlc_jax.inference.guard import restore_guarded
+from tlc_jax.inference.programs import planned_memory
+from tlc_jax.inference.sites import Site, sites
+from tlc_jax.inference.ways import restore, shifted, tiled
 from tlc_jax.layers import Network
-from tlc_jax.metrics import psnr, ssim
 from tlc_jax.models import MODELS, NAFSSR, RNNMBP, Baseline, HINet, Maxim, MPRNet, NAFNet, Restormer
 from tlc_jax.ops import (
     local_mean,
@@ -23,15 +27,6 @@ from tlc_jax.ops import (
     parallax_attention,
     spatial_attention,
     transposed_attention,
-)
-from tlc_jax.restore import (
-    Site,
-    planned_memory,
-    restore,
-    restore_clip,
-    restore_shifted,
-    restore_tiles,
-    sites,
 )
 from tlc_jax.transform import LocalizeError, localize
 
@@ -64,12 +59,12 @@ __all__ = [
     "restore",
     "restore_clip",
     "restore_guarded",
-    "restore_shifted",
-    "restore_tiles",
     "save",
+    "shifted",
     "sites",
     "spatial_attention",
     "ssim",
+    "tiled",
     "transposed_attention",
     "write_image",
 ]

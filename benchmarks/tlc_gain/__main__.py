@@ -25,7 +25,8 @@ from benchmarks.tlc_gain import (
     statistics,
 )
 from benchmarks.tlc_gain.gain import Network
-from tlc_jax.image import read_image, write_whole
+from tlc_jax.files.atomic import write_whole
+from tlc_jax.files.pictures import read_image
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[2] / "docs/images"

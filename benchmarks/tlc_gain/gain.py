@@ -12,10 +12,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from tlc_jax import metrics
-from tlc_jax.degradations import Degradation
-from tlc_jax.image import from_float, read_image
-from tlc_jax.restore import restore, restore_tiles, warm_up
+from tlc_jax.evaluation import metrics
+from tlc_jax.files.pictures import read_image
+from tlc_jax.inference.ways import restore, tiled, warm_up
+from tlc_jax.ops.pixels import from_float
+from tlc_jax.training.degradations import Degradation
 
 FACTORS = (0.5, 1, 1.5, 2, 4)  # side of the windows over that of the training crops; TLC's is 1.5
 LOCAL = "local 1.5x"
@@ -44,7 +45,7 @@ def ways(network: Network) -> dict[str, tuple[nn.Module, Restore]]:
         name: (variant, functools.partial(restore, variant, params))
         for name, variant in models.items()
     }
-    tiles = functools.partial(restore_tiles, model, params, tile=side, overlap=side // 3)
+    tiles = functools.partial(restore, model, params, way=tiled(side, side // 3))
     return made | {"tiles": (model, tiles)}
 
 

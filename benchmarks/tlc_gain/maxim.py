@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.tlc_gain.gain import FACTORS, psnr
+from tlc_jax.inference.ways import alignments, moved, restore, tiled
 from tlc_jax.models import Maxim
-from tlc_jax.restore import alignments, moved, restore, restore_tiles
 
 SHIFTS = alignments(3)
 
@@ -41,7 +41,7 @@ def by_way(
         of_each, total = [], np.zeros_like(truth)
         for shift in SHIFTS:
             if way == "tiles":
-                restored = restore_tiles(variant, params, moved(image, shift), side, side // 8)
+                restored = restore(variant, params, moved(image, shift), way=tiled(side, side // 8))
             else:
                 restored = restore(variant, params, moved(image, shift))
             h, w, _ = image.shape

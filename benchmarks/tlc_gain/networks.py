@@ -6,10 +6,10 @@ from pathlib import Path
 import tlc_jax as tlc
 from benchmarks.tlc_gain.gain import Network
 from benchmarks.tlc_gain.shipped import NOISE
-from tlc_jax.configs import denoise
 from tlc_jax.models import HINet, NAFNet, Restormer
-from tlc_jax.recipe import Phase
-from tlc_jax.train import train
+from tlc_jax.training.config import Phase
+from tlc_jax.training.configs import denoise
+from tlc_jax.training.run import train
 
 SEEDS = (0, 1, 2)
 CROP = (64, 64)

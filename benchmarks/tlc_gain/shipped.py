@@ -7,7 +7,7 @@ import numpy as np
 
 import tlc_jax as tlc
 from benchmarks.tlc_gain.gain import Restore, psnr, spoilt
-from tlc_jax.degradations import CameraShake, EightBits, GaussianNoise, InTurn
+from tlc_jax.training.degradations import CameraShake, EightBits, GaussianNoise, InTurn
 
 NOISE = {
     f"noise, sigma {sigma}": InTurn((GaussianNoise((sigma, sigma)), EightBits()))

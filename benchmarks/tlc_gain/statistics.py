@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.tlc_gain.gain import LOCAL, Network, spoilt, ways
+from tlc_jax.inference.sites import at_sites, sites
 from tlc_jax.ops.windows import Window, clip_window
-from tlc_jax.restore import at_sites, sites
 
 Values = dict[str, np.ndarray]  # by the name of a site, (crops, statistics)
 

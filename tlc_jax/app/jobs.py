@@ -13,21 +13,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from tlc_jax import checkpoints
-from tlc_jax.guard import restore_guarded
-from tlc_jax.image import (
-    ImageError,
-    Picture,
-    from_float,
-    read_picture,
-    to_float,
-    write_image,
-    write_restored,
-)
+from tlc_jax.evaluation.sheets import most_different, panels
+from tlc_jax.files import checkpoints
+from tlc_jax.files.pictures import ImageError, Picture, read_picture, write_image, write_restored
+from tlc_jax.files.pictures import check_finite as check_finite
+from tlc_jax.inference.guard import restore_guarded
+from tlc_jax.inference.ways import restore, tiled, warm_up
 from tlc_jax.layers import Network
-from tlc_jax.models import Params
-from tlc_jax.restore import check_finite, restore, restore_tiles, warm_up
-from tlc_jax.sheet import most_different, panels
+from tlc_jax.layers.network import Params
+from tlc_jax.ops.pixels import from_float, to_float
 
 SHOWN = 2048  # pixels, the longer side of what the page shows; the file to keep has all
 ENLARGED = 5  # times
@@ -135,7 +129,7 @@ def compared(request: Request) -> Iterator[Progress | Compared]:
         "tiles": (
             globally,
             pixels[:tile, :tile],
-            functools.partial(restore_tiles, tile=tile, overlap=tile // 8),
+            functools.partial(restore, way=tiled(tile, tile // 8)),
         ),
     }
     results, times, memory = {}, {}, {}

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlc_jax.app import jobs
 from tlc_jax.app.workers import JobError, Unwanted, Workers
-from tlc_jax.data import PICTURES
-from tlc_jax.image import ImageError, picture_size
+from tlc_jax.files.datasets import PICTURES
+from tlc_jax.files.pictures import ImageError, picture_size
 
 if TYPE_CHECKING:
     import gradio

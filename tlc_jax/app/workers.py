@@ -17,9 +17,9 @@ from typing import Any
 
 import jax
 
-from tlc_jax.checkpoints import CheckpointError
-from tlc_jax.image import ImageError
-from tlc_jax.restore import is_out_of_memory
+from tlc_jax.files.checkpoints import CheckpointError
+from tlc_jax.files.pictures import ImageError
+from tlc_jax.inference.programs import is_out_of_memory
 
 FORGET_AFTER = 50  # jobs; each may have compiled a program, which stays in memory
 STEP = 0.2  # seconds between two looks at whether a job is still wanted

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import jax
 import typer
 
-from tlc_jax.checkpoints import CheckpointError
 from tlc_jax.cli.common import UserError, complain
 from tlc_jax.cli.evaluating import evaluate
 from tlc_jax.cli.restoring import restore
 from tlc_jax.cli.serving import serve_page
 from tlc_jax.cli.training import train
 from tlc_jax.cli.weights import convert, info, models
-from tlc_jax.evaluate import EvaluationError
-from tlc_jax.image import ImageError
+from tlc_jax.evaluation.evaluating import EvaluationError
+from tlc_jax.files.checkpoints import CheckpointError
+from tlc_jax.files.pictures import ImageError
 
 app = typer.Typer(
     help="Restore photographs with JAX networks, with local statistics (TLC) or global ones.",

@@ -18,10 +18,10 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from tlc_jax import checkpoints
+from tlc_jax.files import checkpoints
+from tlc_jax.inference.programs import is_out_of_memory
 from tlc_jax.layers import Network
-from tlc_jax.models import Params
-from tlc_jax.restore import is_out_of_memory
+from tlc_jax.layers.network import Params, abstract_params
 
 Job = TypeVar("Job")
 
@@ -193,7 +193,7 @@ def with_settings(model: Network, settings: Sequence[str] | None) -> Network:
     try:
         changed = model.clone(**wanted)
         changed.check_windows()
-        same = checkpoints.abstract_params(changed) == checkpoints.abstract_params(model)
+        same = abstract_params(changed) == abstract_params(model)
     except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise UserError(f"--set {' --set '.join(settings or ())}: {error}") from None
     if not same:

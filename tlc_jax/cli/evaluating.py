@@ -7,8 +7,6 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from tlc_jax import checkpoints, data
-from tlc_jax import evaluate as evaluation
 from tlc_jax.cli.common import (
     Checkpoint,
     ComputeIn,
@@ -27,8 +25,11 @@ from tlc_jax.cli.common import (
     parse_settings,
     progress,
 )
-from tlc_jax.image import ImageError
-from tlc_jax.metrics import Protocol
+from tlc_jax.evaluation import evaluating as evaluation
+from tlc_jax.evaluation.metrics import Protocol
+from tlc_jax.files import checkpoints
+from tlc_jax.files import datasets as data
+from tlc_jax.files.pictures import ImageError
 
 
 def evaluate(

@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 from rich.text import Text
 
-from tlc_jax import metrics
 from tlc_jax.cli.common import UserError, console
-from tlc_jax.data import PICTURES
-from tlc_jax.guard import restore_guarded
-from tlc_jax.image import from_float, read_picture, to_float, write_image, write_restored
+from tlc_jax.evaluation import metrics
+from tlc_jax.evaluation.sheets import comparison
+from tlc_jax.files.datasets import PICTURES
+from tlc_jax.files.pictures import check_finite as check_finite
+from tlc_jax.files.pictures import read_picture, write_image, write_restored
+from tlc_jax.inference.guard import restore_guarded
+from tlc_jax.inference.ways import at_once, restore, shifted, warm_up
 from tlc_jax.layers import Network
-from tlc_jax.models import Params
-from tlc_jax.restore import check_finite, moved, restore, restore_shifted, warm_up
-from tlc_jax.sheet import comparison
+from tlc_jax.layers.network import Params
+from tlc_jax.ops.pixels import from_float, to_float
 
 
 def restore_picture(
@@ -67,12 +69,11 @@ def restore_picture(
         truth = _truth(reference, views, (height * scale, width * scale, channels))
 
     bucket = (buckets or {}).get((height, width))
-    run = functools.partial(restore, bucket=bucket)
-    if shifts > 1:
-        run = functools.partial(restore_shifted, shifts=shifts)
+    way = shifted(shifts) if shifts > 1 else at_once
+    run = functools.partial(restore, way=way, bucket=bucket)
     start = time.perf_counter()
     with console.status(Text(f"{source}: compiling")):
-        warm_up(model, params, moved(pixels, (0, 0)) if shifts > 1 else pixels, bucket=bucket)
+        warm_up(model, params, pixels, way=way, bucket=bucket)
     compiled = time.perf_counter()
     with console.status(Text(f"{source}: restoring")):
         if guarded:

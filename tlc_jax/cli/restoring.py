@@ -7,7 +7,6 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from tlc_jax.buckets import choose_buckets
 from tlc_jax.cli.common import (
     Checkpoint,
     ComputeIn,
@@ -28,10 +27,11 @@ from tlc_jax.cli.common import (
 )
 from tlc_jax.cli.pictures import restore_picture
 from tlc_jax.cli.videos import restore_frames, restore_video
-from tlc_jax.data import PICTURES, file_pairs, is_visible_file
-from tlc_jax.image import ImageError, picture_size
+from tlc_jax.files.datasets import PICTURES, file_pairs, is_visible_file
+from tlc_jax.files.pictures import ImageError, picture_size
+from tlc_jax.files.video import VIDEOS, WRITABLE, VideoError
+from tlc_jax.inference.buckets import choose_buckets
 from tlc_jax.layers import Network
-from tlc_jax.video import VIDEOS, WRITABLE, VideoError
 
 
 class Job(NamedTuple):

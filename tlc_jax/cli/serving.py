@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from tlc_jax import checkpoints
 from tlc_jax.app import Limits, serve
 from tlc_jax.cli.common import UserError, console
+from tlc_jax.files import checkpoints
 from tlc_jax.models import MODELS
 
 DEFAULT = Limits()

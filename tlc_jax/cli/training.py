@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tlc_jax.cli.common import UserError, console, enough_memory, parse_settings, silence_orbax
 
-OURS = Path(__file__).parent.parent / "configs"
+OURS = Path(__file__).parent.parent / "training" / "configs"
 PATIENCE = 300  # seconds, for the first of several processes to be there
 
 
@@ -50,7 +50,7 @@ def train(
 
     Our configurations: denoise, deblur, nafnet_gopro, nafnet_sidd, restormer.
     """
-    from tlc_jax.recipe import TrainingError, check
+    from tlc_jax.training.config import TrainingError, check
 
     sources = {"target": target, "input": input_}
     given = {name: source for name, source in sources.items() if source is not None}
@@ -107,7 +107,7 @@ def _join(coordinator: str | None, processes: int | None, process: int | None) -
 
 def _watched(config: Any, output: Path) -> Path:
     """Train, telling on the terminal of the first host how it goes."""
-    from tlc_jax.train import train
+    from tlc_jax.training.run import train
 
     with Progress(
         TextColumn("{task.completed}/{task.total}"),
@@ -141,7 +141,7 @@ def _said(report: dict[str, Any]) -> str:
 
 def open_config(name: str) -> Any:
     """The configuration that a Python file defines, by its path or as one of ours."""
-    from tlc_jax.recipe import Config
+    from tlc_jax.training.config import Config
 
     path = Path(name)
     if path.suffix != ".py":
@@ -154,7 +154,7 @@ def open_config(name: str) -> Any:
     except Exception as error:  # of somebody's own program
         raise UserError(f"{path}: {_explained(error, Config)}") from None
     if not isinstance(config, Config):
-        raise UserError(f"{path}: defines no 'config' that is a tlc_jax.recipe.Config.")
+        raise UserError(f"{path}: defines no 'config' that is a tlc_jax.training.config.Config.")
     return config
 
 
@@ -175,7 +175,7 @@ def _meant(name: str, fields: Iterable[str]) -> str:
 
 def with_changes(config: Any, changes: dict[str, Any]) -> Any:
     """The configuration with some fields changed, as of the command line."""
-    from tlc_jax.recipe import Config, Phase
+    from tlc_jax.training.config import Config, Phase
 
     types = typing.get_type_hints(Config)
     del types["model"], types["degradation"]

@@ -10,22 +10,16 @@ from pathlib import Path
 import numpy as np
 from rich.text import Text
 
-from tlc_jax import metrics
 from tlc_jax.cli.common import UserError, complain, console
 from tlc_jax.cli.pictures import read_truth
-from tlc_jax.image import (
-    ImageError,
-    Picture,
-    from_float,
-    read_picture,
-    to_float,
-    to_gray,
-    write_restored,
-)
+from tlc_jax.evaluation import metrics
+from tlc_jax.files.pictures import ImageError, Picture, read_picture, write_restored
+from tlc_jax.files.pictures import check_finite as check_finite
+from tlc_jax.files.video import VideoError, VideoWriter, read_video
+from tlc_jax.inference.clips import restore_clip
 from tlc_jax.layers import Network
-from tlc_jax.models import Params
-from tlc_jax.restore import check_finite, restore_clip
-from tlc_jax.video import VideoError, VideoWriter, read_video
+from tlc_jax.layers.network import Params
+from tlc_jax.ops.pixels import from_float, to_float, to_gray
 
 
 def restore_video(

@@ -8,8 +8,6 @@ from typing import Annotated
 import jax
 import typer
 
-from tlc_jax import checkpoints
-from tlc_jax.catalogue import PUBLISHED
 from tlc_jax.cli.common import (
     ComputeIn,
     Dtype,
@@ -22,10 +20,13 @@ from tlc_jax.cli.common import (
     parse_settings,
     silence_orbax,
 )
-from tlc_jax.image import read_image, write_image
+from tlc_jax.evaluation.sheets import window_map
+from tlc_jax.files import checkpoints
+from tlc_jax.files.catalogue import PUBLISHED
+from tlc_jax.files.pictures import read_image, write_image
+from tlc_jax.inference.programs import planned_memory
+from tlc_jax.inference.sites import sites
 from tlc_jax.models import MODELS
-from tlc_jax.restore import planned_memory, sites
-from tlc_jax.sheet import window_map
 
 
 def models() -> None:

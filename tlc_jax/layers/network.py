@@ -23,6 +23,7 @@ from tlc_jax.ops.shape import margins
 from tlc_jax.ops.windows import check_pair
 
 Size = tuple[int, int]
+Params = Any  # a tree of arrays, or of their shapes
 Maps = dict[tuple[str, ...], list[Size]]  # of each site, by its path in the network
 
 
@@ -36,8 +37,8 @@ class Network(nn.Module, kw_only=True):
 
     multiple: ClassVar[int | tuple[int, int]] = 1  # of pixels, to which pictures are padded
     scale: ClassVar[int] = 1  # pixels that come out, on each axis, for one that goes in
-    # Whether pictures can share a larger one's program, see `tlc_jax.buckets`. A class says so for
-    # itself, as one that derives from it may look farther.
+    # Whether pictures can share a larger one's program, see `tlc_jax.inference.buckets`. A class
+    # says so for itself, as one that derives from it may look farther.
     buckets: ClassVar[bool] = False
 
     inp_channels: int = 3
@@ -128,6 +129,13 @@ class Network(nn.Module, kw_only=True):
         """The window in input pixels for the sites of a kind; `None` leaves them global."""
         height, width = self.train_size
         return self.window or (height * 3 // 2, width * 3 // 2)
+
+
+def abstract_params(model: Network, size: Size = (8, 8)) -> Params:
+    """The parameter tree as shapes and types, without allocating it, by pictures of `size`."""
+    # Local or global, they are the same, and a global network is not traced on a crop first.
+    init = model.clone(local_mode=False).init
+    return jax.eval_shape(init, jax.random.key(0), model.example_input(size))["params"]
 
 
 def is_site(context: InterceptorContext) -> bool:

@@ -1,7 +1,5 @@
 """The networks by the names that `model.json` records."""
 
-from typing import Any
-
 from tlc_jax.models.hinet import HINet
 from tlc_jax.models.maxim import Maxim
 from tlc_jax.models.mprnet import MPRNet
@@ -19,11 +17,9 @@ __all__ = [
     "MPRNet",
     "Maxim",
     "NAFNet",
-    "Params",
     "Restormer",
 ]
 
-Params = Any  # a tree of arrays, or of their shapes
 MODELS = {
     "nafnet": NAFNet,
     "baseline": Baseline,

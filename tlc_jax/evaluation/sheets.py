@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tlc_jax.image import from_float
+from tlc_jax.inference.sites import Site
+from tlc_jax.ops.pixels import from_float
 from tlc_jax.ops.windows import axis_starts
-from tlc_jax.restore import Site
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from tlc_jax.image import to_float
+from tlc_jax.ops.pixels import to_float
 
 TAPS = 11
 SIGMA = 1.5

@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tlc_jax import checkpoints
-from tlc_jax.degradations import Degradation
-from tlc_jax.image import to_float
+from tlc_jax.files import checkpoints
 from tlc_jax.layers import Network
-from tlc_jax.models import MODELS, Params
+from tlc_jax.layers.network import Params, abstract_params
+from tlc_jax.models import MODELS
+from tlc_jax.ops.pixels import to_float
+from tlc_jax.training.degradations import Degradation
 
 Batch = dict[str, jax.Array]
 
@@ -48,10 +49,10 @@ class Config:
     Attributes:
       model: the network, global; its `dtype` is what it computes in, the parameters are float32.
       phases: crops and batches, in turn.
-      target: a source of pictures as of `tlc_jax.data.pairs`.
+      target: a source of pictures as of `tlc_jax.files.datasets.pairs`.
       input: the source of what is to be restored; `None` where `degradation` makes it.
-      degradation: what spoils clean photographs, one of `tlc_jax.degradations`, or a frozen
-        dataclass of your own, called alike.
+      degradation: what degrades clean photographs, one of `tlc_jax.training.degradations`, or a
+        frozen dataclass of your own, called alike.
       flips: whether crops are mirrored and turned by 90 degrees, too, at random.
       margin: pixels around a crop that are degraded with it and then cut off, for what blurs.
       loss: one of `LOSSES`.
@@ -199,8 +200,8 @@ def check(config: Config) -> None:
     )
     _refuse(
         config.degradation is not None and not _tells_all(config.degradation),
-        "degradation: has to be one of tlc_jax.degradations or a frozen dataclass of your own, "
-        "made of such: what a function does cannot be told from its text when a run goes on.",
+        "degradation: has to be one of tlc_jax.training.degradations or a frozen dataclass of your "
+        "own, made of such: what a function does cannot be told from its text when a run goes on.",
     )
     _try_out(model, config.degradation, crops[0] + 2 * config.margin)
 
@@ -224,7 +225,7 @@ def _tells_all(part: Any) -> bool:
 def _try_out(model: Any, degradation: Degradation | None, size: int) -> None:
     """Refuse a network that cannot be made, and what cannot spoil a crop of `size` pixels."""
     try:
-        checkpoints.abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
+        abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
     except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise TrainingError(
             f"model: this {type(model).__name__} cannot be made "
@@ -314,7 +315,7 @@ def init(config: Config) -> State:
         params = jax.jit(config.model.init)(jax.random.key(config.seed), example)["params"]
     else:
         _, params = checkpoints.load(config.init_from)
-        wanted = checkpoints.abstract_params(config.model)
+        wanted = abstract_params(config.model)
         if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, wanted):
             raise TrainingError(
                 f"{config.init_from}: holds another network than the configuration's "

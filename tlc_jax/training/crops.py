@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlc_jax.data import DataError, pairs, photographs
-from tlc_jax.image import ImageError, write_whole
+from tlc_jax.files.atomic import write_whole
+from tlc_jax.files.datasets import DataError, pairs, photographs
+from tlc_jax.files.pictures import ImageError
 
 
 class Stored(NamedTuple):

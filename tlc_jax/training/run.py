@@ -1,7 +1,7 @@
 """Training: pairs of pictures, or clean photographs and what spoils them, to a checkpoint.
 
-    from tlc_jax.recipe import Config, Phase
-    from tlc_jax.train import train
+    from tlc_jax.training.config import Config, Phase
+    from tlc_jax.training.run import train
 
     config = Config(model=NAFNet(width=32), phases=(Phase(200_000, crop=256, batch=32),),
                     input="GoPro/train/input", target="GoPro/train/target")
@@ -38,14 +38,25 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tlc_jax import checkpoints
-from tlc_jax.crops import Crops, Files, batches, decode, picture_of, widest_type
-from tlc_jax.degradations import Degradation
-from tlc_jax.image import to_float, write_whole
-from tlc_jax.metrics import Protocol, measure
-from tlc_jax.models import Params
-from tlc_jax.recipe import Batch, Config, State, TrainingError, check, init, learning_rate, step
-from tlc_jax.restore import is_out_of_memory, restore
+from tlc_jax.evaluation.metrics import Protocol, measure
+from tlc_jax.files import checkpoints
+from tlc_jax.files.atomic import write_whole
+from tlc_jax.inference.programs import is_out_of_memory
+from tlc_jax.inference.ways import restore
+from tlc_jax.layers.network import Params
+from tlc_jax.ops.pixels import to_float
+from tlc_jax.training.config import (
+    Batch,
+    Config,
+    State,
+    TrainingError,
+    check,
+    init,
+    learning_rate,
+    step,
+)
+from tlc_jax.training.crops import Crops, Files, batches, decode, picture_of, widest_type
+from tlc_jax.training.degradations import Degradation
 
 Watch = Callable[[dict[str, Any]], None]
 
@@ -181,7 +192,7 @@ def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str,
     Args:
       config: of the run.
       params: of its network.
-      pictures: decoded, as of `tlc_jax.crops.decode`; none give no scores.
+      pictures: decoded, as of `tlc_jax.training.crops.decode`; none give no scores.
     """
     params = jax.device_put(params)  # once for all pictures
     scores: dict[str, list[float]] = {"input": [], "global": [], "local": []}

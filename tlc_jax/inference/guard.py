@@ -4,15 +4,18 @@ There a window may hold statistics that training never showed, and the network a
 of false colour, where it would not for the statistics of the whole picture.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from tlc_jax.image import to_float
+from tlc_jax.inference.buckets import Size
+from tlc_jax.inference.programs import as_input, forward
+from tlc_jax.inference.ways import Run, Way, at_once
 from tlc_jax.layers import Network
-from tlc_jax.layers.network import check_network
-from tlc_jax.models import Params
-from tlc_jax.restore import like, restore
+from tlc_jax.layers.network import Params
+from tlc_jax.ops.pixels import like
 
 BLOCK = 16  # pixels; wider than what a restoration sharpens
 LIMIT = 0.1  # of full scale; see benchmarks/guard.py for what is usual and what is not
@@ -30,7 +33,8 @@ def restore_guarded(
     params: Params,
     image: np.ndarray,
     *,
-    bucket: tuple[int, int] | None = None,
+    way: Way = at_once,
+    bucket: Size | None = None,
 ) -> Guarded:
     """Restore one picture with local statistics, or with global ones where the local ones fail.
 
@@ -42,7 +46,7 @@ def restore_guarded(
 
     Args:
       model: a network for pictures; it is run in both modes, whatever its `local_mode`.
-      params, image, bucket: as of `tlc_jax.restore`.
+      params, image, way, bucket: as of `tlc_jax.restore`.
 
     Returns:
       What `tlc_jax.restore` returns in the mode that was chosen, and that mode.
@@ -57,15 +61,24 @@ def restore_guarded(
       >>> mode
       'local'
     """
-    check_network(model)
     image = np.asarray(image)
-    pixels = to_float(image)  # what is restored is not clipped: how far it leaves [0, 1] counts
-    locally = restore(model.clone(local_mode=True), params, pixels, bucket=bucket)
-    if suspicious(pixels, locally):
-        globally = restore(model.clone(local_mode=False), params, pixels, bucket=bucket)
-        if fails(pixels, locally, globally):
-            return Guarded(like(image, globally), "global")
-    return Guarded(like(image, locally), "local")
+    run = way(functools.partial(forward, bucket=bucket))
+    restored, mode = guarded(run)(model, params, as_input(model, image))
+    return Guarded(like(image, restored), mode)
+
+
+def guarded(run: Run) -> Callable[[Network, Params, np.ndarray], Guarded]:
+    """As `restore_guarded`, of floats, which are not clipped: how far they leave [0, 1] counts."""
+
+    def restored(model: Network, params: Params, pixels: np.ndarray) -> Guarded:
+        locally = run(model.clone(local_mode=True), params, pixels)
+        if suspicious(pixels, locally):
+            globally = run(model.clone(local_mode=False), params, pixels)
+            if fails(pixels, locally, globally):
+                return Guarded(globally, "global")
+        return Guarded(locally, "local")
+
+    return restored
 
 
 def suspicious(image: np.ndarray, locally: np.ndarray) -> bool:

@@ -20,8 +20,7 @@ import numpy as np
 from flax.linen.module import InterceptorContext
 
 from tlc_jax.layers import DepthwiseConv3x3, Network
-from tlc_jax.layers.network import is_site
-from tlc_jax.models import Params
+from tlc_jax.layers.network import Params, is_site
 from tlc_jax.ops import pad_to_multiple
 from tlc_jax.ops.within import zero_beyond
 

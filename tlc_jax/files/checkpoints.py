@@ -24,10 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlc_jax.layers import Network
-from tlc_jax.models import MODELS, Params
+from tlc_jax.layers.network import Params, abstract_params
+from tlc_jax.models import MODELS
 
 FORMAT = 1
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent.parent / "weights"
 SHIPPED = ("denoise", "deblur")
 ORDERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # to a terminal
 # How a network is run, not what it is.
@@ -47,13 +48,6 @@ def config_fields(network: type[Network]) -> list[str]:
     """The names of the fields that `config_of` gives."""
     names = [field.name for field in dataclasses.fields(network)]  # the last two are Linen's own
     return [name for name in names if name not in {*RUN_FIELDS, "parent", "name"}]
-
-
-def abstract_params(model: Network, size: tuple[int, int] = (8, 8)) -> Params:
-    """The parameter tree as shapes and types, without allocating it, by pictures of `size`."""
-    # Local or global, they are the same, and a global network is not traced on a crop first.
-    init = model.clone(local_mode=False).init
-    return jax.eval_shape(init, jax.random.key(0), model.example_input(size))["params"]
 
 
 def count_params(params: Params) -> int:

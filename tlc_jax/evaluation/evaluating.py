@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from tlc_jax.data import Pair
-from tlc_jax.image import to_float, write_whole
+from tlc_jax.evaluation.metrics import Protocol, measure
+from tlc_jax.files.atomic import write_whole
+from tlc_jax.files.datasets import Pair
+from tlc_jax.inference.ways import restore, tiled, warm_up
 from tlc_jax.layers import Network
-from tlc_jax.metrics import Protocol, measure
-from tlc_jax.models import Params
-from tlc_jax.restore import restore, restore_tiles, warm_up
+from tlc_jax.layers.network import Params
+from tlc_jax.ops.pixels import to_float
 
 NOTES = {
     Protocol.RGB: "PSNR over all channels, restored pictures rounded to 8 bits.",
@@ -107,7 +108,7 @@ def evaluate(
         warm_up(network, params, pixels[:tile, :tile])
         start = time.perf_counter()
         if tiles:
-            restored = restore_tiles(network, params, pixels, *tiles)
+            restored = restore(network, params, pixels, way=tiled(*tiles))
         else:
             restored = restore(network, params, pixels)
         seconds = time.perf_counter() - start

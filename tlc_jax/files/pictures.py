@@ -10,22 +10,21 @@ import os
 import re
 import struct
 import sys
-import uuid
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from numpy.typing import DTypeLike
+
+from tlc_jax.files.atomic import write_whole
+from tlc_jax.ops.pixels import from_float, to_float, to_gray
 
 if TYPE_CHECKING:
     from PIL import Image
 
 LARGEST = 2**30  # pixels of a picture, far above any camera and far below a decompression bomb
-LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)  # ITU-R BT.601
 DTYPES = {8: np.uint8, 16: np.uint16}  # by bits
 CHUNK = 2**16  # bytes of a PNG chunk
 
@@ -43,8 +42,6 @@ ORIENTATION = 0x0112  # EXIF
 BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION = 258, 262, 284  # TIFF
 # Pillow's names of byte orders (big, little, native), each with that of the opposite order.
 OPPOSITE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-
-Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 class ImageError(ValueError):
@@ -66,55 +63,6 @@ class Picture:
     alpha: np.ndarray | None
     icc_profile: bytes | None
     notes: tuple[str, ...]
-
-
-def to_float(pixels: Array) -> Array:
-    """Whole numbers to fractions of full scale.
-
-    Args:
-      pixels: uint8 or uint16 of any shape, or floats, which only become float32.
-
-    Returns:
-      float32, in [0, 1] for whole numbers.
-
-    Raises:
-      TypeError: for any other type of number.
-
-    Examples:
-      >>> to_float(np.array([0, 51, 255], np.uint8))
-      array([0. , 0.2, 1. ], dtype=float32)
-    """
-    if pixels.dtype in (np.uint8, np.uint16):
-        return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
-    if jnp.issubdtype(pixels.dtype, jnp.floating):  # NumPy alone does not know bfloat16
-        return pixels.astype(np.float32)
-    raise TypeError(f"pixels are uint8, uint16 or floats, got {pixels.dtype}.")
-
-
-def from_float(image: np.ndarray | jax.Array, dtype: DTypeLike) -> np.ndarray:
-    """Fractions of full scale to whole numbers, rounded half to even; the inverse of `to_float`.
-
-    Args:
-      image: floats of any shape, clipped to [0, 1].
-      dtype: uint8 or uint16.
-
-    Returns:
-      An array of the same shape, of that type.
-
-    Raises:
-      ValueError: if the image holds NaN, which no whole number stands for.
-      TypeError: another type.
-
-    Examples:
-      >>> from_float(np.array([-0.1, 0.2, 1.0]), np.uint8)
-      array([  0,  51, 255], dtype=uint8)
-    """
-    if np.dtype(dtype) not in (np.uint8, np.uint16):
-        raise TypeError(f"pixels are stored as uint8 or uint16, not {np.dtype(dtype)}.")
-    image = to_float(np.asarray(image))
-    if np.isnan(image).any():
-        raise ValueError("the image holds NaN; look for the step that made it")
-    return np.rint(np.clip(image, 0, 1) * np.iinfo(dtype).max).astype(dtype)
 
 
 def read_image(path: str | os.PathLike[str], *, channels: int | None = 3) -> np.ndarray:
@@ -198,11 +146,6 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     except Exception as error:
         raise ImageError(f"cannot read {path}: {_why_unreadable(error)}.") from error
     return (width, height) if turned in (5, 6, 7, 8) else (height, width)
-
-
-def to_gray(pixels: np.ndarray) -> np.ndarray:
-    """The BT.601 luma of whole numbers in RGB, (H, W, 3) -> (H, W, 1) of the same type."""
-    return from_float(to_float(pixels) @ LUMA, pixels.dtype)
 
 
 def _why_unreadable(error: Exception) -> str:
@@ -467,15 +410,14 @@ def _png_of_sixteen_bits(samples: np.ndarray, icc_profile: bytes | None) -> byte
     )
 
 
-def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Writes a file beside its name first, so that nobody meets half of it.
+def check_finite(source: str | os.PathLike, restored: np.ndarray) -> None:
+    """Refuse what is no picture.
 
     Raises:
-      OSError: it cannot be written; what was there before still is.
+      ImageError: what was made of `source` holds NaN or infinite numbers.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if not np.isfinite(restored).all():
+        raise ImageError(
+            f"{source}: the restored picture holds NaN or infinite numbers; convert the weights "
+            "again, and compute in float32."
+        )

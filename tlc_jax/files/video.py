@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tlc_jax.image import from_float
+from tlc_jax.ops.pixels import from_float
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame

@@ -7,9 +7,9 @@
 31.63 and 28.36 dB, local.
 """
 
-from tlc_jax.degradations import EightBits, GaussianNoise, InTurn
 from tlc_jax.models import NAFNet
-from tlc_jax.recipe import Config, Phase
+from tlc_jax.training.config import Config, Phase
+from tlc_jax.training.degradations import EightBits, GaussianNoise, InTurn
 
 config = Config(
     model=NAFNet(

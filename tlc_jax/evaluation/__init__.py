@@ -1,0 +1,1 @@
+"""How well a network restores: metrics, reports, and sheets to look at."""

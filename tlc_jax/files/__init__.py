@@ -1,0 +1,1 @@
+"""Files and arrays: pictures, videos, checkpoints, data sets."""

@@ -1,0 +1,1 @@
+"""A network, its parameters and pictures in; the restored pictures out."""

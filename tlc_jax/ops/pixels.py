@@ -1,0 +1,72 @@
+"""Pixels: whole numbers as files have them, fractions in [0, 1] as networks do."""
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import DTypeLike
+
+LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)  # ITU-R BT.601
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
+
+def to_float(pixels: Array) -> Array:
+    """Whole numbers to fractions of full scale.
+
+    Args:
+      pixels: uint8 or uint16 of any shape, or floats, which only become float32.
+
+    Returns:
+      float32, in [0, 1] for whole numbers.
+
+    Raises:
+      TypeError: for any other type of number.
+
+    Examples:
+      >>> to_float(np.array([0, 51, 255], np.uint8))
+      array([0. , 0.2, 1. ], dtype=float32)
+    """
+    if pixels.dtype in (np.uint8, np.uint16):
+        return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    if jnp.issubdtype(pixels.dtype, jnp.floating):  # NumPy alone does not know bfloat16
+        return pixels.astype(np.float32)
+    raise TypeError(f"pixels are uint8, uint16 or floats, got {pixels.dtype}.")
+
+
+def from_float(image: np.ndarray | jax.Array, dtype: DTypeLike) -> np.ndarray:
+    """Fractions of full scale to whole numbers, rounded half to even; the inverse of `to_float`.
+
+    Args:
+      image: floats of any shape, clipped to [0, 1].
+      dtype: uint8 or uint16.
+
+    Returns:
+      An array of the same shape, of that type.
+
+    Raises:
+      ValueError: if the image holds NaN, which no whole number stands for.
+      TypeError: another type.
+
+    Examples:
+      >>> from_float(np.array([-0.1, 0.2, 1.0]), np.uint8)
+      array([  0,  51, 255], dtype=uint8)
+    """
+    if np.dtype(dtype) not in (np.uint8, np.uint16):
+        raise TypeError(f"pixels are stored as uint8 or uint16, not {np.dtype(dtype)}.")
+    image = to_float(np.asarray(image))
+    if np.isnan(image).any():
+        raise ValueError("the image holds NaN; look for the step that made it")
+    return np.rint(np.clip(image, 0, 1) * np.iinfo(dtype).max).astype(dtype)
+
+
+def to_gray(pixels: np.ndarray) -> np.ndarray:
+    """The BT.601 luma of whole numbers in RGB, (H, W, 3) -> (H, W, 1) of the same type."""
+    return from_float(to_float(pixels) @ LUMA, pixels.dtype)
+
+
+def like(image: np.ndarray, restored: np.ndarray) -> np.ndarray:
+    """The restored picture as numbers of the type that the picture has."""
+    if np.issubdtype(image.dtype, np.integer):
+        return from_float(restored, image.dtype)
+    return restored.astype(image.dtype)

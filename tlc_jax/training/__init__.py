@@ -1,0 +1,1 @@
+"""Training: configurations, crops, degradations, steps and runs."""
