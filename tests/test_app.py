@@ -26,7 +26,7 @@ import pytest
 from PIL import Image, ImageCms
 
 import tlc_jax as tlc
-from tlc_jax.app import jobs
+from tlc_jax.app import requests
 from tlc_jax.app.page import Visits, check_size
 from tlc_jax.app.workers import JobError, Unwanted, Workers
 from tlc_jax.files import checkpoints
@@ -629,9 +629,9 @@ def test_what_is_shown_is_small_enough(tmp_path):
     pixels = np.zeros((2, 5000, 3), np.uint16)
     pixels[:, 2500:] = [65535, 0, 32768]
     tlc.write_image(tmp_path / "a.png", pixels)
-    *_, shown = jobs.preview(tmp_path / "a.png", tmp_path)
+    *_, shown = requests.preview(tmp_path / "a.png", tmp_path)
     shown = read_picture(shown).pixels
-    assert shown.shape == (1, jobs.SHOWN, 3)
+    assert shown.shape == (1, requests.SHOWN, 3)
     assert np.abs(shown[0, 1500] - np.array([255.0, 0, 128])).max() < 8
 
 
@@ -640,10 +640,14 @@ def test_what_is_compared(tmp_path, monkeypatch):
     picture = tlc.read_image(SHAKEN)[:160, :200]
     tlc.write_image(tmp_path / "a.png", picture)
     picture = tlc.read_image(tmp_path / "a.png")
-    request = jobs.Request(tmp_path / "a.png", tmp_path, checkpoints.find("deblur"), "local", 40)
+    request = requests.Request(
+        tmp_path / "a.png", tmp_path, checkpoints.find("deblur"), "local", 40
+    )
     kept = {}
-    monkeypatch.setattr(jobs, "_show", lambda path, pixels, _: kept.update({path: pixels}) or path)
-    *_, made = jobs.compared(request)
+    monkeypatch.setattr(
+        requests, "_show", lambda path, pixels, _: kept.update({path: pixels}) or path
+    )
+    *_, made = requests.compared(request)
     shown = {words.partition(",")[0]: kept[path] for path, words in made.pictures[:4]}
     model, params = tlc.load("deblur")
     expected = {
@@ -664,10 +668,10 @@ def test_what_is_compared(tmp_path, monkeypatch):
 def test_auto_tells_what_it_chose(tmp_path, monkeypatch):
     tlc.write_image(tmp_path / "a.png", np.full((32, 48, 1), 99, np.uint8))
     chosen = guard.Guarded(np.full((32, 48, 3), 0.5, np.float32), "global")
-    monkeypatch.setattr(jobs, "restore_guarded", lambda *_: chosen)
+    monkeypatch.setattr("tlc_jax.inference.timed.guarded", lambda run: lambda *_: chosen)
     network = checkpoints.find("denoise")
-    request = jobs.Request(tmp_path / "a.png", tmp_path, network, "auto", None)
-    *_, made = jobs.restored(request)
+    request = requests.Request(tmp_path / "a.png", tmp_path, network, "auto", None)
+    *_, made = requests.restored(request)
     assert "global statistics" in made.facts["network"] and "false colours" in made.facts["auto"]
     assert made.facts["note"] == "gray repeated to RGB"
     assert (read_picture(made.file).pixels == 128).all()
@@ -679,11 +683,11 @@ def test_visitors_learn_no_path(tmp_path):
     shutil.copytree(checkpoints.find("denoise"), network)
     tlc.write_image(source, np.zeros((32, 48, 3), np.float32))
     with pytest.raises(ImageError, match="out") as refused:
-        list(jobs.preview(source, folder))
+        list(requests.preview(source, folder))
     assert str(tmp_path) not in str(refused.value)
     next(file for file in (network / "params").rglob("*") if file.is_file()).unlink()
     with pytest.raises(checkpoints.CheckpointError, match=r"^net/params: damaged"):
-        list(jobs.restored(jobs.Request(source, folder, network, "local", None)))
+        list(requests.restored(requests.Request(source, folder, network, "local", None)))
 
 
 def test_networks_have_names(terminal, tmp_path, monkeypatch):

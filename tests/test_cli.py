@@ -23,6 +23,7 @@ import tlc_jax as tlc
 from tlc_jax import cli
 from tlc_jax.evaluation.sheets import comparison, window_map
 from tlc_jax.files.pictures import read_picture
+from tlc_jax.inference import programs
 from tlc_jax.inference.buckets import forward_within
 from tlc_jax.layers.network import abstract_params
 
@@ -301,11 +302,11 @@ def test_compared_with_nothing_finite(run, tmp_path, monkeypatch, mode):
     """The picture itself is written, and of the sheet is told why not."""
     other = "global" if mode == "local" else "local"
 
-    def restore(model, *arguments, **options):
-        restored = tlc.restore(model, *arguments, **options)
+    def forward(model, *arguments, **options):
+        restored = programs.forward(model, *arguments, **options)
         return restored if model.local_mode == (mode == "local") else restored * np.nan
 
-    monkeypatch.setattr("tlc_jax.cli.pictures.restore", restore)
+    monkeypatch.setattr("tlc_jax.inference.timed.forward", forward)
     arguments = ("a.png", "-o", tmp_path / "out", "--checkpoint", "net", "--mode", mode)
     code, _, err = run("restore", *arguments, "--compare")
     assert code == 2 and err.startswith(f"tlc-jax: a.png in {other} mode: ") and "NaN" in err
@@ -385,12 +386,12 @@ def test_what_is_done_needs_no_parameters(run, tmp_path):
 def test_out_of_memory(run, tmp_path, monkeypatch):
     """One picture may be too large; the others need not be."""
 
-    def restore(model, params, image, *, bucket):
+    def forward(model, params, image, bucket):
         if image.shape[0] == 40:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
-        return tlc.restore(model, params, image, bucket=bucket)
+        return programs.forward(model, params, image, bucket)
 
-    monkeypatch.setattr(cli.pictures, "restore", restore)
+    monkeypatch.setattr("tlc_jax.inference.timed.forward", forward)
     code, _, err = run("restore", "pictures", "-o", tmp_path / "out", "--checkpoint", "net")
     assert code == 2 and len(err.splitlines()) == 1
     assert "pictures/a.png" in err and "memory" in err and "bfloat16" in err
@@ -508,7 +509,6 @@ BAD = {
     "restore --left a.png --right a.png -o out --checkpoint two-views --compare": ["--compare"],
     "restore a.mp4 -o out --checkpoint net --mode auto": ["a.mp4", "--mode auto"],
     "restore a.mp4 -o out --checkpoint net --shifts 2": ["a.mp4", "--shifts"],
-    "restore a.png -o out --checkpoint net --shifts 2 --mode auto": ["--shifts", "--mode auto"],
     "restore a.png a-compare.png -o out --checkpoint net --compare": ["a-compare.png", "rename"],
     "info net --plot text.png": ["text.png"],
     "info net --plot a.png --size 9x9": ["--size"],

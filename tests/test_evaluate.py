@@ -18,6 +18,8 @@ from tlc_jax.evaluation import evaluating as evaluation
 from tlc_jax.evaluation.evaluating import EvaluationError, evaluate, parse_modes
 from tlc_jax.evaluation.metrics import Protocol, measure
 from tlc_jax.files.datasets import pairs
+from tlc_jax.inference import programs, timed
+from tlc_jax.inference.ways import at_once
 from tlc_jax.layers.network import abstract_params
 
 # One block, so that it compiles fast; its windows are 24 pixels.
@@ -88,11 +90,12 @@ def restored(monkeypatch):
     """Counts the pictures that are restored whole."""
     calls = []
 
-    def restore(model, params, image):
-        calls.append(model.local_mode)
-        return tlc.restore(model, params, image)
+    def restore_timed(model, params, image, *, way):
+        if way is at_once:
+            calls.append(model.local_mode)
+        return timed.restore_timed(model, params, image, way=way)
 
-    monkeypatch.setattr(evaluation, "restore", restore)
+    monkeypatch.setattr(evaluation, "restore_timed", restore_timed)
     return calls
 
 
@@ -153,21 +156,17 @@ def test_seconds_are_without_compilation(world, monkeypatch):
     )
     during = []
 
-    def counted(function):
-        def call(*arguments):
-            before = len(compilations)
-            result = function(*arguments)
-            during.append(len(compilations) - before)
-            return result
+    def forward(*arguments, bucket):
+        before = len(compilations)
+        result = programs.forward(*arguments, bucket)
+        during.append(len(compilations) - before)
+        return result
 
-        return call
-
-    for function in (tlc.restore,):
-        monkeypatch.setattr(evaluation, function.__name__, counted(function))
+    monkeypatch.setattr(timed, "forward", forward)
     write_pair(world, "a", 0, size=(33, 47))  # of a size that no other test compiles
     pair = pairs(world / "in", world / "out")[0]
     evaluate(NET, PARAMS, pair, ["local", "global", "tiles:19/4"])
-    assert during == [0, 0, 0] and compilations
+    assert len(during) > 2 and not any(during) and compilations
 
 
 def test_pictures_smaller_than_the_window_of_ssim(world, run):
@@ -404,12 +403,12 @@ def test_a_picture_of_another_size_than_its_partner(world, run):
 def test_out_of_memory(world, run, monkeypatch):
     write_pair(world, "b", 0, size=(31, 40))
 
-    def restore(model, params, image):
+    def restore_timed(model, params, image, *, way):
         if image.shape[0] == 31:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
-        return tlc.restore(model, params, image)
+        return timed.restore_timed(model, params, image, way=way)
 
-    monkeypatch.setattr(evaluation, "restore", restore)
+    monkeypatch.setattr(evaluation, "restore_timed", restore_timed)
     code, _, err = run(REPORTED, "--mode local")
     assert code == 2 and err.startswith("tlc-jax: b: not enough memory")
     assert list(report_of(world)["images"]) == ["a", "deep/c"]

@@ -8,7 +8,7 @@ import pytest
 
 import tlc_jax as tlc
 from tlc_jax.files.pictures import read_picture
-from tlc_jax.inference import guard
+from tlc_jax.inference import guard, programs
 from tlc_jax.ops.pixels import to_float
 
 NOISY = read_picture(Path(__file__).parent.parent / "examples/noisy.png").pixels
@@ -48,11 +48,11 @@ def test_what_is_well_is_local_and_costs_nothing(monkeypatch, local, dtype):
     image = NOISY if dtype is np.uint8 else to_float(NOISY)
     ran = []
 
-    def restore(model, *arguments, **options):
+    def forward(model, *arguments, **options):
         ran.append(model)
-        return tlc.restore(model, *arguments, **options)
+        return programs.forward(model, *arguments, **options)
 
-    monkeypatch.setattr(guard, "restore", restore)
+    monkeypatch.setattr(guard, "forward", forward)
     restored, mode = guard.restore_guarded(MODEL.clone(local_mode=local), PARAMS, image)
     assert (mode, ran) == ("local", [LOCAL])
     assert restored.dtype == dtype

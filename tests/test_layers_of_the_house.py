@@ -17,7 +17,7 @@ LEVELS = {
     2: ("models", "inference"),  # with those below, the core: arrays in, arrays out
     3: ("files",),
     4: ("evaluation",),
-    5: ("training",),
+    5: ("training", "jobs"),
     6: ("app",),
     7: ("cli", "__main__"),
     8: ("__init__",),  # the public names stand on top of every room

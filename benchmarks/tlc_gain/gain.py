@@ -14,7 +14,7 @@ import numpy as np
 
 from tlc_jax.evaluation import metrics
 from tlc_jax.files.pictures import read_image
-from tlc_jax.inference.ways import restore, tiled, warm_up
+from tlc_jax.inference.ways import restore, tiled
 from tlc_jax.ops.pixels import from_float
 from tlc_jax.training.degradations import Degradation
 
@@ -72,11 +72,10 @@ def seconds(network: Network, folder: Path) -> dict[str, float]:
 
     The ways take turns, so that what else the machine does falls on all of them.
     """
-    side = network.model.train_size[0]
     _, image, _ = next(spoilt(network.degradation, folder))
     times: dict[str, list[float]] = {}
-    for way, (model, _) in ways(network).items():
-        warm_up(model, network.params, image[:side, :side] if way == "tiles" else image)
+    for way, (_, restored_by) in ways(network).items():
+        restored_by(image)  # which compiles
         times[way] = []
     for _ in range(7):
         for way, (_, restored_by) in ways(network).items():

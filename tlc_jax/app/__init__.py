@@ -1,4 +1,4 @@
-"""The page in the browser: `page.py` is what a visitor sees, `jobs.py` what it asks for, and
+"""The page in the browser: `page.py` is what a visitor sees, `requests.py` what it asks for, and
 `workers.py` who does it."""
 
 from tlc_jax.app.page import Limits, serve

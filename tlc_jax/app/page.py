@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tlc_jax.app import jobs
+from tlc_jax.app import requests
 from tlc_jax.app.workers import JobError, Unwanted, Workers
 from tlc_jax.files.datasets import PICTURES
 from tlc_jax.files.pictures import ImageError, picture_size
@@ -61,13 +61,13 @@ class Visit(NamedTuple):
     upload: Path | None  # `None` for an example
 
     @contextlib.contextmanager
-    def request(self, kind: str, *choices: Any) -> Iterator[jobs.Request]:
+    def request(self, kind: str, *choices: Any) -> Iterator[requests.Request]:
         """A job for the picture; what it made takes the place of the last such results."""
         last = [*self.folder.glob(f"{kind}-*")]
         # A name of its own, or the browser would show the last result again.
         folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=self.folder))
         try:
-            yield jobs.Request(self.source, folder, *choices)
+            yield requests.Request(self.source, folder, *choices)
         except Exception:
             last = [folder]
             raise
@@ -249,7 +249,7 @@ def build(
         if visit is None:
             return gr.skip()
         try:
-            shown = work(visit, progress, request, jobs.preview, visit.source, visit.folder)
+            shown = work(visit, progress, request, requests.preview, visit.source, visit.folder)
         except Unwanted:
             return gr.skip()
         except JobError as error:
@@ -304,7 +304,7 @@ def build(
         progress(0, "waiting")
         try:
             for made in workers.run(job, *arguments, wanted=wanted):
-                if isinstance(made, jobs.Progress):
+                if isinstance(made, requests.Progress):
                     progress(made.share, made.text)
             if not wanted():  # any more, at the last moment
                 raise Unwanted
@@ -322,7 +322,7 @@ def build(
         try:
             visit = visits.find(request.session_hash)
             with visit.request("restored", networks[name], mode, side or None) as asked:
-                made = work(visit, progress, request, jobs.restored, asked)
+                made = work(visit, progress, request, requests.restored, asked)
         except JobError as error:
             return complain(error)
         label = f"Download {made.file.name}"
@@ -337,7 +337,7 @@ def build(
         try:
             visit = visits.find(request.session_hash)
             with visit.request("compared", networks[name], "local", side or None) as asked:
-                made = work(visit, progress, request, jobs.compared, asked)
+                made = work(visit, progress, request, requests.compared, asked)
         except JobError as error:
             return complain(error)
         return {gallery: made.pictures, told: _facts(made.facts)}
@@ -438,7 +438,7 @@ def check_size(source: Path, most: int) -> str:
     Raises:
       ImageError: it has more than `most` pixels, or is no picture.
     """
-    with jobs.by_name(source):
+    with requests.by_name(source):
         height, width = picture_size(source)
     if height * width > most:
         raise ImageError(

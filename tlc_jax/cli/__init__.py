@@ -7,15 +7,12 @@ from collections.abc import Sequence
 import jax
 import typer
 
-from tlc_jax.cli.common import UserError, complain
+from tlc_jax.cli.common import ERRORS, complain
 from tlc_jax.cli.evaluating import evaluate
 from tlc_jax.cli.restoring import restore
 from tlc_jax.cli.serving import serve_page
 from tlc_jax.cli.training import train
 from tlc_jax.cli.weights import convert, info, models
-from tlc_jax.evaluation.evaluating import EvaluationError
-from tlc_jax.files.checkpoints import CheckpointError
-from tlc_jax.files.pictures import ImageError
 
 app = typer.Typer(
     help="Restore photographs with JAX networks, with local statistics (TLC) or global ones.",
@@ -38,8 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "tlc-jax"))
     try:
         app(arguments)
-    except (
-        UserError, ImageError, CheckpointError, EvaluationError, ConversionError, OSError
-    ) as error:  # fmt: skip
+    except (*ERRORS, ConversionError) as error:
         complain(error)
         sys.exit(2)

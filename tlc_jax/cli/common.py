@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -17,9 +17,15 @@ import jax.numpy as jnp
 import typer
 from rich.console import Console
 from rich.progress import track
+from rich.text import Text
 
+from tlc_jax.evaluation.evaluating import EvaluationError
 from tlc_jax.files import checkpoints
+from tlc_jax.files.checkpoints import CheckpointError
+from tlc_jax.files.pictures import ImageError
+from tlc_jax.files.video import VideoError
 from tlc_jax.inference.programs import is_out_of_memory
+from tlc_jax.jobs import JobError
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
 
@@ -34,6 +40,10 @@ console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 class UserError(ValueError):
     """What was asked for cannot be done; the message is the sentence to print."""
+
+
+# What is told in one sentence, as it is the user's to mend.
+ERRORS = UserError, JobError, ImageError, VideoError, CheckpointError, EvaluationError, OSError
 
 
 class Mode(enum.StrEnum):
@@ -116,6 +126,13 @@ def load_params(
         f"licence of the weights: {licence}"
     )
     return params
+
+
+@contextlib.contextmanager
+def status(source: str) -> Iterator[Callable[[str], None]]:
+    """Shows what is done with a source, as it is told of it."""
+    with console.status("") as shown:
+        yield lambda words: shown.update(Text(f"{source}: {words}"))
 
 
 def progress(jobs: Sequence[Job]) -> Iterable[Job]:

@@ -1,13 +1,13 @@
 """`tlc-jax restore`: pictures, pairs of views and videos in, the same restored out."""
 
-import contextlib
-import re
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 
+from tlc_jax import jobs
 from tlc_jax.cli.common import (
+    ERRORS,
     Checkpoint,
     ComputeIn,
     Dtype,
@@ -24,26 +24,12 @@ from tlc_jax.cli.common import (
     load_params,
     open_network,
     progress,
+    status,
 )
-from tlc_jax.cli.pictures import restore_picture
-from tlc_jax.cli.videos import restore_frames, restore_video
-from tlc_jax.files.datasets import PICTURES, file_pairs, is_visible_file
-from tlc_jax.files.pictures import ImageError, picture_size
-from tlc_jax.files.video import VIDEOS, WRITABLE, VideoError
-from tlc_jax.inference.buckets import choose_buckets
+from tlc_jax.inference.ways import at_once, shifted
+from tlc_jax.jobs.plan import buckets, is_video
 from tlc_jax.layers import Network
-
-
-class Job(NamedTuple):
-    """What is restored at once."""
-
-    sources: tuple[Path, ...]  # a picture or video, the two views of a pair, the frames of a clip
-    targets: tuple[Path, ...]  # as many files, or one for two views
-    sheet: Path | None = None  # that compares
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        return (*self.targets, self.sheet) if self.sheet else self.targets
+from tlc_jax.layers.network import Params
 
 
 def restore(
@@ -113,183 +99,70 @@ def restore(
     """
     checkpoint = choose_checkpoint(checkpoint, task)
     model, shapes = open_network(checkpoint, mode, window, dtype, settings)
-    if model.takes == "pairs":
-        jobs = _pair_jobs(model, inputs, left, right, output)
-    elif model.takes == "arrays":
-        raise UserError(
-            f"{checkpoint}: takes pictures of {model.inp_channels} channels, which no file holds; "
-            "call tlc_jax.restore."
-        )
-    elif left or right:
-        raise UserError(f"{checkpoint}: takes no pairs; name pictures without --left and --right.")
-    else:
-        jobs = _jobs(model, inputs or [], output)
-    if compare or mode is Mode.AUTO:
-        _only_pictures(model, jobs, "--compare" if compare else "--mode auto")
-    if shifts > 1:
-        _only_pictures(model, jobs, "--shifts")
-        if mode is Mode.AUTO:
-            raise UserError("--shifts and --mode auto do not go together; choose a mode.")
-    if compare:
-        jobs = [
-            job._replace(sheet=job.targets[0].with_name(f"{job.targets[0].stem}-compare.png"))
-            for job in jobs
-        ]
-    _check_outputs(jobs)
-    todo = jobs if overwrite else [job for job in jobs if not all(map(Path.exists, job.outputs))]
-    if len(todo) < len(jobs):
-        first = next(job for job in jobs if job not in todo).targets[0]
-        console.print(
-            f"{len(jobs) - len(todo)} of {len(jobs)} are there already, by whatever options, "
-            f"{first} first; --overwrite redoes them"
-        )
-    if not todo:
-        return
+    planned = jobs.plan(
+        model, inputs or [], output,
+        left=left, right=right, compare=compare, watch=console.print,
+    )  # fmt: skip
+    for option, given in (
+        ("--compare", compare), ("--mode auto", mode is Mode.AUTO), ("--shifts", shifts > 1)
+    ):  # fmt: skip
+        if given:
+            _only_pictures(model, planned, option)
+    todo = _unfinished(planned, overwrite)
     for folder in {target.parent for job in todo for target in job.targets}:
         check_writable(folder)
+    if not todo:
+        return
     params = load_params(checkpoint, model, shapes, mode, dtype)
-    buckets = _buckets(todo, waste) if waste and model.has_buckets and shifts == 1 else {}
-    remedy = "a smaller --chunk" if model.takes == "clips" else "cut the picture"
-    remedy = f"--dtype bfloat16{', --waste 0' if buckets else ''} or {remedy}"
-    failed = False
-    for sources, targets, sheet in progress(todo):
-        try:
-            with enough_memory(sources[0], remedy):
-                if sources[0].suffix.lower() in VIDEOS:
-                    restore_video(model, params, sources[0], targets[0], reference, chunk, overlap)
-                elif model.takes == "clips":
-                    restore_frames(model, params, sources, targets, reference, chunk, overlap)
-                else:
-                    restore_picture(
-                        model,
-                        params,
-                        sources,
-                        targets,
-                        reference,
-                        buckets,
-                        guarded=mode is Mode.AUTO,
-                        shifts=shifts,
-                        sheet=sheet,
-                        overwrite=overwrite,
-                    )
-        except (ImageError, VideoError, UserError, OSError) as error:
-            failed = True
-            complain(error)
+    options = jobs.Options(
+        reference=reference,
+        guard=mode is Mode.AUTO,
+        way=shifted(shifts) if shifts > 1 else at_once,
+        buckets=buckets(todo, waste) if waste and model.has_buckets and shifts == 1 else {},
+        chunk=chunk,
+        overlap=overlap,
+        overwrite=overwrite,
+    )
+    failed = [job for job in progress(todo) if not _restored(job, model, params, options)]
     if failed:
         raise typer.Exit(2)
 
 
-def _only_pictures(model: Network, jobs: list[Job], option: str) -> None:
-    video = next((job for job in jobs if job.sources[0].suffix.lower() in VIDEOS), None)
+def _restored(job: jobs.Job, model: Network, params: Params, options: jobs.Options) -> bool:
+    """Do a job and tell of it; whether all of it could be done."""
+    remedy = "a smaller --chunk" if model.takes == "clips" else "cut the picture"
+    remedy = f"--dtype bfloat16{', --waste 0' if options.buckets else ''} or {remedy}"
+    try:
+        with enough_memory(job.sources[0], remedy), status(job.name) as watch:
+            outcome = jobs.run(job, model, params, options, watch)
+    except ERRORS as error:
+        complain(error)
+        return False
+    console.print(f"{job.name} -> {', '.join(map(str, outcome.written))}: {outcome.facts}")
+    for note in outcome.notes:
+        console.print(f"  {note}")
+    if outcome.problem:
+        complain(outcome.problem)
+    return not outcome.problem
+
+
+def _unfinished(planned: list[jobs.Job], overwrite: bool) -> list[jobs.Job]:
+    """The jobs whose outputs are not all there; tells of the others."""
+    todo = [job for job in planned if overwrite or not all(map(Path.exists, job.outputs))]
+    if len(todo) < len(planned):
+        first = next(job for job in planned if job not in todo).targets[0]
+        console.print(
+            f"{len(planned) - len(todo)} of {len(planned)} are there already, by whatever options, "
+            f"{first} first; --overwrite redoes them"
+        )
+    return todo
+
+
+def _only_pictures(model: Network, planned: list[jobs.Job], option: str) -> None:
+    video = next((job.sources[0] for job in planned if is_video(job.sources[0])), None)
     if video is not None:
-        raise UserError(f"{video.sources[0]}: {option} is for pictures; leave it out.")
+        raise UserError(f"{video}: {option} is for pictures; leave it out.")
     if model.takes != "pictures":
         raise UserError(
             f"{option}: {type(model).__name__} does not restore single pictures; leave it out."
         )
-
-
-def _jobs(model: Network, inputs: list[Path], output: Path) -> list[Job]:
-    """Pictures and videos one by one; for a network for video the frames in a folder together."""
-    sources: list[tuple[Path, ...]] = []
-    for path in inputs:
-        if not path.exists():
-            raise UserError(f"cannot read {path}: no such file or folder.")
-        if not path.is_dir():
-            if model.takes == "clips" and path.suffix.lower() not in VIDEOS:
-                raise UserError(
-                    f"{path}: {type(model).__name__} restores video; name a video or a folder of "
-                    "frames."
-                )
-            sources.append((path,))
-            continue
-        inside = sorted(filter(is_visible_file, path.iterdir()), key=_in_order)
-        if any(p.is_dir() and p.resolve() != output.resolve() for p in path.glob("[!.]*")):
-            console.print(f"{path}: the folders in it are left out; name them, too")
-        frames = tuple(file for file in inside if file.suffix.lower() in PICTURES)
-        videos = [(file,) for file in inside if file.suffix.lower() in VIDEOS]
-        if not frames and not videos:
-            kinds = ", ".join((*PICTURES, *VIDEOS))
-            raise UserError(f"{path}: no pictures or videos in this folder ({kinds}).")
-        together = model.takes == "clips" and frames
-        sources += [frames] if together else [(frame,) for frame in frames]
-        sources += videos
-    if not sources:
-        raise UserError("nothing to restore; name pictures, videos or folders of them.")
-
-    def name(source: Path) -> str:
-        suffix = source.suffix.lower()
-        if suffix in VIDEOS:  # Matroska takes any sound
-            return f"{source.stem}{suffix if suffix in WRITABLE else '.mkv'}"
-        return f"{source.stem}.png"
-
-    if not _is_file(output):
-        return [Job(files, tuple(output / name(file) for file in files)) for files in sources]
-    if sum(map(len, sources)) > 1:
-        raise UserError(f"{output}: there are several outputs; name a folder.")
-    wanted = tuple(WRITABLE) if sources[0][0].suffix.lower() in VIDEOS else (".png",)
-    if output.suffix.lower() not in wanted:
-        raise UserError(
-            f"{output}: outputs are {', '.join(wanted)}; name such a file or a folder, which must "
-            "exist if its name has a dot."
-        )
-    return [Job(sources[0], (output,))]
-
-
-def _pair_jobs(
-    model: Network, inputs: list[Path] | None, left: Path | None, right: Path | None, output: Path
-) -> list[Job]:
-    """Two views a job, with one output or one for each view."""
-    if inputs or left is None or right is None:
-        raise UserError(
-            f"{type(model).__name__} takes pairs of views here; name them with --left and --right."
-        )
-    if left.is_dir() != right.is_dir():
-        raise UserError(f"{left}, {right}: name two pictures, or two folders.")
-    sources = file_pairs(left, right) if left.is_dir() else [(left, right)]
-    views = model.out_channels // 3
-    if _is_file(output):
-        if output.suffix.lower() != ".png" or len(sources) > 1 or views > 1:
-            raise UserError(f"{output}: name a folder, or for one picture a .png file.")
-        return [Job(sources[0], (output,))]
-    folders = [output / side for side in ("left", "right")] if views > 1 else [output]
-    return [
-        Job(pair, tuple(to / f"{view.stem}.png" for to, view in zip(folders, pair, strict=False)))
-        for pair in sources
-    ]
-
-
-def _buckets(jobs: list[Job], waste: float) -> dict[tuple[int, int], tuple[int, int]]:
-    """Those of the pictures that can be read; the others are told of when it is their turn."""
-    sizes = []
-    for (source, *_), *_ in jobs:
-        if source.suffix.lower() in PICTURES:
-            with contextlib.suppress(ImageError):
-                sizes.append(picture_size(source))
-    return choose_buckets(sizes, waste)
-
-
-def _is_file(output: Path) -> bool:
-    return bool(output.suffix) and not output.is_dir()
-
-
-def _in_order(file: Path) -> list[int | str]:
-    """Names as people number them: frame 10 comes after frame 9."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
-
-
-def _check_outputs(jobs: list[Job]) -> None:
-    """Each output is one file of its own, and none is an input."""
-    inputs = {path.resolve() for job in jobs for path in job.sources}
-    written: dict[Path, Path] = {}  # the input of each
-    for job in jobs:
-        sources = (*job.sources, job.sources[0])  # of which the last is the sheet's
-        for source, output in zip(sources, job.outputs, strict=False):
-            if output in written:
-                raise UserError(
-                    f"{source} and {written[output]} would both be written to {output}; rename "
-                    "one or restore them into two folders."
-                )
-            if output.resolve() in inputs:
-                raise UserError(f"{output}: this would replace an input; choose another output.")
-            written[output] = source

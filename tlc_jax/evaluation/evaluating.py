@@ -11,7 +11,6 @@ overlapping tiles as if each were a picture.
 import json
 import math
 import re
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ import numpy as np
 from tlc_jax.evaluation.metrics import Protocol, measure
 from tlc_jax.files.atomic import write_whole
 from tlc_jax.files.datasets import Pair
-from tlc_jax.inference.ways import restore, tiled, warm_up
+from tlc_jax.inference.timed import NotFiniteError, restore_timed
+from tlc_jax.inference.ways import at_once, tiled
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
 from tlc_jax.ops.pixels import to_float
@@ -102,22 +102,13 @@ def evaluate(
         "input": _score(image, truth, protocol),
     }
     for mode in modes:
-        network = model.clone(local_mode=mode == "local")
         tiles = _tiles(mode)
-        tile, _ = tiles or (None, None)
-        warm_up(network, params, pixels[:tile, :tile])
-        start = time.perf_counter()
-        if tiles:
-            restored = restore(network, params, pixels, way=tiled(*tiles))
-        else:
-            restored = restore(network, params, pixels)
-        seconds = time.perf_counter() - start
-        if not np.isfinite(restored).all():
-            raise EvaluationError(
-                f"picture {pair.name}: restored in mode {mode} it holds NaN or infinite numbers; "
-                "convert the weights again, and compute in float32."
-            )
-        result[mode] = _score(restored, truth, protocol) | {"seconds": seconds}
+        way = tiled(*tiles) if tiles else at_once
+        try:
+            made = restore_timed(model.clone(local_mode=mode == "local"), params, pixels, way=way)
+        except NotFiniteError as error:
+            raise EvaluationError(f"picture {pair.name}: in mode {mode} {error}") from None
+        result[mode] = _score(made.pixels, truth, protocol) | {"seconds": made.running}
     return result
 
 

@@ -408,16 +408,3 @@ def _png_of_sixteen_bits(samples: np.ndarray, icc_profile: bytes | None) -> byte
             chunk(b"IEND", b""),
         ]
     )
-
-
-def check_finite(source: str | os.PathLike, restored: np.ndarray) -> None:
-    """Refuse what is no picture.
-
-    Raises:
-      ImageError: what was made of `source` holds NaN or infinite numbers.
-    """
-    if not np.isfinite(restored).all():
-        raise ImageError(
-            f"{source}: the restored picture holds NaN or infinite numbers; convert the weights "
-            "again, and compute in float32."
-        )

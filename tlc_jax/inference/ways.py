@@ -65,15 +65,14 @@ def restore(
     return like(image, run(model, params, as_input(model, image)))
 
 
-def warm_up(
-    model: Network,
-    params: Params,
-    image: np.ndarray,
-    *,
-    way: Way = at_once,
-    bucket: Size | None = None,
+def planned(
+    way: Way, model: Network, params: Params, pixels: np.ndarray, bucket: Size | None = None
 ) -> int:
-    """Compile what `restore` runs for a picture of this size, way and bucket, without running it.
+    """Compile all that a way runs for a picture of this size, without running it.
+
+    Args:
+      way, model, params, bucket: as of `restore`.
+      pixels: as `programs.as_input` gives them.
 
     Returns:
       Bytes that XLA plans for the largest program, as `planned_memory`.
@@ -86,7 +85,7 @@ def warm_up(
         h, w, _ = pixels.shape
         return np.zeros((h * model.scale, w * model.scale, model.out_channels), np.float32)
 
-    way(plan)(model, params, as_input(model, image))
+    way(plan)(model, params, pixels)
     return max(plans.values())
 
 

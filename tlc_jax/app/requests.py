@@ -5,7 +5,6 @@ Each job is a generator: it tells how far it is, as a share and in words, and at
 
 import contextlib
 import functools
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +15,8 @@ import numpy as np
 from tlc_jax.evaluation.sheets import most_different, panels
 from tlc_jax.files import checkpoints
 from tlc_jax.files.pictures import ImageError, Picture, read_picture, write_image, write_restored
-from tlc_jax.files.pictures import check_finite as check_finite
-from tlc_jax.inference.guard import restore_guarded
-from tlc_jax.inference.ways import restore, tiled, warm_up
+from tlc_jax.inference.timed import restore_timed
+from tlc_jax.inference.ways import at_once, tiled
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
 from tlc_jax.ops.pixels import from_float, to_float
@@ -76,16 +74,9 @@ def restored(request: Request) -> Iterator[Progress | Restored]:
     height, width, _ = pixels.shape
     model = model.clone(local_mode=request.mode != "global")
     yield Progress(0.1, f"compiling for {width} x {height}")
-    start = time.perf_counter()
-    memory = warm_up(model, params, pixels)
-    compiled = time.perf_counter()
-    yield Progress(0.4, f"restoring, in {_memory(memory)}")
-    if request.mode == "auto":
-        result, mode = restore_guarded(model, params, pixels)
-    else:
-        result, mode = restore(model, params, pixels), request.mode
-    done = time.perf_counter()
-    check_finite(request.source.name, result)
+    result, mode, compiling, running, memory = restore_timed(
+        model, params, pixels, guard=request.mode == "auto"
+    )
     yield Progress(0.8, "writing")
     file = request.folder / f"{request.source.stem}-restored.png"
     written = from_float(result, picture.pixels.dtype)
@@ -94,7 +85,7 @@ def restored(request: Request) -> Iterator[Progress | Restored]:
     facts = {
         "picture": f"{width} x {height}, {8 * picture.pixels.itemsize} bits",
         "network": f"{type(model).__name__}, {mode} statistics, float32",
-        "time": f"{done - compiled:.1f} s, and {compiled - start:.1f} s to compile for this size",
+        "time": f"{running:.1f} s, and {compiling:.1f} s to compile for this size",
         "memory": f"{_memory(memory)} predicted, on {jax.default_backend()}",
         "licence of the weights": _licence(request),
     }
@@ -124,26 +115,18 @@ def compared(request: Request) -> Iterator[Progress | Compared]:
     tile = max(model.train_size)
     globally, locally = (model.clone(local_mode=local) for local in (False, True))
     modes = {
-        "global": (globally, pixels, restore),
-        "local": (locally, pixels, restore),
-        "tiles": (
-            globally,
-            pixels[:tile, :tile],
-            functools.partial(restore, way=tiled(tile, tile // 8)),
-        ),
+        "global": (globally, at_once),
+        "local": (locally, at_once),
+        "tiles": (globally, tiled(tile, tile // 8)),
     }
-    results, times, memory = {}, {}, {}
-    for number, (name, (network, example, run)) in enumerate(modes.items()):
-        yield Progress((3 * number + 1) / 10, f"{name}: compiling")
-        memory[name] = warm_up(network, params, example)
-        yield Progress((3 * number + 2) / 10, f"{name}: restoring")
-        start = time.perf_counter()
-        results[name] = run(network, params, pixels)
-        times[name] = time.perf_counter() - start
-        check_finite(request.source.name, results[name])
+    made = {}
+    for number, (name, (network, way)) in enumerate(modes.items()):
+        yield Progress((3 * number + 1) / 10, f"{name}: compiling and restoring")
+        made[name] = restore_timed(network, params, pixels, way=way)
+    results = {name: one.pixels for name, one in made.items()}
     yield Progress(0.95, "drawing")
     shown = panels(pixels, results["global"], results["local"], results["tiles"])
-    captions = {name: f"{name}, {seconds:.1f} s" for name, seconds in times.items()}
+    captions = {name: f"{name}, {one.running:.1f} s" for name, one in made.items()}
     pictures = {captions.get(title, title): part for title, part in shown.items()}
     for place in most_different(np.abs(results["local"] - results["global"]), 1):
         here = np.s_[place.top : place.top + place.height, place.left : place.left + place.width]
@@ -160,7 +143,7 @@ def compared(request: Request) -> Iterator[Progress | Compared]:
             "picture": f"{width} x {height}",
             "network": f"{type(model).__name__}, float32, on {jax.default_backend()}",
             "tiles": f"{tile} x {tile}, as the training crops, overlapping by {tile // 8}",
-            "memory": f"{_memory(max(memory.values()))} predicted",
+            "memory": f"{_memory(max(one.memory for one in made.values()))} predicted",
             "enlarged": f"{ENLARGED} times, where global and local differ most",
             "licence of the weights": _licence(request),
         },

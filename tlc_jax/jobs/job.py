@@ -1,0 +1,92 @@
+"""What is restored at once, how, and what came of it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tlc_jax.inference.buckets import Size
+from tlc_jax.inference.ways import Way, at_once
+
+Watch = Callable[[str], None]  # is told what is done next, in words
+
+
+class JobError(ValueError):
+    """What was asked for cannot be done; the message is a sentence for the user."""
+
+
+class Job(NamedTuple):
+    """What is restored at once.
+
+    Attributes:
+      sources: a picture or video, the two views of a pair, or the frames of a clip.
+      targets: as many files, or one for two views.
+      sheet: a .png file that compares both modes of a picture.
+      is_clip: whether the sources are the frames of one clip.
+    """
+
+    sources: tuple[Path, ...]
+    targets: tuple[Path, ...]
+    sheet: Path | None = None
+    is_clip: bool = False
+
+    @property
+    def name(self) -> str:
+        """The sources in words, of a clip the folder."""
+        return ", ".join(map(str, [self.sources[0].parent] if self.is_clip else self.sources))
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        return (*self.targets, self.sheet) if self.sheet else self.targets
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How jobs are done.
+
+    Attributes:
+      reference: the ground truth of a picture, or a folder of it by the names of the sources; for
+        two targets with subfolders `left` and `right`.
+      guard: whether global statistics are taken where the local ones fail.
+      way: of pictures, as of `tlc_jax.restore`.
+      buckets: those of the sizes of pictures that share a program.
+      chunk, overlap: frames at a time, as of `tlc_jax.restore_clip`.
+      overwrite: whether outputs that are there are replaced; else only what is missing is written.
+    """
+
+    reference: Path | None = None
+    guard: bool = False
+    way: Way = at_once
+    buckets: Mapping[Size, Size] = dataclasses.field(default_factory=dict)
+    chunk: int = 10
+    overlap: int = 5
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a job.
+
+    Attributes:
+      written: the files, or the folder of a clip.
+      facts: what was done, in words.
+      notes: what was converted or left out, and how close the result is to the reference.
+      problem: a sentence about parts of the source that could not be restored.
+      before, after: a picture and what was written of it, (H, W, C) in [0, 1].
+      mode: "local" or "global", the statistics that it was restored with.
+      compiling, running: seconds; those of a video are together.
+      memory: bytes that XLA plans for a picture.
+    """
+
+    written: tuple[Path, ...]
+    facts: str
+    notes: tuple[str, ...] = ()
+    problem: str | None = None
+    before: np.ndarray | None = None
+    after: np.ndarray | None = None
+    mode: str = ""
+    compiling: float = 0.0
+    running: float = 0.0
+    memory: int = 0

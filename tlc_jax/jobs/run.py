@@ -1,0 +1,36 @@
+"""One job: a picture, two views, a video or a clip from file to file."""
+
+from tlc_jax.jobs.job import Job, Options, Outcome, Watch
+from tlc_jax.jobs.pictures import restore_picture
+from tlc_jax.jobs.plan import is_video
+from tlc_jax.jobs.videos import restore_frames, restore_video
+from tlc_jax.layers import Network
+from tlc_jax.layers.network import Params
+
+
+def run(
+    job: Job,
+    model: Network,
+    params: Params,
+    options: Options = Options(),  # noqa: B008, as it is frozen
+    watch: Watch = lambda words: None,
+) -> Outcome:
+    """Restore one job from file to file.
+
+    Args:
+      job: as of `plan`.
+      model, params: the network.
+      options: how.
+      watch: told what is done next.
+
+    Returns:
+      What was written, and what there is to tell of it.
+
+    Raises:
+      ImageError, VideoError, JobError: a file cannot be read or written, or files do not fit.
+    """
+    if is_video(job.sources[0]):
+        return restore_video(job, model, params, options, watch)
+    if job.is_clip:
+        return restore_frames(job, model, params, options, watch)
+    return restore_picture(job, model, params, options, watch)

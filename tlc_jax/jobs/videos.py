@@ -1,0 +1,148 @@
+"""Videos, and clips as folders of frames, restored from file to file."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from tlc_jax.evaluation import metrics
+from tlc_jax.files.pictures import ImageError, Picture, read_picture, write_restored
+from tlc_jax.files.video import VideoError, VideoWriter, read_video
+from tlc_jax.inference.clips import restore_clip
+from tlc_jax.inference.timed import check_finite
+from tlc_jax.jobs.job import Job, JobError, Options, Outcome, Watch
+from tlc_jax.jobs.pictures import read_truth
+from tlc_jax.layers import Network
+from tlc_jax.layers.network import Params
+from tlc_jax.ops.pixels import from_float, to_float, to_gray
+
+
+def restore_video(
+    job: Job, model: Network, params: Params, options: Options, watch: Watch
+) -> Outcome:
+    """Restore a video file, with its times and its sound, as `run`."""
+    (source,), (target,) = job.sources, job.targets
+    if options.reference is not None:
+        raise JobError(f"{source}: --reference is for pictures; leave it out.")
+    video = read_video(source)
+    gray = model.inp_channels == 1
+    times: deque[Fraction] = deque()
+
+    def frames() -> Iterator[np.ndarray]:
+        for at, pixels in video:
+            times.append(at)
+            yield to_float(to_gray(pixels) if gray else pixels)
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    start, count = time.perf_counter(), 0
+    watch("compiling")
+    of = f" of {video.frames}" if video.frames else ""
+    with VideoWriter(target, video) as writer:
+        for restored in _restored(model, params, frames(), source, options):
+            writer.write(times.popleft(), np.repeat(restored, 3, axis=-1) if gray else restored)
+            count += 1
+            watch(f"frame {count}{of}")
+    sound = "its sound" if writer.has_audio else "no sound"
+    return Outcome(
+        written=(target,),
+        facts=f"{_pace(count, video.shape, start)}, {float(video.rate):.5g} frames/s when played, "
+        f"{sound}",
+        notes=(*writer.notes, *(["colours converted to gray"] if gray else [])),
+        problem=_damage(source, target, video.damaged) if video.damaged else None,
+    )
+
+
+def _damage(source: Path, target: Path, seconds: list[float]) -> str:
+    places = ", ".join(f"{at:.2f} s" for at in seconds[:5])
+    more = f" and {len(seconds) - 5} more" if len(seconds) > 5 else ""
+    return (
+        f"{source}: damaged at {places}{more}; frames are missing or marred there in {target}, the "
+        "others are restored."
+    )
+
+
+def restore_frames(
+    job: Job, model: Network, params: Params, options: Options, watch: Watch
+) -> Outcome:
+    """Restore the frames of a clip, each written as soon as it is done, as `run`."""
+    folder, total = job.sources[0].parent, len(job.sources)
+    reading: deque[tuple[Path, Picture, Path]] = deque()
+    lost: list[str] = []
+    notes: dict[str, None] = {}  # each one once, in their order
+    scores: list[list[float]] = []
+
+    def frames() -> Iterator[np.ndarray]:
+        first = None
+        for source, target in zip(job.sources, job.targets, strict=True):
+            try:
+                picture = read_picture(source, channels=model.inp_channels)
+            except ImageError as error:
+                lost.append(str(error))
+                continue
+            first = first or (source, picture.pixels.shape)
+            _check_size(source, picture.pixels.shape, *first)
+            notes.update(dict.fromkeys(picture.notes))
+            reading.append((source, picture, target))
+            yield to_float(picture.pixels)
+
+    watch("compiling")
+    start, count, shape = time.perf_counter(), 0, (0, 0, 0)
+    for restored in _restored(model, params, frames(), folder, options):
+        source, picture, target = reading.popleft()
+        if options.reference is not None:
+            truth = read_truth(options.reference, source, restored.shape)
+            scores.append([float(metrics.psnr(x, truth)) for x in (picture.pixels, restored)])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_restored(target, from_float(restored, picture.pixels.dtype), picture)
+        count, shape = count + 1, restored.shape
+        watch(f"frame {count} of {total}")
+    if scores:
+        before, after = np.mean(scores, axis=0)
+        notes[f"PSNR {before:.3f} -> {after:.3f} dB, mean over frames"] = None
+    return Outcome(
+        written=(job.targets[0].parent,),
+        facts=_pace(count, shape, start),
+        notes=tuple(notes),
+        problem=(
+            f"{folder}: {len(lost)} of {total} frames cannot be read; the others are restored as "
+            f"if those were not there. The first: {lost[0]}"
+        )
+        if lost
+        else None,
+    )
+
+
+def _check_size(
+    source: Path, shape: tuple[int, ...], first: Path, expected: tuple[int, ...]
+) -> None:
+    if shape != expected:
+        (h, w, _), (height, width, _) = shape, expected
+        raise JobError(
+            f"{source}: is {w}x{h}, but {first.name} is {width}x{height}; the frames of a clip are "
+            "of one size."
+        )
+
+
+def _restored(
+    model: Network, params: Params, frames: Iterator[np.ndarray], source: Path, options: Options
+) -> Iterator[np.ndarray]:
+    """As `restore_clip`, with the errors that are the user's as sentences about `source`."""
+    try:
+        for restored in restore_clip(
+            model, params, frames, chunk=options.chunk, overlap=options.overlap
+        ):
+            check_finite(restored)
+            yield restored
+    except (JobError, ImageError, VideoError):
+        raise
+    except ValueError as error:
+        raise JobError(f"{source}: {error}") from None
+
+
+def _pace(count: int, shape: tuple[int, ...], start: float) -> str:
+    height, width, _ = shape
+    seconds = time.perf_counter() - start
+    return f"{count} frames of {width}x{height} in {seconds:.1f} s with compiling"
