@@ -8,14 +8,14 @@ The network and its configuration are recognised from the tensors' names and sha
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from checkpoints_convert import hinet, maxim, mprnet, nafnet, nafssr, restormer, rnn_mbp
-from checkpoints_convert.engine import ConversionError, Rule, Shapes, fill
+from checkpoints_convert.engine import ConversionError, fill
 from checkpoints_convert.sources import read_tensors
 from tlc_jax.files import catalogue
 from tlc_jax.files.checkpoints import config_fields, first_line, save
@@ -26,42 +26,10 @@ from tlc_jax.models import MODELS
 __all__ = ["ConversionError", "convert_file", "convert_state_dict"]
 
 
-class Release(NamedTuple):
-    """How one network is published."""
-
-    mark: str  # a tensor that only this network has, as a regular expression
-    infer_config: Callable[[Shapes], dict[str, Any]]
-    rules: Sequence[Rule]
-    assumed: tuple[str, ...] = ("train_size",)  # fields that shapes cannot tell
-    unused: str = ""  # tensors that the result does not need
-
-
 RELEASES = {
-    "nafnet": Release(
-        r"(encoders|middle_blks)\..+\.sca\.1\.weight", nafnet.infer_nafnet, nafnet.RULES
-    ),
-    "baseline": Release(
-        r"(encoders|middle_blks)\..+\.se\.1\.weight", nafnet.infer_baseline, nafnet.RULES
-    ),
-    "restormer": Release(
-        r".+\.attn\.temperature",
-        restormer.infer_restormer,
-        restormer.RULES,
-        assumed=("train_size", "ffn_expansion_factor"),
-    ),
-    "maxim": Release(
-        r"stage_0_input_conv_0/kernel", maxim.infer_maxim, maxim.RULES, unused=maxim.UNUSED
-    ),
-    "hinet": Release(r"down_path_1\.0\.identity\.weight", hinet.infer_hinet, hinet.RULES),
-    "mprnet": Release(r"stage3_orsnet\.conv_enc1\.weight", mprnet.infer_mprnet, mprnet.RULES),
-    "nafssr": Release(r"body\.\d+\.module\.fusion\.beta", nafssr.infer_nafssr, nafssr.RULES),
-    "rnn_mbp": Release(
-        r"forward_encoder\.skip_enc1\.weight",
-        rnn_mbp.infer_rnn_mbp,
-        rnn_mbp.RULES,
-        assumed=("train_size", "past_frames", "future_frames"),
-        unused=rnn_mbp.UNUSED,
-    ),
+    name: release
+    for module in (nafnet, restormer, maxim, hinet, mprnet, nafssr, rnn_mbp)
+    for name, release in module.RELEASES.items()
 }
 
 # What the published file names tell of their task.

@@ -1,7 +1,7 @@
 """`python -m checkpoints_convert SOURCE DESTINATION`, the same as `tlc-jax convert`."""
 
 import sys
+from importlib.metadata import entry_points
 
-from tlc_jax.cli import main
-
-main(["convert", *sys.argv[1:]])
+(command,) = entry_points(group="console_scripts", name="tlc-jax")
+command.load()(["convert", *sys.argv[1:]])

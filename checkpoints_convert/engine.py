@@ -7,7 +7,7 @@ by one tensor; whatever does not fit is reported at once.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -60,6 +60,16 @@ class Rule(NamedTuple):
     path: str
     kind: Mapping[str, tuple[str, Transform]]
     shared: bool = False  # many modules of the release hold this one parameter, all the same
+
+
+class Release(NamedTuple):
+    """How one network is published, by its name in `tlc_jax.MODELS`."""
+
+    mark: str  # a tensor that only this network has, as a regular expression
+    infer_config: Callable[[Shapes], dict[str, Any]]
+    rules: Sequence[Rule]
+    assumed: tuple[str, ...] = ("train_size",)  # fields that shapes cannot tell
+    unused: str = ""  # tensors that the result does not need
 
 
 def count(names: Shapes, pattern: str) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from checkpoints_convert.engine import CONV, NORM, UPCONV, Rule, Shapes, count
+from checkpoints_convert.engine import CONV, NORM, UPCONV, Release, Rule, Shapes, count
 from checkpoints_convert.shared import attention_rules
 
 BLOCK = r"(down_path_\d\.\d+|up_path_\d\.\d+\.conv_block)"
@@ -28,3 +28,6 @@ def infer_hinet(shapes: Shapes) -> dict[str, Any]:
         "hin_position_right": max(normed, default=depth),
         "inp_channels": inp_channels,
     }
+
+
+RELEASES = {"hinet": Release(r"down_path_1\.0\.identity\.weight", infer_hinet, RULES)}

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from checkpoints_convert.engine import FLAX, Rule, Shapes, count
+from checkpoints_convert.engine import FLAX, Release, Rule, Shapes, count
 
 RULES = (Rule(r"(.+)", "{}", FLAX),)
 # The half and quarter size outputs of the last stage, which only training looks at.
@@ -29,3 +29,8 @@ def infer_maxim(shapes: Shapes) -> dict[str, Any]:
         "block_size_hr": block_size(0),
         "block_size_lr": block_size(2),
     }
+
+
+RELEASES = {
+    "maxim": Release(r"stage_0_input_conv_0/kernel", infer_maxim, RULES, unused=UNUSED),
+}

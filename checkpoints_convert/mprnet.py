@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from checkpoints_convert.engine import CONV, Rule, Shapes, count
+from checkpoints_convert.engine import CONV, Release, Rule, Shapes, count
 from checkpoints_convert.shared import attention_rules, block_rules, orsnet_rules, unet_rules
 
 # One PReLU slope for the whole network, at the root.
@@ -35,3 +35,6 @@ def _reduction(shapes: Shapes) -> int:
     squeezes = [shapes[attention.format(level)][:2] for level in (1, 2, 3)]
     largest = max(channels for _, channels in squeezes)
     return next(r for r in range(1, largest + 1) if all(c // r == h for h, c in squeezes))
+
+
+RELEASES = {"mprnet": Release(r"stage3_orsnet\.conv_enc1\.weight", infer_mprnet, RULES)}

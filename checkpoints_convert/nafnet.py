@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from checkpoints_convert.engine import CONV, Rule, Shapes, count
+from checkpoints_convert.engine import CONV, Release, Rule, Shapes, count
 from checkpoints_convert.shared import naf_rules
 
 BLOCK = r"((?:encoders|decoders)\.\d+\.\d+|middle_blks\.\d+)"
@@ -39,3 +39,9 @@ def infer_baseline(shapes: Shapes) -> dict[str, Any]:
         "dw_expand": shapes["encoders.0.0.conv1.weight"][0] // config["width"],
         "ffn_expand": shapes["encoders.0.0.conv4.weight"][0] // config["width"],
     }
+
+
+RELEASES = {
+    "nafnet": Release(r"(encoders|middle_blks)\..+\.sca\.1\.weight", infer_nafnet, RULES),
+    "baseline": Release(r"(encoders|middle_blks)\..+\.se\.1\.weight", infer_baseline, RULES),
+}

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from checkpoints_convert.engine import CONV, NORM, Rule, Shapes, count, vectors
+from checkpoints_convert.engine import CONV, NORM, Release, Rule, Shapes, count, vectors
 from checkpoints_convert.shared import naf_rules
 
 FUSION = r"(body\.\d+)\.module\.fusion"
@@ -26,3 +26,6 @@ def infer_nafssr(shapes: Shapes) -> dict[str, Any]:
         "num_blks": count(shapes, r"body\.(\d+)\."),
         "inp_channels": 2 * channels,
     }
+
+
+RELEASES = {"nafssr": Release(r"body\.\d+\.module\.fusion\.beta", infer_nafssr, RULES)}

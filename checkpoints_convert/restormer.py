@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from checkpoints_convert.engine import CONV, NORM, Rule, Shapes, count, vectors
+from checkpoints_convert.engine import CONV, NORM, Release, Rule, Shapes, count, vectors
 
 BLOCK = r"((?:encoder_level[1-3]|decoder_level[1-3]|latent|refinement)\.\d+)"
 RULES = (
@@ -40,3 +40,10 @@ def _expansion(shapes: Shapes, levels: tuple[str, ...]) -> float:
     low = max(hidden / dim for dim, hidden in sizes)
     high = min((hidden + 1) / dim for dim, hidden in sizes)
     return PUBLISHED_EXPANSION if low <= PUBLISHED_EXPANSION < high else (low + high) / 2
+
+
+RELEASES = {
+    "restormer": Release(
+        r".+\.attn\.temperature", infer_restormer, RULES, ("train_size", "ffn_expansion_factor")
+    )
+}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from checkpoints_convert.engine import CONV, Rule, Shapes, count
+from checkpoints_convert.engine import CONV, Release, Rule, Shapes, count
 from checkpoints_convert.shared import block_rules, orsnet_rules, unet_rules
 
 SHALLOW = r"shallow_cell\.shallow_feat"
@@ -29,3 +29,14 @@ def infer_rnn_mbp(shapes: Shapes) -> dict[str, Any]:
         "num_cab": count(shapes, r"TFR\.orb1\.body\.(\d+)\.CA"),
         "inp_channels": inp_channels,
     }
+
+
+RELEASES = {
+    "rnn_mbp": Release(
+        r"forward_encoder\.skip_enc1\.weight",
+        infer_rnn_mbp,
+        RULES,
+        assumed=("train_size", "past_frames", "future_frames"),
+        unused=UNUSED,
+    )
+}

@@ -305,14 +305,14 @@ def test_without_matplotlib(world, run, monkeypatch):
 
 
 def test_an_interrupted_run_is_continued(world, run, restored, monkeypatch):
-    def killed(model, params, image):
+    def killed(*arguments, **options):
         if restored:
             raise KeyboardInterrupt
         restored.append("first")
-        return tlc.restore(model, params, image)
+        return timed.restore_timed(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "restore", killed)
+        patch.setattr(evaluation, "restore_timed", killed)
         assert run(REPORTED, "--mode local").code != 0
     first = report_of(world)
     assert list(first["images"]) == ["a"]
