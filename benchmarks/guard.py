@@ -26,7 +26,7 @@ class Case(NamedTuple):
 
     name: str
     task: str
-    spoil: Any  # (key, photograph) -> picture
+    degrade: Any  # (key, photograph) -> picture
     gain: float = 1  # on the weights of channel attention
 
 
@@ -70,12 +70,12 @@ def main() -> None:
         parser.error(f"{folder}: no .png in this folder.")
     print("| picture | network | of | global ran | fell back | farthest local - input | - global |")
     print("|---|---|---:|---:|---:|---:|---:|")
-    for name, task, spoil, gain in cases():
+    for name, task, degrade, gain in cases():
         model, params = tlc.load(task)
         params = stronger(params, gain)
         ran, fell, strays = 0, 0, []
         for number, file in enumerate(files):
-            image = np.asarray(spoil(jax.random.key(number), tlc.read_image(file)))
+            image = np.asarray(degrade(jax.random.key(number), tlc.read_image(file)))
             globally, locally = (
                 tlc.restore(model.clone(local_mode=local), params, image) for local in (False, True)
             )

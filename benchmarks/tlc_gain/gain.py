@@ -49,8 +49,10 @@ def ways(network: Network) -> dict[str, tuple[nn.Module, Restore]]:
     return made | {"tiles": (model, tiles)}
 
 
-def spoilt(degradation: Degradation, folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """The names of a folder's photographs, these spoilt, and as they are; the same every time."""
+def degraded(
+    degradation: Degradation, folder: Path
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The names of a folder's photographs, these degraded, and as they are; the same every time."""
     degrade = jax.jit(degradation)
     for number, file in enumerate(sorted(folder.glob("*.png"))):
         truth = read_image(file)
@@ -63,7 +65,7 @@ def by_way(network: Network, folder: Path) -> dict[str, dict[str, float]]:
     return {
         name: {"input": psnr(image, truth)}
         | {way: psnr(way_to(image), truth) for way, way_to in restored_by.items()}
-        for name, image, truth in spoilt(network.degradation, folder)
+        for name, image, truth in degraded(network.degradation, folder)
     }
 
 
@@ -72,7 +74,7 @@ def seconds(network: Network, folder: Path) -> dict[str, float]:
 
     The ways take turns, so that what else the machine does falls on all of them.
     """
-    _, image, _ = next(spoilt(network.degradation, folder))
+    _, image, _ = next(degraded(network.degradation, folder))
     times: dict[str, list[float]] = {}
     for way, (_, restored_by) in ways(network).items():
         restored_by(image)  # which compiles
@@ -93,7 +95,7 @@ def by_size(network: Network, folder: Path) -> dict[int, list[float]]:
     """
     variants = [ways(network)[way][1] for way in (LOCAL, "global")]
     gains: dict[int, list[float]] = {size: [] for size in SIZES}
-    for _, image, truth in spoilt(network.degradation, folder):
+    for _, image, truth in degraded(network.degradation, folder):
         h, w, _ = image.shape
         side = max(SIZES)
         if min(h, w) < side:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import tlc_jax as tlc
-from benchmarks.tlc_gain.gain import Restore, psnr, spoilt
+from benchmarks.tlc_gain.gain import Restore, degraded, psnr
 from tlc_jax.training.degradations import CameraShake, EightBits, GaussianNoise, InTurn
 
 NOISE = {
@@ -34,7 +34,7 @@ def nonlocal_means(image: np.ndarray) -> np.ndarray:
 
 
 def scores(folder: Path, others: dict[str, Restore]) -> dict[str, dict[str, list[float]]]:
-    """By what spoilt the photographs and what restored them: PSNR of each in dB.
+    """By what degraded the photographs and what restored them: PSNR of each in dB.
 
     `others` are ways to take away noise besides ours.
     """
@@ -48,7 +48,7 @@ def scores(folder: Path, others: dict[str, Restore]) -> dict[str, dict[str, list
     ):
         for case, degradation in cases.items():
             found: dict[str, list[float]] = {name: [] for name in ways}
-            for _, image, truth in spoilt(degradation, folder):
+            for _, image, truth in degraded(degradation, folder):
                 for name, way in ways.items():
                     found[name].append(psnr(way(image), truth))
             table[case] = found

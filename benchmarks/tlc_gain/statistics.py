@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.tlc_gain.gain import LOCAL, Network, spoilt, ways
+from benchmarks.tlc_gain.gain import LOCAL, Network, degraded, ways
 from tlc_jax.inference.sites import at_sites, sites
 from tlc_jax.ops.windows import Window, clip_window
 
@@ -28,7 +28,7 @@ def measured(network: Network, photographs: Path) -> dict[str, Values]:
     side = model.train_size[0]
     variants = {way: ways(network)[way][0] for way in ("global", LOCAL, "local 1x")}
     found: dict[str, list[Values]] = {way: [] for way in ("crops", *variants)}
-    for _, image, _ in spoilt(degradation, photographs):
+    for _, image, _ in degraded(degradation, photographs):
         down, across = (length // side for length in image.shape[:2])
         image = image[: down * side, : across * side]
         crops = image.reshape(down, side, across, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)

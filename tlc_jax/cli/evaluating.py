@@ -1,4 +1,4 @@
-"""`tlc-jax evaluate`: pictures whose truth is known in, PSNR and SSIM of several modes out."""
+"""`tlc-jax evaluate`: pictures and their ground truth in, PSNR and SSIM of several modes out."""
 
 import importlib.metadata
 from pathlib import Path
@@ -37,7 +37,7 @@ def evaluate(
         Path | None, typer.Option("--input", help="A folder, LMDB folder or .mat of pictures.")
     ] = None,
     targets: Annotated[
-        Path | None, typer.Option("--target", help="The true ones by the same names, likewise.")
+        Path | None, typer.Option("--target", help="The ground truth by the same names, likewise.")
     ] = None,
     root: Annotated[
         Path | None,
@@ -60,7 +60,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin the report anew.")] = False,
 ) -> None:
-    """Measure PSNR and SSIM on pictures whose truth is known."""
+    """Measure PSNR and SSIM on pictures whose ground truth is known."""
     checkpoint = choose_checkpoint(checkpoint, task)
     modes = evaluation.parse_modes(mode)
     pairs, sources = _pairs(inputs, targets, root)

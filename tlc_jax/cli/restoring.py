@@ -57,7 +57,7 @@ def restore(
     window: WindowSide = None,
     dtype: ComputeIn = Dtype.FLOAT32,
     reference: Annotated[
-        Path | None, typer.Option(help="The true picture, or a folder of them by the same names.")
+        Path | None, typer.Option(help="The ground truth, or a folder of it by the same names.")
     ] = None,
     compare: Annotated[
         bool,

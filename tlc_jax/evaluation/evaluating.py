@@ -1,4 +1,4 @@
-"""How well a network restores pictures whose truth is known, and a report of it.
+"""How well a network restores pictures whose ground truth is known, and a report of it.
 
 A report is a dict that is kept as JSON: "settings", whatever decides the numbers; "images", by name
 the size and for "input" and each mode PSNR, SSIM and seconds; "mean", over these images; "notes",
@@ -82,7 +82,7 @@ def evaluate(
     Args:
       model: a network of 1 or 3 channels; the modes decide whether it is local.
       params: its parameter tree.
-      pair: the picture and its truth.
+      pair: the picture and its ground truth.
       modes: as `parse_modes` returns them.
       protocol: how PSNR and SSIM are measured.
 
@@ -92,7 +92,7 @@ def evaluate(
       "seconds" without compilation.
 
     Raises:
-      ImageError: the picture or its truth cannot be read, or they differ in size.
+      ImageError: the picture or its ground truth cannot be read, or they differ in size.
       EvaluationError: the network makes NaN or infinite numbers of it.
     """
     image, truth = pair.read(model.inp_channels)
@@ -122,7 +122,7 @@ def _score(image: np.ndarray, truth: np.ndarray, protocol: Protocol) -> dict[str
 
 
 def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str, Any]:
-    """The report to go on with: the file's, where there is one, or an empty one.
+    """The report to resume: the file's, where there is one, or an empty one.
 
     Raises:
       EvaluationError: the file is no report, or one with other settings.
@@ -148,7 +148,7 @@ def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str,
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:
-    """Write a report as JSON, whole or not at all."""
+    """Write a report as JSON, atomically."""
     text = json.dumps(report | {"notes": notes(report), "mean": means(report)}, indent=1) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

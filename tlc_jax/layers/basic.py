@@ -194,7 +194,7 @@ class SqueezeExcite(nn.Module):
 class SupervisedAttention(nn.Module):
     """The features weighed by the picture that they restore, and that picture.
 
-    Called with features (N, H, W, C) and the spoilt picture, as high and wide; returns both alike.
+    Called with features (N, H, W, C) and the degraded picture of the same size; returns both alike.
 
     Zamir et al., "MPRNet" (CVPR 2021, arXiv 2102.02808), section 3.2.
     """
