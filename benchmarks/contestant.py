@@ -51,11 +51,11 @@ def ours(what: Contestant) -> Callable[[], Ready]:
     from tlc_jax.inference.programs import planned_bytes
 
     networks = {
-        "nafnet": tlc.NAFNet(width=32),
-        "nafnet64": tlc.NAFNet(width=64),
-        "restormer": tlc.Restormer(),
-        "mprnet": tlc.MPRNet(),
-        "hinet": tlc.HINet(),
+        "nafnet": tlc.NAFNet.variant("gopro-width32"),
+        "nafnet64": tlc.NAFNet.variant("gopro-width64"),
+        "restormer": tlc.Restormer.variant("deblurring"),
+        "mprnet": tlc.MPRNet.variant("deblurring"),
+        "hinet": tlc.HINet.variant("sidd"),
     }
     precision = "tensorfloat32" if what.dtype == "tf32" else "highest"
     jax.config.update("jax_default_matmul_precision", precision)

@@ -23,7 +23,12 @@ from tlc_jax.ops import depthwise_conv, transposed_attention, window_mean
 from tlc_jax.ops.box import METHODS
 
 SIZE = (720, 1280)
-NETWORKS = (tlc.NAFNet(width=32), tlc.NAFNet(width=64), tlc.MPRNet(), tlc.HINet())
+NETWORKS = (
+    tlc.NAFNet.variant("gopro-width32"),
+    tlc.NAFNet.variant("gopro-width64"),
+    tlc.MPRNet.variant("deblurring"),
+    tlc.HINet.variant("sidd"),
+)
 LONGEST_DIRECT = 100  # pixels of a window; many seconds beyond, as the cost grows with it
 
 
@@ -82,7 +87,7 @@ def prefix_sum_mean(x: np.ndarray, window: tuple[int, int]) -> np.ndarray:
 
 def attention(repeats: int) -> list[dict[str, Any]]:
     """Restormer's attention at its four levels."""
-    model = tlc.Restormer(local_mode=True)
+    model = tlc.Restormer.variant("deblurring", local_mode=True)
     cases = dict.fromkeys(
         (*site.size, site.channels, site.window) for site in tlc.sites(model, SIZE)
     )

@@ -19,7 +19,7 @@ def first_picture() -> dict[str, float]:
 
     import tlc_jax as tlc
 
-    model = tlc.NAFNet(width=32)
+    model = tlc.NAFNet.variant("gopro-width32")
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "nafnet"

@@ -19,6 +19,7 @@ import safetensors.numpy
 from checkpoints_convert import ConversionError, convert_file, convert_state_dict
 from checkpoints_convert.mprnet import _reduction
 from checkpoints_convert.sources import read_tensors
+from tlc_jax.files import catalogue
 from tlc_jax.files.checkpoints import CheckpointError, count_params, load
 from tlc_jax.layers.network import abstract_params
 from tlc_jax.models import MODELS
@@ -91,6 +92,8 @@ def test_every_published_file_fits(published):
     tensors = {key: tensor(shape) for key, shape in published["tensors"].items()}
     model, params = convert_state_dict(tensors)
     assert model == network(published["network"], published["config"])
+    listed = [entry for entry in catalogue.PUBLISHED if Path(entry.file).stem in published["files"]]
+    assert listed and all(model == type(model).variant(entry.variant) for entry in listed)
     unused = sum(x.size for key, x in tensors.items() if key.startswith("fusion."))
     assert count_params(params) == published["parameters"] - unused
 

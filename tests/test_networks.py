@@ -252,25 +252,28 @@ def test_as_an_nnx_module():
     np.testing.assert_allclose(module(image), expected, atol=8 * EPS * np.abs(expected).max())
 
 
-GOPRO = {"enc_blk_nums": (1, 1, 1, 28), "middle_blk_num": 1, "dec_blk_nums": (1, 1, 1, 1)}
-SIDD = {"enc_blk_nums": (2, 2, 4, 8), "middle_blk_num": 12, "dec_blk_nums": (2, 2, 2, 2)}
-
-
 @pytest.mark.parametrize(
     ("model", "count"),
     [
-        (NAFNet(32, **GOPRO), 17_111_907),
-        (NAFNet(64, **GOPRO), 67_888_835),
-        (NAFNet(32, **SIDD), 29_159_715),
-        (NAFNet(64, **SIDD), 115_982_915),
-        (Baseline(32, **GOPRO), 17_023_875),
-        (Baseline(64, dw_expand=2, **GOPRO), 112_036_291),
-        (Restormer(), 26_126_644),
-        (Restormer(norm_bias=False), 26_111_668),
-        (Restormer(inp_channels=1, out_channels=1, norm_bias=False), 26_109_076),
-        (Restormer(inp_channels=6, dual_pixel_task=True), 26_132_548),
+        (NAFNet.variant("gopro-width32"), 17_111_907),
+        (NAFNet.variant("gopro-width64"), 67_888_835),
+        (NAFNet.variant("sidd-width32"), 29_159_715),
+        (NAFNet.variant("sidd-width64"), 115_982_915),
+        (Baseline.variant("gopro-width32"), 17_023_875),
+        (Baseline.variant("gopro-width64"), 112_036_291),
+        (Restormer.variant("deblurring"), 26_126_644),
+        (Restormer.variant("denoising"), 26_111_668),
+        (Restormer.variant("gray-denoising"), 26_109_076),
+        (Restormer.variant("dual-pixel"), 26_132_548),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_published_parameter_counts(model, count):
     assert count_params(abstract_params(model)) == count
+
+
+def test_a_variant_with_changes():
+    model = NAFNet.variant("sidd-width64", local_mode=True, width=16)
+    assert model == NAFNet(16, (2, 2, 4, 8), 12, (2, 2, 2, 2), local_mode=True)
+    with pytest.raises(ValueError, match=r"RNNMBP has no variant 'reds'; it has gopro\."):
+        RNNMBP.variant("reds")

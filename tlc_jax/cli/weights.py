@@ -39,8 +39,8 @@ def models() -> None:
     for (network, licence, source), group in by_origin:
         rows = [("file", "task", "dataset", "parameters", "global", "local dB")]
         for one in group:
-            count = "" if one.parameters is None else f"{one.parameters:,}"
             psnr = ["" if x is None else f"{x:.2f}" for x in (one.psnr_global, one.psnr_local)]
+            count = f"{one.parameters:,}"
             rows.append((one.file, one.task, one.dataset, count, psnr[0], psnr[1]))
         console.print(f"{MODELS[network].__name__}, licence of the weights: {licence}\n{source}")
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

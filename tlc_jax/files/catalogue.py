@@ -6,7 +6,7 @@ figure for this very file and mode was found. SIDD's test images are as small as
 training: there TLC changes nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -15,9 +15,10 @@ class Published(NamedTuple):
 
     file: str  # its name as the authors give it
     network: str  # a key of `tlc_jax.MODELS`
+    variant: str  # of that network's `variants`
+    parameters: int  # of the network; a file may hold others that only training uses
     task: str
     dataset: str  # or noise: what it was trained on, and is measured on
-    parameters: int | None  # numbers in the file
     psnr_global: float | None
     psnr_local: float | None  # with TLC
     licence: str  # of the weights
@@ -35,11 +36,17 @@ LICENCES = {  # under which the authors publish weights of these networks
     "maxim": "Apache-2.0",
 }
 
-Row = tuple[str, str, str, int | None, float | None, float | None]
+Row = tuple[str, str, str, str, float | None, float | None]
 
 
-def _of(network: str, source: str, rows: Sequence[Row]) -> list[Published]:
-    return [Published(row[0], network, *row[1:], LICENCES[network], source) for row in rows]
+def _of(
+    network: str, source: str, parameters: Mapping[str, int], rows: Sequence[Row]
+) -> list[Published]:
+    """The files of one network, its parameters by the names of its variants."""
+    return [
+        Published(row[0], network, row[1], parameters[row[1]], *row[2:], LICENCES[network], source)
+        for row in rows
+    ]
 
 
 MOTION = "motion deblurring"
@@ -58,100 +65,143 @@ PUBLISHED: tuple[Published, ...] = (
     *_of(
         "nafnet",
         "https://github.com/megvii-research/NAFNet",
+        {
+            "gopro-width32": 17_111_907,
+            "gopro-width64": 67_888_835,
+            "reds-width64": 67_888_835,
+            "sidd-width32": 29_159_715,
+            "sidd-width64": 115_982_915,
+        },
         [
-            ("NAFNet-GoPro-width32.pth", MOTION, "GoPro", 17_111_907, None, 32.8705),
-            ("NAFNet-GoPro-width64.pth", MOTION, "GoPro", 67_888_835, 33.08, 33.7103),
-            ("NAFNet-REDS-width64.pth", MOTION, "REDS", 67_888_835, None, 29.0903),
-            ("NAFNet-SIDD-width32.pth", PHOTOGRAPHS, "SIDD", 29_159_715, 39.9672, None),
-            ("NAFNet-SIDD-width64.pth", PHOTOGRAPHS, "SIDD", 115_982_915, 40.3045, None),
+            ("NAFNet-GoPro-width32.pth", "gopro-width32", MOTION, "GoPro", None, 32.8705),
+            ("NAFNet-GoPro-width64.pth", "gopro-width64", MOTION, "GoPro", 33.08, 33.7103),
+            ("NAFNet-REDS-width64.pth", "reds-width64", MOTION, "REDS", None, 29.0903),
+            ("NAFNet-SIDD-width32.pth", "sidd-width32", PHOTOGRAPHS, "SIDD", 39.9672, None),
+            ("NAFNet-SIDD-width64.pth", "sidd-width64", PHOTOGRAPHS, "SIDD", 40.3045, None),
         ],
     ),
     *_of(
         "baseline",
         "https://github.com/megvii-research/NAFNet",
+        {
+            "gopro-width32": 17_023_875,
+            "gopro-width64": 112_036_291,
+            "sidd-width32": 29_056_227,
+            "sidd-width64": 194_419_779,
+        },
         [
-            ("Baseline-GoPro-width32.pth", MOTION, "GoPro", 17_023_875, None, 32.4799),
-            ("Baseline-GoPro-width64.pth", MOTION, "GoPro", 112_036_291, None, 33.3960),
-            ("Baseline-SIDD-width32.pth", PHOTOGRAPHS, "SIDD", 29_056_227, 39.8857, None),
-            ("Baseline-SIDD-width64.pth", PHOTOGRAPHS, "SIDD", 194_419_779, 40.2970, None),
+            ("Baseline-GoPro-width32.pth", "gopro-width32", MOTION, "GoPro", None, 32.4799),
+            ("Baseline-GoPro-width64.pth", "gopro-width64", MOTION, "GoPro", None, 33.3960),
+            ("Baseline-SIDD-width32.pth", "sidd-width32", PHOTOGRAPHS, "SIDD", 39.8857, None),
+            ("Baseline-SIDD-width64.pth", "sidd-width64", PHOTOGRAPHS, "SIDD", 40.2970, None),
         ],
     ),
     *_of(
         "nafssr",
         "https://github.com/megvii-research/NAFNet/blob/main/docs/StereoSR.md",
+        {
+            "T-2x": 445_068,
+            "S-2x": 1_538_572,
+            "B-2x": 6_765_324,
+            "L-2x": 23_790_604,
+            "T-4x": 460_656,
+            "S-4x": 1_559_344,
+            "B-4x": 6_796_464,
+            "L-4x": 23_832_112,
+        },
         [
-            ("NAFSSR-T_2x.pth", STEREO_2X, "Flickr1024", 445_068, None, 28.94),
-            ("NAFSSR-S_2x.pth", STEREO_2X, "Flickr1024", 1_538_572, None, 29.19),
-            ("NAFSSR-B_2x.pth", STEREO_2X, "Flickr1024", 6_765_324, None, 29.54),
-            ("NAFSSR-L_2x.pth", STEREO_2X, "Flickr1024", 23_790_604, None, 29.68),
-            ("NAFSSR-T_4x.pth", STEREO_4X, "Flickr1024", 460_656, None, 23.69),
-            ("NAFSSR-S_4x.pth", STEREO_4X, "Flickr1024", 1_559_344, None, 23.88),
-            ("NAFSSR-B_4x.pth", STEREO_4X, "Flickr1024", 6_796_464, None, 24.07),
-            ("NAFSSR-L_4x.pth", STEREO_4X, "Flickr1024", 23_832_112, None, 24.17),
+            ("NAFSSR-T_2x.pth", "T-2x", STEREO_2X, "Flickr1024", None, 28.94),
+            ("NAFSSR-S_2x.pth", "S-2x", STEREO_2X, "Flickr1024", None, 29.19),
+            ("NAFSSR-B_2x.pth", "B-2x", STEREO_2X, "Flickr1024", None, 29.54),
+            ("NAFSSR-L_2x.pth", "L-2x", STEREO_2X, "Flickr1024", None, 29.68),
+            ("NAFSSR-T_4x.pth", "T-4x", STEREO_4X, "Flickr1024", None, 23.69),
+            ("NAFSSR-S_4x.pth", "S-4x", STEREO_4X, "Flickr1024", None, 23.88),
+            ("NAFSSR-B_4x.pth", "B-4x", STEREO_4X, "Flickr1024", None, 24.07),
+            ("NAFSSR-L_4x.pth", "L-4x", STEREO_4X, "Flickr1024", None, 24.17),
         ],
     ),
     *_of(
         "restormer",
         "https://github.com/swz30/Restormer/releases/tag/v1.0",
+        {
+            "deblurring": 26_126_644,
+            "deraining": 26_126_644,
+            "defocus": 26_126_644,
+            "dual-pixel": 26_132_548,
+            "denoising": 26_111_668,
+            "gray-denoising": 26_109_076,
+        },
         [
-            ("motion_deblurring.pth", MOTION, "GoPro", 26_126_644, 32.92, 33.57),
-            ("deraining.pth", RAIN, "Rain13k", 26_126_644, None, None),
-            ("single_image_defocus_deblurring.pth", DEFOCUS, "DPDD", 26_126_644, None, None),
-            ("dual_pixel_defocus_deblurring.pth", DUAL_PIXEL, "DPDD", 26_132_548, None, None),
-            ("real_denoising.pth", PHOTOGRAPHS, "SIDD", 26_111_668, None, None),
-            ("gaussian_color_denoising_blind.pth", COLOUR, "any sigma", 26_111_668, None, None),
-            ("gaussian_color_denoising_sigma15.pth", COLOUR, "sigma 15", 26_111_668, None, None),
-            ("gaussian_color_denoising_sigma25.pth", COLOUR, "sigma 25", 26_111_668, None, None),
-            ("gaussian_color_denoising_sigma50.pth", COLOUR, "sigma 50", 26_111_668, None, None),
-            ("gaussian_gray_denoising_blind.pth", GRAY, "any sigma", 26_109_076, None, None),
-            ("gaussian_gray_denoising_sigma15.pth", GRAY, "sigma 15", 26_109_076, None, None),
-            ("gaussian_gray_denoising_sigma25.pth", GRAY, "sigma 25", 26_109_076, None, None),
-            ("gaussian_gray_denoising_sigma50.pth", GRAY, "sigma 50", 26_109_076, None, None),
+            ("motion_deblurring.pth", "deblurring", MOTION, "GoPro", 32.92, 33.57),
+            ("deraining.pth", "deraining", RAIN, "Rain13k", None, None),
+            ("single_image_defocus_deblurring.pth", "defocus", DEFOCUS, "DPDD", None, None),
+            ("dual_pixel_defocus_deblurring.pth", "dual-pixel", DUAL_PIXEL, "DPDD", None, None),
+            ("real_denoising.pth", "denoising", PHOTOGRAPHS, "SIDD", None, None),
+            ("gaussian_color_denoising_blind.pth", "denoising", COLOUR, "any sigma", None, None),
+            ("gaussian_color_denoising_sigma15.pth", "denoising", COLOUR, "sigma 15", None, None),
+            ("gaussian_color_denoising_sigma25.pth", "denoising", COLOUR, "sigma 25", None, None),
+            ("gaussian_color_denoising_sigma50.pth", "denoising", COLOUR, "sigma 50", None, None),
+            ("gaussian_gray_denoising_blind.pth", "gray-denoising", GRAY, "any sigma", None, None),
+            ("gaussian_gray_denoising_sigma15.pth", "gray-denoising", GRAY, "sigma 15", None, None),
+            ("gaussian_gray_denoising_sigma25.pth", "gray-denoising", GRAY, "sigma 25", None, None),
+            ("gaussian_gray_denoising_sigma50.pth", "gray-denoising", GRAY, "sigma 50", None, None),
         ],
     ),
     *_of(
         "mprnet",
         "https://github.com/swz30/MPRNet",
+        {
+            "deblurring": 20_127_073,
+            "denoising": 15_741_025,
+            "deraining": 3_637_249,
+        },
         [
-            ("model_deblurring.pth", MOTION, "GoPro", 20_127_073, 32.66, 33.31),
-            ("model_denoising.pth", PHOTOGRAPHS, "SIDD", 15_741_025, None, None),
-            ("model_deraining.pth", RAIN, "Rain13k", 3_637_249, None, None),
+            ("model_deblurring.pth", "deblurring", MOTION, "GoPro", 32.66, 33.31),
+            ("model_denoising.pth", "denoising", PHOTOGRAPHS, "SIDD", None, None),
+            ("model_deraining.pth", "deraining", RAIN, "Rain13k", None, None),
         ],
     ),
     *_of(
         "hinet",
         "https://github.com/megvii-model/HINet",
+        {
+            "gopro": 88_668_806,
+            "reds": 88_668_806,
+            "sidd": 88_669_702,
+            "sidd-half": 22_176_518,
+            "rain13k": 88_669_702,
+        },
         [
-            ("HINet-GoPro.pth", MOTION, "GoPro", 88_668_806, 32.71, 33.08),
-            ("HINet-REDS.pth", MOTION, "REDS", 88_668_806, 28.83, None),
-            ("HINet-SIDD-1x.pth", PHOTOGRAPHS, "SIDD", 88_669_702, None, None),
-            ("HINet-SIDD-0.5x.pth", PHOTOGRAPHS, "SIDD", 22_176_518, None, None),
-            ("HINet-Rain13k.pth", RAIN, "Rain13k", 88_669_702, None, None),
+            ("HINet-GoPro.pth", "gopro", MOTION, "GoPro", 32.71, 33.08),
+            ("HINet-REDS.pth", "reds", MOTION, "REDS", 28.83, None),
+            ("HINet-SIDD-1x.pth", "sidd", PHOTOGRAPHS, "SIDD", None, None),
+            ("HINet-SIDD-0.5x.pth", "sidd-half", PHOTOGRAPHS, "SIDD", None, None),
+            ("HINet-Rain13k.pth", "rain13k", RAIN, "Rain13k", None, None),
         ],
     ),
     *_of(
         "rnn_mbp",
         "https://github.com/XJTU-CVLAB-LOWLEVEL/RNN-MBP",
+        {"gopro": 14_160_789},
         # A folder of files is published; this is our name for the one trained on GoPro.
-        [("RNN-MBP-GoPro", MOTION, "GoPro", 14_379_579, None, None)],
+        [("RNN-MBP-GoPro", "gopro", MOTION, "GoPro", None, None)],
     ),
     *_of(
         "maxim",
         "https://github.com/google-research/maxim",
-        # Four tensors that only make the coarser outputs are not counted; the network has none.
+        {"3S": 22_207_605, "2S": 14_170_988},
         [
-            ("Deblurring/GoPro/checkpoint.npz", MOTION, "GoPro", 22_207_605, 32.86, None),
-            ("Deblurring/REDS/checkpoint.npz", MOTION, "REDS", 22_207_605, 28.93, None),
-            ("Deblurring/RealBlur_R/checkpoint.npz", MOTION, "RealBlur-R", 22_207_605, 39.45, None),
-            ("Deblurring/RealBlur_J/checkpoint.npz", MOTION, "RealBlur-J", 22_207_605, 32.84, None),
-            ("Denoising/SIDD/checkpoint.npz", PHOTOGRAPHS, "SIDD", 22_207_605, 39.96, None),
-            # MAXIM-2S, with two stages.
-            ("Deraining/Rain13k/checkpoint.npz", RAIN, "Rain13k", None, 33.24, None),
-            ("Deraining/Raindrop/checkpoint.npz", RAIN, "Raindrop", None, 31.87, None),
-            ("Dehazing/SOTS-Indoor/checkpoint.npz", HAZE, "RESIDE-Indoor", None, 38.11, None),
-            ("Dehazing/SOTS-Outdoor/checkpoint.npz", HAZE, "RESIDE-Outdoor", None, 34.19, None),
-            ("Enhancement/LOL/checkpoint.npz", RETOUCHING, "LOL", None, 23.43, None),
-            ("Enhancement/FiveK/checkpoint.npz", RETOUCHING, "FiveK", None, 26.15, None),
+            ("Deblurring/GoPro/checkpoint.npz", "3S", MOTION, "GoPro", 32.86, None),
+            ("Deblurring/REDS/checkpoint.npz", "3S", MOTION, "REDS", 28.93, None),
+            ("Deblurring/RealBlur_R/checkpoint.npz", "3S", MOTION, "RealBlur-R", 39.45, None),
+            ("Deblurring/RealBlur_J/checkpoint.npz", "3S", MOTION, "RealBlur-J", 32.84, None),
+            ("Denoising/SIDD/checkpoint.npz", "3S", PHOTOGRAPHS, "SIDD", 39.96, None),
+            ("Deraining/Rain13k/checkpoint.npz", "2S", RAIN, "Rain13k", 33.24, None),
+            ("Deraining/Raindrop/checkpoint.npz", "2S", RAIN, "Raindrop", 31.87, None),
+            ("Dehazing/SOTS-Indoor/checkpoint.npz", "2S", HAZE, "RESIDE-Indoor", 38.11, None),
+            ("Dehazing/SOTS-Outdoor/checkpoint.npz", "2S", HAZE, "RESIDE-Outdoor", 34.19, None),
+            ("Enhancement/LOL/checkpoint.npz", "2S", RETOUCHING, "LOL", 23.43, None),
+            ("Enhancement/FiveK/checkpoint.npz", "2S", RETOUCHING, "FiveK", 26.15, None),
         ],
     ),
 )

@@ -90,7 +90,7 @@ def sites(model: Network, size: tuple[int, int]) -> list[Site]:
 
     Examples:
       >>> from tlc_jax import NAFNet
-      >>> site = sites(NAFNet(local_mode=True), (720, 1280))[0]
+      >>> site = sites(NAFNet.variant("gopro-width32", local_mode=True), (720, 1280))[0]
       >>> site.name, site.size, site.window
       ('encoders_0_0/pool', (720, 1280), (384, 384))
     """

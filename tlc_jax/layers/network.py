@@ -8,9 +8,9 @@ site saw of a training crop, `ops.site_window`; so the network is traced on a cr
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -40,6 +40,7 @@ class Network(nn.Module, kw_only=True):
     # Whether pictures can share a larger one's program, see `tlc_jax.inference.buckets`. A class
     # says so for itself, as one that derives from it may look farther.
     buckets: ClassVar[bool] = False
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # fields of the published networks
 
     inp_channels: int = 3
     padding: str = "zeros"  # below and to the right; or reflection there, "end", or on "both" sides
@@ -51,6 +52,28 @@ class Network(nn.Module, kw_only=True):
     if TYPE_CHECKING:  # Flax makes one
 
         def __hash__(self) -> int: ...
+
+    @classmethod
+    def variant(cls, name: str, **changes: Any) -> Self:
+        """The network with the fields that its authors published.
+
+        Args:
+          name: a key of `variants`.
+          **changes: fields that replace the published ones.
+
+        Raises:
+          ValueError: an unknown name.
+
+        Examples:
+          >>> from tlc_jax.models import NAFNet
+          >>> model = NAFNet.variant("gopro-width64", local_mode=True)
+          >>> model.width, model.enc_blk_nums
+          (64, (1, 1, 1, 28))
+        """
+        if name not in cls.variants:
+            known = ", ".join(cls.variants) or "none"
+            raise ValueError(f"{cls.__name__} has no variant {name!r}; it has {known}.")
+        return cls(**{**cls.variants[name], **changes})
 
     @property
     def takes(self) -> str:

@@ -5,6 +5,8 @@ Chen et al., "HINet: Half Instance Normalization Network for Image Restoration" 
 them over a window.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -71,11 +73,7 @@ class Block(nn.Module):
 
 
 class HINet(Network):
-    """HINet.
-
-    Published with wf 64 and norms at levels 3 to 4 for GoPro and REDS, 0 to 4 for SIDD and Rain13k;
-    and for SIDD with wf 32.
-    """
+    """HINet."""
 
     wf: int = 64
     depth: int = 5  # levels
@@ -83,6 +81,13 @@ class HINet(Network):
     hin_position_right: int = 4  # and the last
 
     buckets = True
+    variants: ClassVar = {
+        "gopro": {"hin_position_left": 3},
+        "reds": {"hin_position_left": 3},
+        "sidd": {},
+        "sidd-half": {"wf": 32},
+        "rain13k": {},
+    }
 
     @property
     def multiple(self) -> int:

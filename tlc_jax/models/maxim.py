@@ -317,9 +317,9 @@ class UpSampleRatio(nn.Module):
 class Maxim(Network):
     """MAXIM.
 
-    The defaults are the published S-3; S-2 has two stages. `local_mode` gives windows to the
-    channel attentions (of `window`) and to the grid mixing (of `train_size`, averaged where they
-    overlap); `local_attention` and `local_grid` can leave out either.
+    `local_mode` gives windows to the channel attentions (of `window`) and to the grid mixing (of
+    `train_size`, averaged where they overlap); `local_attention` and `local_grid` can leave out
+    either.
     """
 
     features: int = 32
@@ -333,6 +333,8 @@ class Maxim(Network):
     padding: str = "both"  # reflection on both sides, as in the release
     local_attention: bool = True
     local_grid: bool = True
+
+    variants: ClassVar = {"2S": {"num_stages": 2}, "3S": {}}
 
     @property
     def multiple(self) -> tuple[int, int]:

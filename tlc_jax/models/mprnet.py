@@ -6,6 +6,8 @@ the second decodes the whole. So the windows that TLC gives to the channel atten
 quarters, halves and wholes of a training crop.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -19,9 +21,8 @@ LEVELS = 3  # of the U-Nets
 class MPRNet(Network):
     """MPRNet.
 
-    Published with (n_feat, scale_unetfeats, scale_orsnetfeats) of (96, 48, 32) for deblurring,
-    (80, 48, 32) for denoising and (40, 20, 16) for deraining. Its authors' figures are of pictures
-    that are padded by reflection, as with `padding="end"`; TLC's release pads zeros.
+    Its authors' figures are of pictures that are padded by reflection, as with `padding="end"`;
+    TLC's release pads zeros.
     """
 
     n_feat: int = 96
@@ -31,6 +32,11 @@ class MPRNet(Network):
     reduction: int = 4
 
     multiple = 2**LEVELS  # as its quarters are halved twice
+    variants: ClassVar = {
+        "deblurring": {},
+        "denoising": {"n_feat": 80},
+        "deraining": {"n_feat": 40, "scale_unetfeats": 20, "scale_orsnetfeats": 16},
+    }
 
     @nn.compact
     def forward(self, image: jax.Array) -> jax.Array:

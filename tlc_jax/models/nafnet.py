@@ -4,6 +4,8 @@ Chen et al., "Simple Baselines for Image Restoration" (ECCV 2022, arXiv 2204.046
 weigh their channels by averages over the whole picture; TLC averages over a window.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 from flax.typing import Dtype
@@ -51,12 +53,13 @@ class BaselineBlock(nn.Module):
         return shortcut + x * channel_param(self, "gamma", x)
 
 
-class NAFNet(Network):
-    """NAFNet.
+# The blocks of the published networks, by what they were trained on.
+GOPRO = {"enc_blk_nums": (1, 1, 1, 28), "middle_blk_num": 1, "dec_blk_nums": (1, 1, 1, 1)}
+SIDD = {"enc_blk_nums": (2, 2, 4, 8), "middle_blk_num": 12, "dec_blk_nums": (2, 2, 2, 2)}
 
-    The published networks have width 32 or 64 and blocks (1, 1, 1, 28), 1, (1, 1, 1, 1) for GoPro
-    and REDS, to be run local, or (2, 2, 4, 8), 12, (2, 2, 2, 2) for SIDD, to be run global.
-    """
+
+class NAFNet(Network):
+    """NAFNet. Published to be run local for GoPro and REDS, and global for SIDD."""
 
     width: int = 32
     enc_blk_nums: tuple[int, ...] = (1, 1, 1, 28)
@@ -64,6 +67,13 @@ class NAFNet(Network):
     dec_blk_nums: tuple[int, ...] = (1, 1, 1, 1)
 
     buckets = True
+    variants: ClassVar = {
+        "gopro-width32": {"width": 32, **GOPRO},
+        "gopro-width64": {"width": 64, **GOPRO},
+        "reds-width64": {"width": 64, **GOPRO},
+        "sidd-width32": {"width": 32, **SIDD},
+        "sidd-width64": {"width": 64, **SIDD},
+    }
 
     @property
     def multiple(self) -> int:
@@ -96,12 +106,18 @@ class NAFNet(Network):
 
 
 class Baseline(NAFNet):
-    """The Baseline, published in the same sizes; that of width 64 has `dw_expand` 2."""
+    """The Baseline that NAFNet simplifies."""
 
     dw_expand: int = 1
     ffn_expand: int = 2
 
     buckets = True
+    variants: ClassVar = {
+        "gopro-width32": {"width": 32, **GOPRO},
+        "gopro-width64": {"width": 64, "dw_expand": 2, **GOPRO},
+        "sidd-width32": {"width": 32, **SIDD},
+        "sidd-width64": {"width": 64, "dw_expand": 2, **SIDD},
+    }
 
     @nn.nowrap
     def block(self, name: str) -> nn.Module:

@@ -5,6 +5,7 @@ Chu et al., "NAFSSR: Stereo Image Super-Resolution Using NAFNet" (CVPR Workshops
 """
 
 from dataclasses import KW_ONLY
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -41,11 +42,7 @@ class SCAM(nn.Module):
 
 
 class NAFSSR(Network):
-    """NAFSSR, called with the left and the right view in RGB side by side in the channels.
-
-    Published for factors 2 and 4 with (width, num_blks) of T (48, 16), S (64, 32), B (96, 64) and L
-    (128, 128).
-    """
+    """NAFSSR, called with the left and the right view in RGB side by side in the channels."""
 
     up_scale: int = 4  # 1, 2, 4 or 8
     width: int = 48
@@ -53,6 +50,12 @@ class NAFSSR(Network):
     _: KW_ONLY
     inp_channels: int = 6  # of both views
     train_size: tuple[int, int] = (30, 90)  # pixels, of the training crops
+
+    variants: ClassVar = {
+        f"{size}-{factor}x": {"up_scale": factor, "width": width, "num_blks": blocks}
+        for factor in (2, 4)
+        for size, width, blocks in (("T", 48, 16), ("S", 64, 32), ("B", 96, 64), ("L", 128, 128))
+    }
 
     @property
     def scale(self) -> int:

@@ -4,6 +4,8 @@ Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image Restor
 arXiv 2111.09881). The attention's products run over the whole picture; TLC runs them over windows.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -78,14 +80,21 @@ class TransformerBlock(nn.Module):
 class Restormer(Network):
     """Restormer.
 
-    The published networks differ in three fields: `norm_bias` is False in the denoisers, gray ones
-    have one channel in and out, and the dual-pixel one takes the left and the right view stacked, 6
-    channels, and gives 3. Its authors' figures are of pictures that are padded by reflection, as
-    with `padding="end"`; TLC's release pads zeros.
+    The dual-pixel network takes the left and the right view stacked, 6 channels, and gives 3. The
+    authors' figures are of pictures that are padded by reflection, as with `padding="end"`; TLC's
+    release pads zeros.
     """
 
     multiple = 8
     buckets = True
+    variants: ClassVar = {
+        "deblurring": {},
+        "defocus": {},
+        "dual-pixel": {"inp_channels": 6, "dual_pixel_task": True},
+        "deraining": {},
+        "denoising": {"norm_bias": False},
+        "gray-denoising": {"inp_channels": 1, "out_channels": 1, "norm_bias": False},
+    }
 
     out_channels: int = 3
     dim: int = 48

@@ -6,7 +6,7 @@ frame before; at each frame the maps of both directions restore it. The loops ov
 `nn.scan`: the program is as large for 5 frames as for 50.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -88,6 +88,7 @@ class RNNMBP(Network):
     future_frames: int = 2
 
     multiple = 2 ** (LEVELS - 1)
+    variants: ClassVar = {"gopro": {}}
 
     @property
     def takes(self) -> str:

@@ -3,7 +3,8 @@
     from tlc_jax.training.config import Config, Phase
     from tlc_jax.training.run import train
 
-    config = Config(model=NAFNet(width=32), phases=(Phase(200_000, crop=256, batch=32),),
+    config = Config(model=NAFNet.variant("gopro-width32"),
+                    phases=(Phase(200_000, crop=256, batch=32),),
                     input="GoPro/train/input", target="GoPro/train/target")
     train(config, "runs/nafnet")
 

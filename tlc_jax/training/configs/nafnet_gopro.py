@@ -10,7 +10,7 @@ from tlc_jax.models import NAFNet
 from tlc_jax.training.config import Config, Phase
 
 config = Config(
-    model=NAFNet(width=32, enc_blk_nums=(1, 1, 1, 28), middle_blk_num=1, dec_blk_nums=(1, 1, 1, 1)),
+    model=NAFNet.variant("gopro-width32"),
     phases=(Phase(steps=200_000, crop=256, batch=32),),
     loss="psnr",
     learning_rate=1e-3,

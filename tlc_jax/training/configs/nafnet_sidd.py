@@ -10,7 +10,7 @@ from tlc_jax.models import NAFNet
 from tlc_jax.training.config import Config, Phase
 
 config = Config(
-    model=NAFNet(width=32, enc_blk_nums=(2, 2, 4, 8), middle_blk_num=12, dec_blk_nums=(2, 2, 2, 2)),
+    model=NAFNet.variant("sidd-width32"),
     phases=(Phase(steps=200_000, crop=256, batch=32),),
     flips=False,
     loss="psnr",

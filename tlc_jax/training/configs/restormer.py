@@ -11,7 +11,9 @@ from tlc_jax.models import Restormer
 from tlc_jax.training.config import Config, Phase
 
 config = Config(
-    model=Restormer(),  # train_size stays 256, the size for which the windows were published
+    model=Restormer.variant(
+        "deblurring"
+    ),  # train_size stays 256, the size for which the windows were published
     phases=(
         Phase(steps=92_000, crop=128, batch=64),
         Phase(steps=64_000, crop=160, batch=40),
