@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -29,7 +29,7 @@ from tlc_jax.jobs import JobError
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
 
-Job = TypeVar("Job")
+T = TypeVar("T")
 
 # Linen's own fields, and those that are options here.
 NOT_TO_SET = {"parent", "name", "local_mode", "window", "dtype"}
@@ -135,10 +135,20 @@ def status(source: str) -> Iterator[Callable[[str], None]]:
         yield lambda words: shown.update(Text(f"{source}: {words}"))
 
 
-def progress(jobs: Sequence[Job]) -> Iterable[Job]:
-    """The jobs one after the other, with a bar where there are several and somebody looks."""
-    hidden = len(jobs) < 2 or not console.is_terminal
-    return track(jobs, "", console=console, transient=True, disable=hidden)
+def each(items: Sequence[T], do: Callable[[T], None]) -> bool:
+    """Do one item after the other, telling of those that fail; whether all could be done.
+
+    With a bar where there are several and somebody looks.
+    """
+    hidden = len(items) < 2 or not console.is_terminal
+    done = True
+    for item in track(items, "", console=console, transient=True, disable=hidden):
+        try:
+            do(item)
+        except ERRORS as error:
+            done = False
+            complain(error)
+    return done
 
 
 @contextlib.contextmanager

@@ -17,19 +17,17 @@ from tlc_jax.cli.common import (
     WindowSide,
     check_writable,
     choose_checkpoint,
-    complain,
     console,
+    each,
     enough_memory,
     load_params,
     open_network,
     parse_settings,
-    progress,
 )
 from tlc_jax.evaluation import evaluating as evaluation
 from tlc_jax.evaluation.metrics import Protocol
 from tlc_jax.files import checkpoints
 from tlc_jax.files import datasets as data
-from tlc_jax.files.pictures import ImageError
 
 
 def evaluate(
@@ -65,14 +63,7 @@ def evaluate(
     modes = evaluation.parse_modes(mode)
     pairs, sources = _pairs(inputs, targets, root)
     if report is not None:
-        if report.suffix.lower() != ".json":
-            raise UserError(f"{report}: a report is a .json file; name one.")
-        check_writable(report.parent)
-        beside = [report.with_suffix(suffix) for suffix in (".md", ".png")]
-        if not overwrite and not report.exists() and (other := [x for x in beside if x.exists()]):
-            raise UserError(
-                f"{other[0]}: would be replaced; name another --report, or --overwrite."
-            )
+        _check_report(report, overwrite)
     done = evaluation.open_report(
         {
             "checkpoint": checkpoint.resolve().name,
@@ -102,23 +93,20 @@ def evaluate(
     if len(todo) < len(pairs):
         console.print(f"{report}: {len(pairs) - len(todo)} of {len(pairs)} pictures are done")
     params = load_params(checkpoint, model, shapes, mode, dtype) if todo else None
-    failed = False
-    for pair in progress(todo):
-        try:
-            with enough_memory(Path(pair.name)):
-                result = evaluation.evaluate(model, params, pair, modes, protocol)
-        except (ImageError, evaluation.EvaluationError, UserError) as error:
-            failed = True
-            complain(error)
-            continue
+
+    def measure(pair: data.Pair) -> None:
+        with enough_memory(Path(pair.name)):
+            result = evaluation.evaluate(model, params, pair, modes, protocol)
         done["images"][pair.name] = result
         if report is not None:
             evaluation.write_report(done, report)
+
+    all_measured = each(todo, measure)
     if done["images"]:
         console.print(f"{evaluation.table(done)}\n{evaluation.notes(done)}")
         if report is not None:
             _illustrate(done, report)
-    if failed:
+    if not all_measured:
         raise typer.Exit(2)
 
 
@@ -135,6 +123,16 @@ def _pairs(
         case None, None, Path():
             return data.dataset(root), {"data": str(root.resolve())}
     raise UserError("name the pictures with --input and --target, or a data set with --data.")
+
+
+def _check_report(report: Path, overwrite: bool) -> None:
+    """Refuse before the work what could not be written after it, or would replace other files."""
+    if report.suffix.lower() != ".json":
+        raise UserError(f"{report}: a report is a .json file; name one.")
+    check_writable(report.parent)
+    beside = [report.with_suffix(suffix) for suffix in (".md", ".png")]
+    if not overwrite and not report.exists() and (other := [x for x in beside if x.exists()]):
+        raise UserError(f"{other[0]}: would be replaced; name another --report, or --overwrite.")
 
 
 def _described(checkpoint: Path) -> dict[str, Any]:

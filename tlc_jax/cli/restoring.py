@@ -7,7 +7,6 @@ import typer
 
 from tlc_jax import jobs
 from tlc_jax.cli.common import (
-    ERRORS,
     Checkpoint,
     ComputeIn,
     Dtype,
@@ -18,12 +17,11 @@ from tlc_jax.cli.common import (
     WindowSide,
     check_writable,
     choose_checkpoint,
-    complain,
     console,
+    each,
     enough_memory,
     load_params,
     open_network,
-    progress,
     status,
 )
 from tlc_jax.inference.ways import at_once, shifted
@@ -123,27 +121,21 @@ def restore(
         overlap=overlap,
         overwrite=overwrite,
     )
-    failed = [job for job in progress(todo) if not _restored(job, model, params, options)]
-    if failed:
+    if not each(todo, lambda job: _restore(job, model, params, options)):
         raise typer.Exit(2)
 
 
-def _restored(job: jobs.Job, model: Network, params: Params, options: jobs.Options) -> bool:
-    """Do a job and tell of it; whether all of it could be done."""
+def _restore(job: jobs.Job, model: Network, params: Params, options: jobs.Options) -> None:
+    """Do a job and tell of it."""
     remedy = "a smaller --chunk" if model.takes == "clips" else "cut the picture"
     remedy = f"--dtype bfloat16{', --waste 0' if options.buckets else ''} or {remedy}"
-    try:
-        with enough_memory(job.sources[0], remedy), status(job.name) as watch:
-            outcome = jobs.run(job, model, params, options, watch)
-    except ERRORS as error:
-        complain(error)
-        return False
+    with enough_memory(job.sources[0], remedy), status(job.name) as watch:
+        outcome = jobs.run(job, model, params, options, watch)
     console.print(f"{job.name} -> {', '.join(map(str, outcome.written))}: {outcome.facts}")
     for note in outcome.notes:
         console.print(f"  {note}")
     if outcome.problem:
-        complain(outcome.problem)
-    return not outcome.problem
+        raise UserError(outcome.problem)
 
 
 def _unfinished(planned: list[jobs.Job], overwrite: bool) -> list[jobs.Job]:
