@@ -65,6 +65,9 @@ class Options:
     overwrite: bool = False
 
 
+DEFAULTS = Options()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What came of a job.

@@ -1,6 +1,6 @@
 """One job: a picture, two views, a video or a clip from file to file."""
 
-from tlc_jax.jobs.job import Job, Options, Outcome, Watch
+from tlc_jax.jobs.job import DEFAULTS, Job, Options, Outcome, Watch
 from tlc_jax.jobs.pictures import restore_picture
 from tlc_jax.jobs.plan import is_video
 from tlc_jax.jobs.videos import restore_frames, restore_video
@@ -12,7 +12,7 @@ def run(
     job: Job,
     model: Network,
     params: Params,
-    options: Options = Options(),  # noqa: B008, as it is frozen
+    options: Options = DEFAULTS,
     watch: Watch = lambda words: None,
 ) -> Outcome:
     """Restore one job from file to file.
