@@ -143,7 +143,7 @@ def convert_state_dict(
 def convert_file(
     source: str | os.PathLike, destination: str | os.PathLike, /, **overrides: Any
 ) -> None:
-    """Convert a file of published weights into a checkpoint folder, whole or not at all.
+    """Convert a file of published weights into a checkpoint folder, atomically.
 
     Args:
       source: a .pth, .pt, .safetensors or MAXIM .npz file.

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tlc_jax.evaluation.metrics import Protocol, measure
-from tlc_jax.files.atomic import write_whole
+from tlc_jax.files.atomic import write_atomically
 from tlc_jax.files.datasets import Pair
 from tlc_jax.inference.ways import restore, tiled, warm_up
 from tlc_jax.layers import Network
@@ -157,11 +157,11 @@ def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str,
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:
-    """Write a report as JSON, whole or not at all."""
+    """Write a report as JSON, atomically."""
     text = json.dumps(report | {"notes": notes(report), "mean": means(report)}, indent=1) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode())
+        write_atomically(path, text.encode())
     except OSError as error:
         raise EvaluationError(
             f"{path}: cannot be written ({error.strerror}); mend that and run it again."
