@@ -160,10 +160,12 @@ def test_sixteen_bit_png(tmp_path, channels, interlaced, shape):
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("deflate", [False, True])
-def test_sixteen_bit_tiff(tmp_path, channels, order, deflate):
-    samples = noise(6, 9, channels)
+@pytest.mark.parametrize("planes", [1, 2])
+@pytest.mark.parametrize("shape", [(6, 9), (1, 1), (1, 5), (5, 1)])
+def test_sixteen_bit_tiff(tmp_path, channels, order, deflate, planes, shape):
+    samples = noise(*shape, channels)
     path = tmp_path / "a.tif"
-    path.write_bytes(tiff(samples, order=order, deflate=deflate))
+    path.write_bytes(tiff(samples, order=order, deflate=deflate, planes=planes))
     picture = read_picture(path)
     np.testing.assert_array_equal(picture.pixels, samples[..., :3])
     assert channels == 3 or (picture.alpha == samples[..., 3]).all()
@@ -465,14 +467,27 @@ def test_truncated_at_sixteen_bits(tmp_path):
     fails(path, r"it is damaged or of a kind that cannot be decoded \(.*truncated.*\)")
 
 
+@pytest.mark.parametrize("deflate", [False, True])
+def test_a_truncated_or_hostile_tiff_at_sixteen_bits(tmp_path, deflate):
+    path = tmp_path / "a.tif"
+    stored = tiff(noise(64, 64, 3), deflate=deflate)
+    damaged = r"it is damaged or of a kind that cannot be decoded \(.+\)"
+    path.write_bytes(stored[: len(stored) // 2])
+    fails(path, damaged)
+    # Another width, far beyond the file, that only one of two readers takes.
+    width, huge = (struct.pack("<HHII", 256, 4, 1, value) for value in (64, 2**31 - 1))
+    height = struct.pack("<HHII", 257, 4, 1, 64)
+    for hostile in (stored.replace(height, huge), stored.replace(width + height, huge + width)):
+        path.write_bytes(hostile)
+        fails(path, f"({damaged}|it has more than {2**30} pixels; cut it into parts|it is no .+)")
+
+
 def test_numbers_that_are_no_levels(tmp_path):
     path = tmp_path / "a.tif"
     saved(path, Image.fromarray(np.float32([[0.5, 1]])))
     fails(path, "it holds floating-point numbers; save it with 8 or 16 bits a channel")
     saved(path, Image.fromarray(np.int32([[0, 70000]])))
     fails(path, "it has 32 bits a channel; save it with 8 or 16")
-    path.write_bytes(tiff(noise(3, 4, 3), planes=2))
-    fails(path, "its 16-bit channels lie one after the other; save it interleaved")
 
 
 def test_large_photographs_and_bombs(tmp_path):

@@ -758,7 +758,7 @@ def test_pyav_without_the_encoder(monkeypatch, tmp_path):
     does_not_write(tmp_path / "b.mp4", reason, source)
 
 
-# Writing: whole or not at all
+# Writing: atomic
 
 
 def does_not_write(path, reason, source, change=lambda pixels: pixels):

@@ -25,7 +25,7 @@ from benchmarks.tlc_gain import (
     statistics,
 )
 from benchmarks.tlc_gain.gain import Network
-from tlc_jax.files.atomic import write_whole
+from tlc_jax.files.atomic import write_atomically
 from tlc_jax.files.pictures import read_image
 
 RESULTS = Path(__file__).parent / "results"
@@ -107,7 +107,7 @@ def record(part: str, figures: object, *names: str) -> None:
     for name in (part, *names)[:-1]:
         place = place.setdefault(name, {})
     place[(part, *names)[-1]] = figures
-    write_whole(file, (json.dumps(results, indent=1) + "\n").encode())
+    write_atomically(file, (json.dumps(results, indent=1) + "\n").encode())
 
 
 def draw() -> None:

@@ -22,6 +22,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from tlc_jax.files.atomic import folder_atomically
+
 LIST = Path(__file__).with_name("photographs.tsv")
 WHEELS = {"scikit-image", "scikit-learn"}
 
@@ -80,23 +82,21 @@ def picture(package: str, version: str, file: str, scratch: Path) -> Image.Image
 
 
 def fetch(destination: Path) -> None:
-    """Write the photographs, all or none, into the folders train/ and test/ of `destination`."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
+    """Write the photographs, atomically, into the folders train/ and test/ of `destination`."""
     with (
         tempfile.TemporaryDirectory() as scratch,
-        tempfile.TemporaryDirectory(dir=destination.parent) as whole,
+        folder_atomically(destination) as photographs,
         LIST.open(newline="") as lines,
     ):
         for number, row in enumerate(csv.DictReader(lines, delimiter="\t")):
             image = picture(row["package"], row["version"], row["file"], Path(scratch))
             scale = float(row["scale"])
             size = [round(side * scale) for side in image.size]
-            folder = Path(whole) / "photographs" / row["use"]
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = photographs / row["use"]
+            folder.mkdir(exist_ok=True)
             stem = Path(row["file"].partition(":")[2] or row["file"]).stem
             smaller = image.resize(size, Image.Resampling.LANCZOS) if scale < 1 else image
             smaller.save(folder / f"{number:03}-{stem}.png")
-        (Path(whole) / "photographs").rename(destination)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tlc_jax.evaluation.metrics import Protocol, measure
-from tlc_jax.files.atomic import write_whole
+from tlc_jax.files.atomic import write_atomically
 from tlc_jax.files.datasets import Pair
 from tlc_jax.inference.timed import NotFiniteError, restore_timed
 from tlc_jax.inference.ways import at_once, tiled
@@ -152,7 +152,7 @@ def write_report(report: dict[str, Any], path: Path) -> None:
     text = json.dumps(report | {"notes": notes(report), "mean": means(report)}, indent=1) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode())
+        write_atomically(path, text.encode())
     except OSError as error:
         raise EvaluationError(
             f"{path}: cannot be written ({error.strerror}); mend that and run it again."

@@ -1,18 +1,58 @@
-"""Files that nobody meets half of."""
+"""Atomic writing: a file or a folder appears under its name complete, or not at all."""
 
+import contextlib
+import errno
+import os
+import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Writes a file beside its name first, so that nobody meets half of it.
+def temporary(path: Path) -> Path:
+    """A hidden name beside `path`, on the same disk, for what will be renamed to it."""
+    return path.with_name(f".{uuid.uuid4().hex}.tmp")
+
+
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Writes a file, in place of an older one.
 
     Raises:
       OSError: it cannot be written; what was there before still is.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    file = temporary(path)
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        file.write_bytes(data)
+        file.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_atomically(path: Path) -> Iterator[Path]:
+    """A new folder, with its parents, that is renamed to `path` once everything in it is written.
+
+    Raises:
+      OSError: it cannot be written, or `path` is a folder that is not empty.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = temporary(path)
+    folder.mkdir()
+    try:
+        yield folder
+        folder.rename(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def why_not_written(error: Exception) -> str:
+    """The reason in an error of the disk, also where tensorstore quotes it in one of its own."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    reasons = map(os.strerror, errno.errorcode)
+    return next((reason for reason in reasons if reason in str(error)), first_line(error))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, or what it is, where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -7,15 +7,11 @@ nafnet-gopro-width32/
 Two come with the package, and go by their names alone: "denoise" and "deblur".
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import re
-import shutil
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlc_jax.files.atomic import first_line, folder_atomically, why_not_written
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
 from tlc_jax.models import MODELS
@@ -36,7 +33,7 @@ RUN_FIELDS = {"local_mode", "local_attention", "local_grid", "window", "padding"
 
 
 class CheckpointError(ValueError):
-    """Not a whole checkpoint, or one that cannot be written. The message is meant for the user."""
+    """A checkpoint that cannot be read or written; the message is a sentence for the user."""
 
 
 def config_of(model: Network) -> dict[str, Any]:
@@ -56,7 +53,7 @@ def count_params(params: Params) -> int:
 
 
 def save(path: str | os.PathLike, model: Network, params: Params, **metadata: Any) -> None:
-    """Write a checkpoint folder, whole or not at all.
+    """Write a checkpoint folder atomically.
 
     Args:
       path: a folder that does not exist yet.
@@ -91,16 +88,24 @@ def save(path: str | os.PathLike, model: Network, params: Params, **metadata: An
         "config": config_of(model),
         "parameters": count_params(params),
     }
-    with _whole_folder(path) as folder:
-        # Whoever writes, writes alone: the other hosts of a training run are not waited for.
-        this = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
-        with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-            checkpointer.save(folder / "params", params)
-        # It tells nothing but a path on this machine.
-        (folder / "params" / "commit_success.txt").unlink(missing_ok=True)
-        description["params_sha256"] = _digest(folder / "params")
-        (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
+    if path.exists():
+        raise CheckpointError(f"{path}: exists already; remove it or choose another destination.")
+    try:
+        with folder_atomically(path) as folder:
+            # Whoever writes, writes alone: the other hosts of a training run are not waited for.
+            this = jax.process_index()
+            alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+            with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
+                checkpointer.save(folder / "params", params)
+            # It tells nothing but a path on this machine.
+            (folder / "params" / "commit_success.txt").unlink(missing_ok=True)
+            description["params_sha256"] = _digest(folder / "params")
+            (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
+    except (OSError, ValueError) as error:  # the latter is tensorstore's
+        raise CheckpointError(
+            f"{path}: cannot be written ({why_not_written(error)}); free some space or choose "
+            "another destination."
+        ) from None
 
 
 def find(path: str | os.PathLike) -> Path:
@@ -228,18 +233,6 @@ def load_params(path: str | os.PathLike, target: Params) -> Params:
     return jax.tree.map(jnp.asarray, params)
 
 
-def why_not_written(error: OSError | ValueError) -> str:
-    """The reason in an error of the disk, or of tensorstore, which quotes all that it was told."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return first_line(error).partition(" [")[0].rpartition('": ')[2]
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first, or what it is, where it says nothing."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
 def _digest(folder: Path) -> str:
     """SHA-256 of the names and contents of all files in a folder, but what file managers leave."""
     digest = hashlib.sha256()
@@ -249,28 +242,3 @@ def _digest(folder: Path) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _whole_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` that takes its name once everything in it is written."""
-    if path.exists():
-        raise CheckpointError(f"{path}: exists already; remove it or choose another destination.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{uuid.uuid4().hex}.tmp")
-        scratch.mkdir()
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: cannot be written ({why_not_written(error)}); choose another destination."
-        ) from None
-    try:
-        yield scratch
-        scratch.rename(path)
-    except (OSError, ValueError) as error:  # the latter is tensorstore's
-        raise CheckpointError(
-            f"{path}: cannot be written ({why_not_written(error)}); free some space or choose "
-            "another destination."
-        ) from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Pairs of pictures, what a network is given and the truth, from wherever data sets keep them.
+"""Pairs of pictures, input and ground truth, from wherever data sets keep them.
 
 A source is a folder of pictures, an LMDB folder as BasicSR writes it, or a .mat file of blocks as
 the SIDD benchmark has it. Two sources pair by the names of their pictures. Nothing but the blocks
@@ -51,7 +51,7 @@ class Reader(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """One picture to restore and its truth, not read yet."""
+    """One picture to restore and its ground truth, not read yet."""
 
     name: str
     input: Reader
@@ -63,15 +63,15 @@ class Pair(NamedTuple):
         Raises:
           ImageError: if one cannot be read, or they differ in size.
         """
-        image, truth = self.input(channels), self.target(channels)
-        (h, w, c), (height, width, _) = image.shape, truth.shape
+        image, target = self.input(channels), self.target(channels)
+        (h, w, c), (height, width, _) = image.shape, target.shape
         if (h, w) != (height, width):
             raise DataError(
                 f"picture {self.name}: is {w}x{h}, but its target is {width}x{height}; mend one."
             )
         if c != channels:
             raise DataError(f"picture {self.name}: has {c} channels, the network takes {channels}.")
-        return image, truth
+        return image, target
 
 
 def pairs(inputs: Path, targets: Path, *, spare_targets: bool = False) -> list[Pair]:

@@ -1,32 +1,31 @@
 """Files <-> arrays: pictures at their full bit depth, upright, gray or RGB.
 
 An image in memory is (H, W, C) float32 in [0, 1]; `to_float` and `from_float` are the only places
-where whole numbers become fractions and back. Pillow is imported by the functions that need it, so
-that importing the library stays cheap.
+where whole numbers become fractions and back. Pillow opens every file and decodes most; imagecodecs
+decodes, and encodes, what Pillow would cut to 8 bits. Both are imported by the functions that need
+them, so that importing the library stays cheap.
 """
 
 import io
 import os
-import re
 import struct
-import sys
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import jax
 import numpy as np
 
-from tlc_jax.files.atomic import write_whole
+from tlc_jax.files.atomic import write_atomically
 from tlc_jax.ops.pixels import from_float, to_float, to_gray
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFile
 
 LARGEST = 2**30  # pixels of a picture, far above any camera and far below a decompression bomb
 DTYPES = {8: np.uint8, 16: np.uint16}  # by bits
-CHUNK = 2**16  # bytes of a PNG chunk
 
 # A closed list: of Pillow's other formats, some start programs (EPS) and some lose depth unnoticed.
 READABLE = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
@@ -39,9 +38,9 @@ WRITABLE = {
     ".tiff": {"format": "TIFF"},
 }
 ORIENTATION = 0x0112  # EXIF
-BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION = 258, 262, 284  # TIFF
-# Pillow's names of byte orders (big, little, native), each with that of the opposite order.
-OPPOSITE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+WIDTH, HEIGHT, BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION = 256, 257, 258, 262, 284  # TIFF
+PLAIN = ("L", "LA", "RGB", "RGBA", "CMYK", "I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes
+KINDS = {"1": "black and white", "P": "palette", "PA": "palette"}  # of others
 
 
 class ImageError(ValueError):
@@ -169,101 +168,105 @@ def _decode(file: BinaryIO) -> tuple[np.ndarray, bytes | None, list[str]]:
     """Upright samples (H, W, 1 to 4), where the last of 2 or 4 is alpha; ICC profile; notes."""
     from PIL import Image
 
-    if not file.seek(0, os.SEEK_END):
+    head = file.read(25)
+    if not head:
         raise ImageError("it is empty")
+    file.seek(0)
     Image.MAX_IMAGE_PIXELS = LARGEST
     image = Image.open(file, formats=READABLE)
     if image.width * image.height > LARGEST:  # up to twice its limit Pillow only warns
         raise Image.DecompressionBombError
-    _refuse_planes(image)
-    # Pillow's name for the layout of 16-bit samples in the file, such as "RGB;16B".
-    layout = re.search(r"(\w+);16([BLN])", str(image.tile[:1]))
-    few_bits = re.search(r"'L;([24])'", str(image.tile[:1]))
-    match image.tile:
-        case [("ppm" | "ppm_plain", _, _, (_, int(white)))]:
-            deep = white > 255
-        case _:
-            deep = layout is not None
-    notes = []
+    mode, bits, notes = image.mode, _bits(image, head), []
+    # Of a TIFF file now, as Pillow turns it upright while it loads; of a PNG after its pixels.
+    orientation = _orientation(image) if image.format == "TIFF" else None
     if (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"first of the {frames} pictures in the file")
-    turned = _orientation(image) if image.format == "TIFF" else None  # by Pillow as it loads
-    image.load()
-    turn = _orientation(image)
-    if (turned or turn) in range(2, 9):
-        notes.append("turned upright as its EXIF orientation says")
 
-    if layout and layout[1] in ("RGB", "RGBA", "LA"):
-        samples = _sixteen_bit_colour(file, image, *layout.groups())
+    if image.format == "TIFF" and bits == 16 and mode in ("LA", "RGB", "RGBA", "RGBX"):
+        samples, turn = _decode_tiff(file, image), orientation
     else:
-        image = _to_plain_mode(image, notes)
-        samples = np.asarray(image).reshape(image.height, image.width, -1)
-        if image.mode.startswith("I"):
-            if samples.min() < 0 or samples.max() > 65535:
-                raise ImageError("it has 32 bits a channel; save it with 8 or 16")
-            samples = _full_scale(samples.astype(np.uint16), image, notes)
-        elif deep:
-            notes.append("16 bits a channel reduced to 8")
-
-    key = image.info.get("transparency")
-    if key is not None and samples.shape[-1] in (1, 3):  # the one colour that is transparent
-        if few_bits:  # the key is as stored, but Pillow has stretched the samples to 8 bits
-            key *= 255 // (2 ** int(few_bits[1]) - 1)
-        opaque = (samples != np.array(key)).any(axis=-1, keepdims=True)
-        samples = np.append(samples, from_float(opaque.astype(np.float32), samples.dtype), axis=-1)
+        image.load()
+        turn = _orientation(image)
+        if image.format == "PNG" and (bits == 16 or "transparency" in image.info):
+            samples = _decode_png(file)
+        else:
+            samples = _to_samples(image, notes)
+    if (orientation or turn) in range(2, 9):
+        notes.append("turned upright as its EXIF orientation says")
+    if mode not in PLAIN:
+        to = {1: "gray", 2: "gray", 3: "RGB", 4: "RGBA"}[samples.shape[-1]]
+        notes.append(f"{KINDS.get(mode, mode)} converted to {to}")
+    if bits > 8 and samples.dtype == np.uint8:
+        notes.append(f"{bits} bits a channel reduced to 8")
     return _turn(samples, turn), image.info.get("icc_profile"), notes
 
 
-def _sixteen_bit_colour(
-    file: BinaryIO, image: "Image.Image", colours: str, order: str
-) -> np.ndarray:
-    """Samples (H, W, 2 to 4) uint16 of a file whose 16-bit colours Pillow cuts to 8 bits.
-
-    Pillow has no mode for them, and decodes the high byte of each sample only. Told that the file
-    has the opposite byte order, it decodes the low byte. For gray with alpha it knows one order,
-    but the four bytes of a pixel pass as 8-bit RGBA.
-    """
-    from PIL import Image
-
-    def decode(layout: str) -> np.ndarray:
-        file.seek(0)
-        image = Image.open(file, formats=READABLE)
-        for i, tile in enumerate(image.tile):
-            args = layout if isinstance(tile.args, str) else (layout, *(tile.args or ())[1:])
-            image.tile[i] = tile._replace(args=args)
-        return np.asarray(image).astype(np.uint16)
-
-    if colours == "LA":
-        high, low = np.split(decode("RGBA")[..., [0, 2, 1, 3]], 2, axis=-1)
-    else:
-        high = np.asarray(image).astype(np.uint16)
-        low = decode(f"{colours};16{OPPOSITE[order]}")
-    return high << 8 | low
+def _bits(image: "ImageFile.ImageFile", head: bytes) -> int:
+    """How many a channel has in the file, of which Pillow may keep 8."""
+    match image.format, image.tile:
+        case "PNG", _:
+            return head[24]  # of IHDR, which comes first in every file
+        case "TIFF", _:
+            return max(_tags(image).get(BITS_PER_SAMPLE, (1,)))
+        case "PPM", [(_, _, _, (_, int(white)))]:
+            return white.bit_length()
+    return 8
 
 
-def _full_scale(samples: np.ndarray, image: "Image.Image", notes: list[str]) -> np.ndarray:
-    """Gray samples of a TIFF file with more than 8 bits, which Pillow leaves as they are stored."""
-    tags = getattr(image, "tag_v2", {})
+def _tags(image: "Image.Image") -> Mapping[int, Any]:
+    """Those of a TIFF file; other pictures have none."""
+    return getattr(image, "tag_v2", {})
+
+
+def _decode_png(file: BinaryIO) -> np.ndarray:
+    """Samples of a file of any depth, its transparent colour made into alpha."""
+    import imagecodecs
+
+    file.seek(0)
+    samples = imagecodecs.png_decode(file.read())
+    return samples.reshape(*samples.shape[:2], -1)
+
+
+def _decode_tiff(file: BinaryIO, image: "ImageFile.ImageFile") -> np.ndarray:
+    """Samples, not turned, of a file with 16-bit colours, interleaved or plane by plane."""
+    import imagecodecs
+
+    tags = _tags(image)
+    h, w, c = tags[HEIGHT], tags[WIDTH], len(tags[BITS_PER_SAMPLE])
+    planes = tags.get(PLANAR_CONFIGURATION) == 2
+    # Of the size that was checked: what else a hostile file may claim does not fit.
+    samples = np.empty((c, h, w) if planes else (h, w, c), np.uint16)
+    file.seek(0)
+    imagecodecs.tiff_decode(file.read(), index=0, out=samples)
+    samples = np.moveaxis(samples, 0, -1) if planes else samples
+    return samples[..., : len(image.mode.removesuffix("X"))]
+
+
+def _to_samples(image: "Image.Image", notes: list[str]) -> np.ndarray:
+    """Samples of what Pillow has decoded, 8 bits, or 16 for gray."""
+    if image.mode == "F":
+        raise ImageError("it holds floating-point numbers; save it with 8 or 16 bits a channel")
+    if image.mode.startswith("I"):
+        return _sixteen_bit_gray(image, notes)
+    if image.mode == "CMYK":
+        image = _from_cmyk(image, notes)
+    target = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    target += "A" if image.has_transparency_data else ""
+    image = image if image.mode == target else image.convert(target)
+    return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def _sixteen_bit_gray(image: "Image.Image", notes: list[str]) -> np.ndarray:
+    """Pillow leaves samples of more than 8 bits as a TIFF file stores them."""
+    samples = np.asarray(image)[..., None]
+    if samples.min() < 0 or samples.max() > 65535:
+        raise ImageError("it has 32 bits a channel; save it with 8 or 16")
+    samples = samples.astype(np.uint16)
+    tags = _tags(image)
     if tags.get(BITS_PER_SAMPLE) == (12,):
         samples = np.round(samples * (65535 / 4095)).astype(np.uint16)
         notes.append("12 bits a channel stretched to 16")
     return 65535 - samples if tags.get(PHOTOMETRIC) == 0 else samples  # 0 is white there
-
-
-def _to_plain_mode(image: "Image.Image", notes: list[str]) -> "Image.Image":
-    """The picture in one of Pillow's modes L, LA, RGB, RGBA and I, or I;16 in any byte order."""
-    mode = image.mode
-    if mode == "F":
-        raise ImageError("it holds floating-point numbers; save it with 8 or 16 bits a channel")
-    if mode == "CMYK":
-        return _from_cmyk(image, notes)
-    if mode in ("L", "LA", "RGB", "RGBA") or mode.startswith("I"):
-        return image
-    palette = "RGBA" if image.has_transparency_data else "RGB"
-    target = {"1": "L", "La": "LA", "RGBa": "RGBA", "P": palette, "PA": palette}.get(mode, "RGB")
-    kind = {"1": "black and white", "P": "palette", "PA": "palette"}.get(mode, mode)
-    notes.append(f"{kind} converted to {'gray' if target.startswith('L') else target}")
-    return image.convert(target)
 
 
 def _from_cmyk(image: "Image.Image", notes: list[str]) -> "Image.Image":
@@ -279,14 +282,6 @@ def _from_cmyk(image: "Image.Image", notes: list[str]) -> "Image.Image":
     notes.append("CMYK converted to sRGB by its ICC profile")
     del rgb.info["icc_profile"]  # that of sRGB, which a file without a profile means anyway
     return rgb
-
-
-def _refuse_planes(image: "Image.Image") -> None:
-    """Refuses what Pillow decodes to noise: TIFF files with 16-bit colours plane by plane."""
-    tags = getattr(image, "tag_v2", {})
-    bits = tags.get(BITS_PER_SAMPLE, (8,))
-    if tags.get(PLANAR_CONFIGURATION) == 2 and len(bits) > 1 and max(bits) > 8:
-        raise ImageError("its 16-bit channels lie one after the other; save it interleaved")
 
 
 def _orientation(image: "Image.Image") -> int | None:
@@ -319,7 +314,7 @@ def write_image(
     icc_profile: bytes | None = None,
     bits: int = 8,
 ) -> None:
-    """Writes a picture, whole or not at all, in the format that its name ends in.
+    """Writes a picture atomically, in the format that its name ends in.
 
     Args:
       path: .png, or with 8 bits also .jpg, .jpeg, .webp (lossless), .tif, .tiff.
@@ -346,7 +341,7 @@ def write_image(
             raise ImageError(f"there is no folder {path.parent}; create it first")
         if alpha is not None:
             image = np.concatenate([to_float(image), to_float(np.asarray(alpha))[..., None]], -1)
-        write_whole(path, _encode(path.suffix.lower(), from_float(image, dtype), icc_profile))
+        write_atomically(path, _encode(path.suffix.lower(), from_float(image, dtype), icc_profile))
     except (OSError, ValueError) as error:
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else error
         raise ImageError(f"cannot write {path}: {reason}.") from error
@@ -386,25 +381,13 @@ def _encode(suffix: str, samples: np.ndarray, icc_profile: bytes | None) -> byte
 
 
 def _png_of_sixteen_bits(samples: np.ndarray, icc_profile: bytes | None) -> bytes:
-    """The one format that Pillow cannot write (PNG specification, third edition)."""
+    """What Pillow cannot write, and the one chunk that imagecodecs cannot (PNG specification)."""
+    import imagecodecs
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checksum = zlib.crc32(kind + data)
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
-
-    h, w, c = samples.shape
-    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[c]  # by the number of channels
-    rows = samples.astype(">u2", order="C").view(np.uint8).reshape(h, -1)
-    sub = rows.copy()
-    sub[:, 2 * c :] -= rows[:, : -2 * c]  # filter 1: each byte less that of the pixel on its left
-    data = zlib.compress(np.insert(sub, 0, 1, axis=1).tobytes())
-    profile = b"ICC profile\0\0" + zlib.compress(icc_profile) if icc_profile else b""
-    return b"".join(
-        [
-            b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 16, colour_type, 0, 0, 0)),
-            chunk(b"iCCP", profile) if profile else b"",
-            *(chunk(b"IDAT", data[i : i + CHUNK]) for i in range(0, len(data), CHUNK)),
-            chunk(b"IEND", b""),
-        ]
-    )
+    encoded = bytes(imagecodecs.png_encode(np.ascontiguousarray(samples), level=3))
+    if not icc_profile:
+        return encoded
+    profile = b"iCCPICC profile\0\0" + zlib.compress(icc_profile)
+    chunk = struct.pack(">I", len(profile) - 4) + profile + struct.pack(">I", zlib.crc32(profile))
+    end = 8 + 4 + 4 + 13 + 4  # of the signature and of IHDR: its length, type, data and checksum
+    return encoded[:end] + chunk + encoded[end:]

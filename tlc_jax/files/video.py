@@ -13,7 +13,6 @@ instead of moving the sound. PyAV, which brings FFmpeg, is imported by the funct
 
 import io
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tlc_jax.files.atomic import temporary
 from tlc_jax.ops.pixels import from_float
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def read_video(path: str | os.PathLike[str]) -> Video:
 
 
 class VideoWriter:
-    """Writes a restored video, whole or not at all: H.264 at high quality, and the source's sound.
+    """Writes a restored video atomically: H.264 at high quality, and the source's sound.
 
     A context manager. When it is left the file gets its name; after an exception nothing stays
     behind, and an older file of that name is untouched. Frames have 8 bits, or 10 for a source of
@@ -163,7 +163,7 @@ class VideoWriter:
     def __init__(self, path: str | os.PathLike[str], source: Video):
         self.path, self.source, self.notes = Path(path), source, ()
         self.has_audio = False
-        self._temporary = self.path.with_name(f".{uuid.uuid4().hex}.tmp")
+        self._temporary = temporary(self.path)
         self._shape: tuple[int, ...] | None = None  # of every frame, known from the first
         self._ticks = -1  # time of the last frame
 

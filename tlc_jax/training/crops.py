@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tlc_jax.files.atomic import write_whole
+from tlc_jax.files.atomic import write_atomically
 from tlc_jax.files.datasets import DataError, pairs, photographs
 from tlc_jax.files.pictures import ImageError
 
@@ -216,11 +216,11 @@ def picture_of(stored: Stored) -> str:
 
 
 def _write_array(file: Path, array: np.ndarray) -> None:
-    """Whole or not at all; other processes may be writing the same."""
+    """Atomically: other processes may be writing the same."""
     encoded = io.BytesIO()
     np.save(encoded, np.ascontiguousarray(array))
     try:
-        write_whole(file, encoded.getbuffer())
+        write_atomically(file, encoded.getbuffer())
     except OSError as error:
         raise DataError(
             f"{file.parent}: a decoded picture cannot be written ({error.strerror or error}); free "

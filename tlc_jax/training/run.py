@@ -41,7 +41,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tlc_jax.evaluation.metrics import Protocol, measure
 from tlc_jax.files import checkpoints
-from tlc_jax.files.atomic import write_whole
+from tlc_jax.files.atomic import why_not_written, write_atomically
 from tlc_jax.inference.programs import is_out_of_memory
 from tlc_jax.inference.ways import restore
 from tlc_jax.layers.network import Params
@@ -262,7 +262,7 @@ def _describe(config: Config, run: Path, pictures: tuple[Files, ...]) -> None:
     if jax.process_index() == 0 and not path.exists():
         fields = _fields(config) | {"pictures": names.hexdigest(), "origin": _origin(config)}
         with _writing(path):
-            write_whole(path, (json.dumps(fields, indent=2) + "\n").encode())
+            write_atomically(path, (json.dumps(fields, indent=2) + "\n").encode())
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("config.json")
     if _described(path)["pictures"] != names.hexdigest():
@@ -361,7 +361,7 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # the latter is tensorstore's
         raise TrainingError(
-            f"{path}: cannot be written ({checkpoints.why_not_written(error)}); free some space "
+            f"{path}: cannot be written ({why_not_written(error)}); free some space "
             "and start again, the run goes on from its last whole checkpoint."
         ) from None
 
@@ -432,7 +432,7 @@ class _Journal:
             lines = self.path.read_text().splitlines() if self.path.exists() else []
             kept = [line for line in lines if _step_of(line) <= done]
             with _writing(self.path):
-                write_whole(self.path, "".join(f"{line}\n" for line in kept).encode())
+                write_atomically(self.path, "".join(f"{line}\n" for line in kept).encode())
                 self.board = _Board(run / "tensorboard", done + 1)
 
     def __enter__(self) -> "_Journal":
