@@ -18,6 +18,7 @@ from tlc_jax.files import datasets as data
 from tlc_jax.training import config as recipe
 from tlc_jax.training import degradations
 from tlc_jax.training import run as train
+from tlc_jax.training import step
 
 REFERENCE = Path(__file__).parent.parent / "docs/reference"
 FUNCTIONS = [
@@ -59,7 +60,8 @@ def public(module) -> list[str]:
 
 @pytest.mark.parametrize(
     "module",
-    [tlc, ops, layers, checkpoints_convert, train, recipe, degradations, evaluate, data, catalogue],
+    [tlc, ops, layers, checkpoints_convert, train, recipe, step, degradations, evaluate, data,
+     catalogue],  # fmt: skip
     ids=lambda module: module.__name__,
 )
 def test_every_public_name_is_in_the_reference(module):

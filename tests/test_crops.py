@@ -1,4 +1,4 @@
-"""Samples of a training run: random, but the same ones for whoever goes on with it."""
+"""Samples of a training run: random, but the same ones when it resumes."""
 
 import os
 import shutil

@@ -1,5 +1,9 @@
 """Files that nobody meets half of."""
 
+import errno
+import os
+import shutil
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -16,3 +20,16 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def reserve(folder: Path, size: int) -> None:
+    """Asks for room for `size` bytes in a folder, before others begin to write there.
+
+    Raises:
+      OSError: there is less: the disk or a quota is full, or files may not grow as large.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        elif shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlc_jax.files.atomic import reserve
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
 from tlc_jax.models import MODELS
@@ -92,6 +93,8 @@ def save(path: str | os.PathLike, model: Network, params: Params, **metadata: An
         "parameters": count_params(params),
     }
     with _whole_folder(path) as folder:
+        # Where tensorstore finds a full disk, it prints a traceback for each array.
+        reserve(folder, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
         # Whoever writes, writes alone: the other hosts of a training run are not waited for.
         this = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})

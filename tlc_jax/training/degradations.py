@@ -1,7 +1,7 @@
-"""What spoils photographs, as random processes to train and to measure on.
+"""Degradations of photographs, as random processes to train and to measure on.
 
-A degradation takes a key and one photograph (H, W, C) in [0, 1], and returns it spoilt, of the same
-size. The same key spoils it in the same way on any device; `jax.vmap` serves a batch:
+A degradation takes a key and one photograph (H, W, C) in [0, 1], and returns it degraded, of the
+same size. The same key degrades it in the same way on any device; `jax.vmap` serves a batch:
 
     blurred = jax.vmap(MotionBlur(length=(3, 15)))(keys, photographs)
 """
@@ -217,7 +217,7 @@ def blur(image: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve a photograph with one kernel, in linear light, where exposures add up.
 
     Args:
-      image: (H, W, C) in [0, 1], encoded as sRGB; beyond its edges it goes on as if mirrored.
+      image: (H, W, C) in [0, 1], encoded as sRGB; mirrored beyond its edges.
       kernel: (k, k), k odd and k // 2 smaller than the image.
 
     Returns:
@@ -235,7 +235,7 @@ def shake(image: jax.Array, path: jax.Array, angles: jax.Array) -> jax.Array:
     """The mean, in linear light, of a photograph moved along a path and turned about its middle.
 
     Args:
-      image: (H, W, C) in [0, 1], encoded as sRGB; beyond its edges it goes on as if mirrored.
+      image: (H, W, C) in [0, 1], encoded as sRGB; mirrored beyond its edges.
       path: (2, moments) rows and columns, pixels.
       angles: (moments,) radians.
 

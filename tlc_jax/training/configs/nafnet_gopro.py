@@ -7,7 +7,7 @@ Not trained here, so the time was not measured.
 """
 
 from tlc_jax.models import NAFNet
-from tlc_jax.training.config import Config, Phase
+from tlc_jax.training import Config, Phase
 
 config = Config(
     model=NAFNet(width=32, enc_blk_nums=(1, 1, 1, 28), middle_blk_num=1, dec_blk_nums=(1, 1, 1, 1)),

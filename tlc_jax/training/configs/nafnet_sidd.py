@@ -7,7 +7,7 @@ Not trained here, so the time was not measured.
 """
 
 from tlc_jax.models import NAFNet
-from tlc_jax.training.config import Config, Phase
+from tlc_jax.training import Config, Phase
 
 config = Config(
     model=NAFNet(width=32, enc_blk_nums=(2, 2, 4, 8), middle_blk_num=12, dec_blk_nums=(2, 2, 2, 2)),

@@ -8,7 +8,7 @@ mixup=1.2.
 """
 
 from tlc_jax.models import Restormer
-from tlc_jax.training.config import Config, Phase
+from tlc_jax.training import Config, Phase
 
 config = Config(
     model=Restormer(),  # train_size stays 256, the size for which the windows were published
