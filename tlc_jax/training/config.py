@@ -4,18 +4,12 @@ import dataclasses
 import difflib
 import functools
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
-from pydantic import (
-    ConfigDict,
-    Field,
-    InstanceOf,
-    ModelWrapValidatorHandler,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, InstanceOf, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from tlc_jax.files import checkpoints
@@ -51,9 +45,7 @@ class Phase(NamedTuple):
 
 
 @dataclass(
-    frozen=True,
-    kw_only=True,
-    config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False),
+    frozen=True, kw_only=True, config={"strict": True, "extra": "forbid", "allow_inf_nan": False}
 )
 class Config:
     """All that a run depends on; `dataclasses.replace` changes fields, and checks them again.
@@ -125,7 +117,7 @@ class Config:
 
     @model_validator(mode="wrap")
     @classmethod
-    def _in_one_sentence(cls, fields: Any, check: ModelWrapValidatorHandler[Self]) -> Self:
+    def _in_one_sentence(cls, fields: Any, check: Callable[[Any], Self]) -> Self:
         try:
             return check(fields)
         except ValidationError as error:
@@ -142,9 +134,8 @@ class Config:
             raise TrainingError("model: local_mode is for inference; train the global network.")
         if not {*model.train_size} <= {*crops}:
             raise TrainingError(
-                f"model: train_size is {model.train_size}, which the windows of the local network "
-                f"follow, but crops are of {', '.join(map(str, crops))} pixels; make it one of "
-                "them."
+                f"model: train_size is {model.train_size}, which windows follow, but crops are of "
+                f"{', '.join(map(str, crops))} pixels; make it one of them."
             )
         if self.warmup + self.constant > self.steps:
             raise TrainingError(
@@ -153,13 +144,15 @@ class Config:
             )
         if self.margin > 0 and self.degradation is None:
             raise TrainingError(
-                f"margin: is {self.margin}, but pairs are cropped as they are; it is for a "
-                "degradation."
+                f"margin: is {self.margin}, but pairs are cropped as they are; write 0."
             )
-        self._check_values()
-
-    def _check_values(self) -> None:
-        """Refuse a degradation that cannot be compared when a run resumes."""
+        # By convention, what Python cannot spell, as a function, has a text in such brackets.
+        if "<" in repr(self.degradation):
+            raise TrainingError(
+                f"degradation: is {self.degradation}, but has to be one of "
+                "tlc_jax.training.degradations or a frozen dataclass of your own, made of such: a "
+                "resumed run could not tell whether a function still does the same."
+            )
         try:
             hash(self)
         except TypeError as error:
@@ -167,13 +160,6 @@ class Config:
                 f"degradation or model: holds a list, or a dataclass that is not frozen ({error}); "
                 "write tuples."
             ) from None
-        # By convention, what Python cannot spell, as a function, has a text in such brackets.
-        if "<" in repr(self.degradation):
-            raise TrainingError(
-                f"degradation: is {self.degradation!r}, but has to be one of "
-                "tlc_jax.training.degradations or a frozen dataclass of your own, made of such: a "
-                "resumed run could not tell whether a function still does the same."
-            )
 
 
 def _sentence(error: ValidationError) -> str:

@@ -25,11 +25,11 @@ from tlc_jax.inference.programs import is_out_of_memory
 from tlc_jax.inference.ways import restore
 from tlc_jax.layers.network import Params
 from tlc_jax.ops.pixels import to_float
-from tlc_jax.training import folder
 from tlc_jax.training.config import Config, TrainingError, check
 from tlc_jax.training.crops import Crops, Files, batches, decode, widest_type
 from tlc_jax.training.degradations import Degradation
-from tlc_jax.training.journal import Journal, Meter, Watch
+from tlc_jax.training.folder import describe, export, has_model, refuse_other_runs, writing
+from tlc_jax.training.journal import Journal, Watch
 from tlc_jax.training.step import Batch, State, init, learning_rate, step
 
 
@@ -55,10 +55,10 @@ def train(config: Config, run: Path | str, watch: Watch = lambda report: None) -
     """
     check(config)
     run = Path(run).absolute()
-    folder.refuse_other_runs(config, run)
+    refuse_other_runs(config, run)
     with _checkpoints(run / "checkpoints") as manager:
         last = manager.latest_step()
-        if not (folder.has_model(run, config.steps) and last == config.steps):
+        if not (has_model(run, config.steps) and last == config.steps):
             _resume(config, run, manager, last, watch)
     return run / "model"
 
@@ -69,12 +69,12 @@ def _checkpoints(path: Path) -> Iterator[Any]:
     import orbax.checkpoint as ocp
 
     options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
-    with folder.writing(path):
+    with writing(path):
         manager = ocp.CheckpointManager(path, options=options)
     try:
         yield manager
     finally:
-        with folder.writing(path):
+        with writing(path):
             manager.close()
 
 
@@ -85,7 +85,7 @@ def _resume(config: Config, run: Path, manager: Any, last: int | None, watch: Wa
     state = _state(config, manager, last, NamedSharding(mesh, PartitionSpec()))
     largest = max(phase.crop for phase in config.phases)
     dtype = widest_type(pictures, largest + 2 * config.margin)
-    folder.describe(config, run, pictures)
+    describe(config, run, pictures)
     done = last or 0
     stream = _stream(config, pictures, dtype, done, NamedSharding(mesh, PartitionSpec("data")))
     with contextlib.closing(Journal(run, done, watch)) as journal:
@@ -173,38 +173,57 @@ class _Run:
 
     def train(self, state: State, done: int, stream: Iterator[Batch]) -> None:
         """Make the steps that remain, and the model."""
-        config, meter = self.config, Meter()
-        rate = learning_rate(config)
+        config, reports, samples, start = self.config, [], 0, time.monotonic()
         for done, batch in enumerate(stream, done + 1):  # noqa: B020
             state, report = step(config, state, batch)
-            meter.add(report, len(batch["target"]))
+            reports.append(report)
+            samples += len(batch["target"])
+            if len(reports) > 2:  # or batches would pile up on the device
+                jax.block_until_ready(reports[-3])
             to_report, to_save, to_validate = (
                 done % every == 0 or done == config.steps
                 for every in (config.report_every, config.save_every, config.validate_every)
             )
             if not (to_report or to_save or to_validate):
                 continue
-            meter.check_finite(done, self.path, self.manager.latest_step())
+            reports = jax.device_get(reports)
+            self.check_finite(reports, done)
             paused = time.monotonic()
             if to_report:
+                mean = jax.tree.map(lambda *values: float(np.mean(values)), *reports)
+                rate = np.asarray(learning_rate(config)(done - 1)).item()
+                speed = samples / (paused - start)
                 self.journal.write(
-                    done, learning_rate=np.asarray(rate(done - 1)).item(), **meter.read()
-                )
-                meter = Meter()
+                    done, loss=mean["loss"], gradient=mean["gradient"],
+                    learning_rate=rate, samples_per_second=speed,
+                )  # fmt: skip
+                reports, samples, start = [], 0, paused
             if to_save or to_validate:  # validation may take more memory than there is
                 self.save(state, done)
             if to_validate and done < config.steps:
                 self.evaluate(state, done)
-            meter.start += time.monotonic() - paused
-        with folder.writing(self.manager.directory):
+            start += time.monotonic() - paused
+        with writing(self.manager.directory):
             self.manager.wait_until_finished()
         self.evaluate(state, done)  # also where a run was killed between its last step and this
+
+    def check_finite(self, reports: list[dict[str, np.ndarray]], done: int) -> None:
+        """Refuse to train on with numbers that are none."""
+        for number, report in enumerate(reports, done - len(reports) + 1):
+            if not all(map(np.isfinite, report.values())):
+                kept = self.manager.latest_step()
+                last = f"the last checkpoint is of {kept}" if kept else "there is no checkpoint"
+                raise TrainingError(
+                    f"{self.path}: the loss, its gradient or the parameters are no numbers after "
+                    f"step {number}, {last}. Start in another folder with a lower learning rate or "
+                    "in float32; init_from may name this run's model."
+                )
 
     def save(self, state: State, done: int) -> None:
         """Begin to write a checkpoint."""
         import orbax.checkpoint as ocp
 
-        with folder.writing(self.manager.directory):
+        with writing(self.manager.directory):
             self.manager.wait_until_finished()
             if jax.process_index() == 0:
                 # Where tensorstore finds a full disk, it prints a traceback for each array.
@@ -229,7 +248,7 @@ class _Run:
             ) from None
         if scores:
             self.journal.write(done, **scores)
-        folder.export(self.config, self.path, params, done, scores)
+        export(self.config, self.path, params, done, scores)
 
 
 def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str, float]:

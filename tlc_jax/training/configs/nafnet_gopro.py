@@ -9,14 +9,10 @@ Not trained here, so the time was not measured.
 from tlc_jax.models import NAFNet
 from tlc_jax.training import Config, Phase
 
+# The published rates, loss, betas and clipping are the defaults.
 config = Config(
     model=NAFNet(width=32, enc_blk_nums=(1, 1, 1, 28), middle_blk_num=1, dec_blk_nums=(1, 1, 1, 1)),
     phases=(Phase(steps=200_000, crop=256, batch=32),),
-    loss="psnr",
-    learning_rate=1e-3,
-    final_learning_rate=1e-7,
-    betas=(0.9, 0.9),
     weight_decay=1e-3,
-    clip=0.01,
     average=0.0,
 )

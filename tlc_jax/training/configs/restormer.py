@@ -26,6 +26,5 @@ config = Config(
     constant=92_000,
     betas=(0.9, 0.999),
     weight_decay=1e-4,
-    clip=0.01,
     average=0.0,
 )
