@@ -48,7 +48,6 @@ def train(
     """
     try:
         from tlc_jax.training import TrainingError
-        from tlc_jax.training.config import check
     except ImportError as error:  # of the extra
         raise UserError(str(error)) from None
 
@@ -61,7 +60,6 @@ def train(
         else:
             # The blocks that wait for a checkpoint under way, and those that end processes, run.
             signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-        check(wanted)  # before the bar is drawn
         with enough_memory(output, "smaller crops or batches"):
             made = _watched(wanted, output)
     except TrainingError as error:

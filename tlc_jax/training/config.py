@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import functools
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -202,7 +201,6 @@ def check(config: Config) -> None:
     _try_out(config.model, config.degradation, smallest + 2 * config.margin)
 
 
-@functools.lru_cache(maxsize=1)  # tracing takes seconds, and the command asks before `train` does
 def _try_out(model: Network, degradation: Degradation | None, size: int) -> None:
     """Refuse a network that cannot be made, or a degradation of crops of `size` pixels."""
     try:

@@ -61,16 +61,14 @@ class Crops:
     rows: tuple[int, int, int]  # of a batch: all, then this process's own, from and to
 
     def __len__(self) -> int:
-        whole, begin, end = self.rows
-        return self.count // whole * (end - begin)
+        batch, begin, end = self.rows
+        return self.count // batch * (end - begin)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        whole, begin, end = self.rows
-        batch, row = divmod(index, end - begin)
-        return self.sample(self.first + batch * whole + begin + row)
-
-    def sample(self, number: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """Each picture once before any comes again, each time in another order."""
+        batch, begin, end = self.rows
+        batches_before, row = divmod(index, end - begin)
+        number = self.first + batches_before * batch + begin + row
         epoch, place = divmod(number, len(self.pictures))
         files = self.pictures[_order(self.seed, epoch, len(self.pictures))[place]]
         random = np.random.default_rng((self.seed, 1, number))
@@ -165,9 +163,10 @@ def decode(
         held, read = sources[name]
         stats = [file.stat() for file in held]
         picture = _digest(inputs, targets, channels, name, [stat.st_size for stat in stats])
-        stem = folder / f"{picture}-{_digest([stat.st_mtime_ns for stat in stats])}"
+        written = _digest([stat.st_mtime_ns for stat in stats])
+        files = [folder / f"{picture}-{written}-{kind}.npy" for kind in KINDS[-len(held) :]]
         try:
-            found[name] = _decoded(stem, read, KINDS[-len(held) :])
+            found[name] = _decoded(files, read)
         except DataError:
             raise
         except ImageError as error:
@@ -199,18 +198,14 @@ def _sources(inputs: Path | None, targets: Path, channels: int) -> Sources:
     }
 
 
-def _decoded(stem: Path, read: Callable[[], tuple[np.ndarray, ...]], kinds: Sequence[str]) -> Files:
-    """The arrays of a picture, which are read unless they have been."""
-    files = [stem.with_name(f"{stem.name}-{kind}.npy") for kind in kinds]
+def _decoded(files: list[Path], read: Callable[[], tuple[np.ndarray, ...]]) -> Files:
+    """A picture in its files, into which it is decoded unless it has been."""
     if not all(file.exists() for file in files):
         for file, array in zip(files, read(), strict=True):
             _write_array(file, array)
-    return tuple(map(_stored, files))
-
-
-def _stored(file: Path) -> Stored:
-    array = np.load(file, mmap_mode="r")  # which is closed at once, as there may be thousands
-    return Stored(file, array.dtype, array.shape, array.offset)
+    # Closed at once, as there may be thousands.
+    arrays = [(file, np.load(file, mmap_mode="r")) for file in files]
+    return tuple(Stored(file, array.dtype, array.shape, array.offset) for file, array in arrays)
 
 
 def _digest(*parts: object) -> str:

@@ -88,8 +88,7 @@ def _resume(config: Config, run: Path, manager: Any, last: int | None, watch: Wa
     describe(config, run, pictures)
     done = last or 0
     stream = _stream(config, pictures, dtype, done, NamedSharding(mesh, PartitionSpec("data")))
-    with contextlib.closing(Journal(run, done, watch)) as journal:
-        _Run(config, run, manager, held_out, journal).train(state, done, stream)
+    _Run(config, run, manager, held_out, Journal(run, done, watch)).train(state, done, stream)
     if jax.process_count() > 1:  # the first host is not left alone until the model is there
         multihost_utils.sync_global_devices("model")
     if jax.process_index() == 0:

@@ -57,14 +57,10 @@ def learning_rate(config: Config) -> optax.Schedule:
     """The learning rate by the number of the step, from 0."""
     falling = max(config.steps - config.warmup - config.constant, 1)
     peak, final = config.learning_rate, config.final_learning_rate
-    return optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, peak, config.warmup),
-            optax.constant_schedule(peak),
-            optax.cosine_decay_schedule(peak, falling, final / peak),
-        ],
-        [config.warmup, config.warmup + config.constant],
-    )
+    rising = optax.linear_schedule(0.0, peak, config.warmup)
+    cosine = optax.cosine_decay_schedule(peak, falling, final / peak)
+    stretches = [rising, optax.constant_schedule(peak), cosine]
+    return optax.join_schedules(stretches, [config.warmup, config.warmup + config.constant])
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
@@ -152,5 +148,4 @@ def step(config: Config, state: State, batch: Batch) -> tuple[State, dict[str, j
     decay = jnp.minimum(config.average, (1 + state.step) / (10 + state.step))
     average = optax.incremental_update(params, state.average, 1 - decay)
     norms = {"gradient": optax.tree.norm(gradients), "parameters": optax.tree.norm(params)}
-    report = {"loss": loss, **norms}
-    return State(state.step + 1, params, average, optimizer_state), report
+    return State(state.step + 1, params, average, optimizer_state), {"loss": loss, **norms}
