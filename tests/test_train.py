@@ -433,7 +433,7 @@ def test_validation_for_which_memory_does_not_suffice(tmp_path, photographs, mon
     assert checkpoints.describe(made)["steps"] == 12
 
 
-def test_damaged_folders(tmp_path, photographs, random_params):
+def test_damaged_folders(tmp_path, photographs, random_params, capfd):
     """What can be resumed is; no more is needed for that than is in the folder."""
     checkpoints.save(tmp_path / "begun", TINY, random_params(TINY))
     config = configuration(photographs, init_from=str(tmp_path / "begun"))
@@ -450,6 +450,7 @@ def test_damaged_folders(tmp_path, photographs, random_params):
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(TrainingError, match=r"checkpoints/12: damaged or incomplete; remove it"):
         train(config, run)
+    assert "Traceback" not in capfd.readouterr().err  # of the threads that read
     shutil.rmtree(run / "checkpoints" / "12")
     train(config, run)
     assert_same_parameters(run, tmp_path / "whole")

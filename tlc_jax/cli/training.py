@@ -1,6 +1,7 @@
 """The command that trains."""
 
 import dataclasses
+import logging
 import runpy
 import signal
 import socket
@@ -51,6 +52,7 @@ def train(
     except ImportError as error:  # of the extra
         raise UserError(str(error)) from None
 
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of saves that are waited for
     sources = {"target": target, "input": input_}
     given = {name: source for name, source in sources.items() if source is not None}
     try:

@@ -120,6 +120,7 @@ def _pictures(config: Config, run: Path, watch: Watch) -> tuple[tuple[Files, ...
 def _state(config: Config, manager: Any, last: int | None, sharding: NamedSharding) -> State:
     """The state of the last checkpoint, or the one to begin with."""
     import orbax.checkpoint as ocp
+    import tensorstore
 
     if last is None:
         return jax.device_put(init(config), sharding)
@@ -127,13 +128,19 @@ def _state(config: Config, manager: Any, last: int | None, sharding: NamedShardi
     begun = dataclasses.replace(config, init_from=None)
     shapes = jax.eval_shape(functools.partial(init, begun))
     like = jax.tree.map(lambda x: x.update(sharding=sharding), shapes)
+    folder = manager.directory / str(last)
     try:
+        # Once by itself: orbax reads all arrays at a time, and threads print tracebacks of damage.
+        files = {"driver": "file", "path": f"{folder}/default/"}
+        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
+        for key in store.list().result():
+            store.read(key).result()
         return manager.restore(last, args=ocp.args.StandardRestore(like))
     except Exception as error:  # whatever orbax meets in a file that is damaged
         if is_out_of_memory(error):
             raise
         raise TrainingError(
-            f"{manager.directory / str(last)}: damaged or incomplete; remove it, and the run "
+            f"{folder}: damaged or incomplete; remove it, and the run "
             "resumes from the checkpoint before."
         ) from None
 
