@@ -18,7 +18,8 @@ from checkpoints_convert import hinet, maxim, mprnet, nafnet, nafssr, restormer,
 from checkpoints_convert.engine import ConversionError, fill
 from checkpoints_convert.sources import read_tensors
 from tlc_jax.files import catalogue
-from tlc_jax.files.checkpoints import config_fields, first_line, save
+from tlc_jax.files.atomic import first_line
+from tlc_jax.files.checkpoints import config_fields, save
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
 from tlc_jax.models import MODELS

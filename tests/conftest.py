@@ -2,7 +2,6 @@
 
 import functools
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +91,6 @@ def terminal(
 ) -> Iterator[Callable[..., Result]]:
     """Runs a command of `tlc-jax` in a folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # commands silence it
 
     def run(folder: Path, *arguments: object) -> Result:
         monkeypatch.chdir(folder)

@@ -16,7 +16,7 @@ from tlc_jax.evaluation import evaluating as evaluate
 from tlc_jax.files import catalogue
 from tlc_jax.files import datasets as data
 from tlc_jax.training import config as recipe
-from tlc_jax.training import degradations
+from tlc_jax.training import degradations, step
 from tlc_jax.training import run as train
 
 REFERENCE = Path(__file__).parent.parent / "docs/reference"
@@ -57,11 +57,11 @@ def public(module) -> list[str]:
     return [name for name in names if not name.startswith("_")]
 
 
-@pytest.mark.parametrize(
-    "module",
-    [tlc, ops, layers, checkpoints_convert, train, recipe, degradations, evaluate, data, catalogue],
-    ids=lambda module: module.__name__,
-)
+MODULES = [tlc, ops, layers, checkpoints_convert, evaluate, data, catalogue]
+MODULES += [train, recipe, step, degradations]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_every_public_name_is_in_the_reference(module):
     pages = "\n".join(page.read_text() for page in REFERENCE.glob("*.md"))
     # As mkdocstrings does it, which takes `tlc_jax.restore` for the module of that name.

@@ -1,4 +1,4 @@
-"""Samples of a training run: random, but the same ones for whoever goes on with it."""
+"""Samples of a training run: random, but the same ones when it resumes."""
 
 import os
 import shutil
@@ -85,7 +85,7 @@ def test_processes_share_the_rows_of_a_batch(pictures):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_going_on_from_a_batch(pictures, workers):
+def test_resuming_from_a_batch(pictures, workers):
     files = decoded(pictures)
     whole = list(batches(crops(files), 0, workers=0))
     rest = list(batches(crops(files), 7, workers=workers))

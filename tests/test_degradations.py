@@ -1,4 +1,4 @@
-"""What spoils photographs: its statistics, and its physics against plain loops in float64."""
+"""Degradations: their statistics, and their physics against plain loops in float64."""
 
 import io
 import itertools

@@ -4,10 +4,8 @@ import contextlib
 import dataclasses
 import enum
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -170,15 +168,6 @@ def complain(error: Exception | str) -> None:
         reason = f"{(error.strerror or str(error)).lower()}."
         error = reason if error.filename is None else f"{error.filename}: {reason}"
     print(f"tlc-jax: {error}", file=sys.stderr)
-
-
-def silence_orbax() -> None:
-    """Where a checkpoint cannot be written, orbax tells at length of each array that is not."""
-    for logger in ("absl", "asyncio"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    # Threads of tensorstore still report to the loop that the first of them has ended.
-    sys.unraisablehook = lambda unraisable: None
 
 
 def check_writable(folder: Path) -> None:

@@ -1,23 +1,20 @@
 """The command that trains."""
 
 import dataclasses
-import difflib
-import re
+import logging
 import runpy
 import signal
 import socket
 import sys
 import time
-import typing
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
-from tlc_jax.cli.common import UserError, console, enough_memory, parse_settings, silence_orbax
+from tlc_jax.cli.common import UserError, console, enough_memory, parse_settings
 
 OURS = Path(__file__).parent.parent / "training" / "configs"
 PATIENCE = 300  # seconds, for the first of several processes to be there
@@ -42,7 +39,7 @@ def train(
     processes: Annotated[int | None, typer.Option(help="How many there are.")] = None,
     process: Annotated[int | None, typer.Option(help="Which one this is, from 0.")] = None,
 ) -> None:
-    """Train a network, or go on with a run that was interrupted.
+    """Train a network, or resume a run that was interrupted.
 
     \b
     tlc-jax train nafnet_gopro -o runs/nafnet --input GoPro/train/input \\
@@ -50,25 +47,48 @@ def train(
 
     Our configurations: denoise, deblur, nafnet_gopro, nafnet_sidd, restormer.
     """
-    from tlc_jax.training.config import TrainingError, check
+    try:
+        from tlc_jax.training import TrainingError
+    except ImportError as error:  # of the extra
+        raise UserError(str(error)) from None
 
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns of saves that are waited for
     sources = {"target": target, "input": input_}
     given = {name: source for name, source in sources.items() if source is not None}
-    wanted = with_changes(open_config(config), parse_settings(settings) | given)
-    silence_orbax()
-    if any(option is not None for option in (coordinator, processes, process)):
-        _join(coordinator, processes, process)
-    else:
-        # The blocks that wait for a checkpoint under way, and those that end processes, run.
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        check(wanted)  # before the bar, which asks how many steps there are
+        wanted = dataclasses.replace(open_config(config), **parse_settings(settings) | given)
+        if any(option is not None for option in (coordinator, processes, process)):
+            _join(coordinator, processes, process)
+        else:
+            # The blocks that wait for a checkpoint under way, and those that end processes, run.
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         with enough_memory(output, "smaller crops or batches"):
             made = _watched(wanted, output)
     except TrainingError as error:
         raise UserError(str(error)) from None
     if jax.process_index() == 0:
         console.print(f"{made}: the averaged parameters after {wanted.steps} steps")
+
+
+def open_config(name: str) -> Any:
+    """The configuration that a Python file defines, by its path or as one of ours."""
+    from tlc_jax.training import Config, TrainingError
+
+    path = Path(name)
+    if path.suffix != ".py":
+        path = OURS / f"{name}.py"
+    if not path.is_file():
+        ours = ", ".join(sorted(file.stem for file in OURS.glob("[a-z]*.py")))
+        raise UserError(f"{name}: neither a Python file nor one of our configurations, {ours}.")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except TrainingError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # of somebody's own program
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from None
+    if not isinstance(config, Config):
+        raise UserError(f"{path}: defines no 'config' that is a tlc_jax.training.Config.")
+    return config
 
 
 def _join(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -80,51 +100,52 @@ def _join(coordinator: str | None, processes: int | None, process: int | None) -
         raise UserError(f"--coordinator {coordinator}: write HOST:PORT, as in 10.0.0.1:1234.")
     if not 0 <= process < processes:
         raise UserError(f"--process {process}: the {processes} processes count from 0.")
-    # JAX aborts, with no error that could be caught, where it finds nobody there.
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            if process == 0:
-                socket.create_server(("", int(port))).close()
-            else:
-                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-            break
-        except OSError as error:
-            if process == 0 or time.monotonic() > until:
-                raise UserError(
-                    f"--coordinator {coordinator}: {(error.strerror or str(error)).lower()}; give "
-                    "all processes the address of the first, and a port that is free there."
-                ) from None
-        time.sleep(1)
+    try:
+        _meet(host.strip("[]"), int(port), first=process == 0)
+    except OSError as error:
+        raise UserError(
+            f"--coordinator {coordinator}: {(error.strerror or str(error)).lower()}; give "
+            "all processes the address of the first, and a port that is free there."
+        ) from None
     # What SLURM or Open MPI tell would leave each process one device of its own.
     jax.distributed.initialize(
         coordinator, processes, process, cluster_detection_method="deactivate"
     )
-    # JAX takes it as a notice, that it is about to end, and goes on. A process may be waiting for
-    # one that has ended already, so no block of Python may have to run.
+    # JAX takes it as a notice that the process is about to end, and trains on. A process may wait
+    # for one that has ended already, so no block of Python may have to run.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _meet(host: str, port: int, first: bool) -> None:
+    """Wait for the first process; JAX would abort, with no error that could be caught."""
+    if first:
+        return socket.create_server(("", port)).close()
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return socket.create_connection((host, port), timeout=10).close()
+        except OSError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(1)
 
 
 def _watched(config: Any, output: Path) -> Path:
     """Train, telling on the terminal of the first host how it goes."""
-    from tlc_jax.training.run import train
+    from tlc_jax.training import train
 
+    if jax.process_index() > 0:
+        return train(config, output)
+    columns = "{task.completed}/{task.total}", BarColumn(), "{task.description}"
     with Progress(
-        TextColumn("{task.completed}/{task.total}"),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal or jax.process_index() > 0,
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task("", total=config.steps)
 
         def watch(report: dict[str, Any]) -> None:
-            if jax.process_index() > 0:
-                return
-            if "loss" in report:
+            if "loss" in report and console.is_terminal:
                 bar.update(task, completed=report["step"], description=_said(report))
-            if "loss" not in report or not console.is_terminal:
+            else:
                 console.print(_said(report))
 
         return train(config, output, watch)
@@ -137,73 +158,3 @@ def _said(report: dict[str, Any]) -> str:
         return "step {step}: loss {loss:.4g}, {samples_per_second:.3g} samples/s".format(**report)
     scores = (f"{name} {report[name]:.2f}" for name in ("input", "global", "local"))
     return f"step {report['step']}: PSNR {', '.join(scores)} dB"
-
-
-def open_config(name: str) -> Any:
-    """The configuration that a Python file defines, by its path or as one of ours."""
-    from tlc_jax.training.config import Config
-
-    path = Path(name)
-    if path.suffix != ".py":
-        path = OURS / f"{name}.py"
-    if not path.is_file():
-        ours = ", ".join(sorted(file.stem for file in OURS.glob("[a-z]*.py")))
-        raise UserError(f"{name}: neither a Python file nor one of our configurations, {ours}.")
-    try:
-        config = runpy.run_path(str(path)).get("config")
-    except Exception as error:  # of somebody's own program
-        raise UserError(f"{path}: {_explained(error, Config)}") from None
-    if not isinstance(config, Config):
-        raise UserError(f"{path}: defines no 'config' that is a tlc_jax.training.config.Config.")
-    return config
-
-
-def _explained(error: Exception, config: type) -> str:
-    found = re.search(
-        r"Config\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)
-    )
-    if not found:
-        return f"{type(error).__name__}: {error}"
-    fields = [field.name for field in dataclasses.fields(config)]
-    return f"there is no field {found[1]}; {_meant(found[1], fields)}"
-
-
-def _meant(name: str, fields: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, fields, 1)
-    return f"did you mean {close[0]}?" if close else f"the fields are {', '.join(fields)}."
-
-
-def with_changes(config: Any, changes: dict[str, Any]) -> Any:
-    """The configuration with some fields changed, as of the command line."""
-    from tlc_jax.training.config import Config, Phase
-
-    types = typing.get_type_hints(Config)
-    del types["model"], types["degradation"]
-    checked = {}
-    for name, value in changes.items():
-        if name not in types:
-            raise UserError(f"--set {name}: no field that can be set here; {_meant(name, types)}")
-        if name == "phases" and isinstance(value, tuple):
-            value = tuple(
-                Phase(*part) if isinstance(part, list) and len(part) == 3 else part
-                for part in value
-            )
-        if not _fits(value, types[name]):
-            raise UserError(f"--set {name}={value}: is to be like {getattr(config, name)}.")
-        checked[name] = value
-    return dataclasses.replace(config, **checked)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type; whole numbers are numbers, truth values are not."""
-    if hint in (int, float):
-        numbers = int if hint is int else int | float
-        return isinstance(value, numbers) and not isinstance(value, bool)
-    if parts := typing.get_args(hint):
-        if typing.get_origin(hint) is not tuple:
-            return any(_fits(value, part) for part in parts)
-        if not isinstance(value, tuple):
-            return False
-        parts = parts[:1] * len(value) if parts[-1] is ... else parts
-        return len(parts) == len(value) and all(map(_fits, value, parts))
-    return isinstance(value, hint)

@@ -18,7 +18,6 @@ from tlc_jax.cli.common import (
     console,
     open_network,
     parse_settings,
-    silence_orbax,
 )
 from tlc_jax.evaluation.sheets import window_map
 from tlc_jax.files import checkpoints
@@ -136,7 +135,6 @@ def convert(
     """Convert published weights into a checkpoint folder."""
     from checkpoints_convert import convert_file  # the converter builds on this package
 
-    silence_orbax()
     convert_file(source, destination, **parse_settings(settings))
     description = checkpoints.describe(destination)
     console.print(

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,3 +57,16 @@ def why_not_written(error: Exception) -> str:
 def first_line(error: Exception) -> str:
     """What an error says first, or what it is, where it says nothing."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def reserve(folder: Path, size: int) -> None:
+    """Asks for room for `size` bytes in a folder, before others begin to write there.
+
+    Raises:
+      OSError: there is less: the disk or a quota is full, or files may not grow as large.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+        elif shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tlc_jax.files.atomic import first_line, folder_atomically, why_not_written
+from tlc_jax.files.atomic import first_line, folder_atomically, reserve, why_not_written
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
 from tlc_jax.models import MODELS
@@ -92,6 +92,8 @@ def save(path: str | os.PathLike, model: Network, params: Params, **metadata: An
         raise CheckpointError(f"{path}: exists already; remove it or choose another destination.")
     try:
         with folder_atomically(path) as folder:
+            # Where tensorstore finds a full disk, it prints a traceback for each array.
+            reserve(folder, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
             # Whoever writes, writes alone: the other hosts of a training run are not waited for.
             this = jax.process_index()
             alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})

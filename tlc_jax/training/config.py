@@ -1,28 +1,32 @@
-"""What a network is trained with: the configuration of a run, and one step of it."""
+"""What a run trains, and with what: its configuration, checked as it is made."""
 
 import dataclasses
-import functools
-import math
+import difflib
+import re
 from collections.abc import Callable
-from numbers import Number
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
-import optax
+from pydantic import Field, InstanceOf, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
-from tlc_jax.files import checkpoints
+from tlc_jax.files.atomic import first_line
 from tlc_jax.layers import Network
-from tlc_jax.layers.network import Params, abstract_params
+from tlc_jax.layers.network import abstract_params
 from tlc_jax.models import MODELS
-from tlc_jax.ops.pixels import to_float
 from tlc_jax.training.degradations import Degradation
 
-Batch = dict[str, jax.Array]
+Natural = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Loss = Literal["psnr", "l1", "mse", "charbonnier"]
 
 
-class TrainingError(ValueError):
-    """A run that cannot start or go on; the message is a sentence for the user."""
+class TrainingError(Exception):  # pydantic would wrap a ValueError
+    """A run that cannot start or resume; the message is a sentence for the user."""
 
 
 class Phase(NamedTuple):
@@ -34,14 +38,16 @@ class Phase(NamedTuple):
       batch: samples of a step, of all devices and hosts together.
     """
 
-    steps: int
-    crop: int
-    batch: int
+    steps: Count
+    crop: Count
+    batch: Count
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(
+    frozen=True, kw_only=True, config={"strict": True, "extra": "forbid", "allow_inf_nan": False}
+)
 class Config:
-    """All that a run depends on.
+    """All that a run depends on; `dataclasses.replace` changes fields, and checks them again.
 
     Rates are AdamW's (Loshchilov and Hutter, arXiv 1711.05101). The learning rate rises during
     `warmup` steps, stays during `constant` ones, and falls as a cosine until the end.
@@ -55,7 +61,7 @@ class Config:
         frozen dataclass of your own, called alike.
       flips: whether crops are mirrored and turned by 90 degrees, too, at random.
       margin: pixels around a crop that are degraded with it and then cut off, for what blurs.
-      loss: one of `LOSSES`.
+      loss: "psnr", "l1", "mse" or "charbonnier".
       learning_rate, final_learning_rate: at the peak, and after the last step.
       warmup, constant: steps before the peak, and at it.
       betas: decays of AdamW's averages of the gradient and of its square.
@@ -69,316 +75,150 @@ class Config:
       validation_pictures: the most of them that are restored, in both modes.
       skip_unreadable: pictures that may be damaged; each is reported.
       workers: processes that make the samples; 0 has threads do it.
-      seed: of all that is random: the first parameters, the crops, what spoils them.
+      seed: of all that is random: the first parameters, the crops, their degradation.
       report_every, validate_every, save_every: steps.
+
+    Raises:
+      TrainingError: the field that is wrong, its value, and what it has to be.
     """
 
-    model: Network
-    phases: tuple[Phase, ...]
+    model: InstanceOf[Network]
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
     target: str = ""
     input: str | None = None
     degradation: Degradation | None = None
-    margin: int = 0
+    margin: Natural = 0
     flips: bool = True
-    mixup: float | None = None
-    loss: str = "psnr"
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-7
-    warmup: int = 0
-    constant: int = 0
-    betas: tuple[float, float] = (0.9, 0.9)
-    weight_decay: float = 0.0
-    clip: float | None = 0.01
-    average: float = 0.999
+    mixup: Positive | None = None
+    loss: Loss = "psnr"
+    learning_rate: Positive = 1e-3
+    final_learning_rate: Rate = 1e-7
+    warmup: Natural = 0
+    constant: Natural = 0
+    betas: tuple[Share, Share] = (0.9, 0.9)
+    weight_decay: Rate = 0.0
+    clip: Positive | None = 0.01
+    average: Share = 0.999
     init_from: str | None = None
     validation_target: str | None = None
     validation_input: str | None = None
-    validation_pictures: int = 10
-    skip_unreadable: int = 10
-    workers: int = 0
-    seed: int = 0
-    report_every: int = 100
-    validate_every: int = 5000
-    save_every: int = 1000
+    validation_pictures: Count = 10
+    skip_unreadable: Natural = 10
+    workers: Natural = 0
+    seed: Natural = 0
+    report_every: Count = 100
+    validate_every: Count = 5000
+    save_every: Count = 1000
 
     @property
     def steps(self) -> int:
         return sum(phase.steps for phase in self.phases)
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_one_sentence(cls, fields: Any, check: Callable[[Any], Self]) -> Self:
+        try:
+            return check(fields)
+        except ValidationError as error:
+            raise TrainingError(_sentence(error)) from None
 
-Range = tuple[str, Callable[[Any], bool]]
+    def __post_init__(self) -> None:
+        """Refuse fields that do not fit together."""
+        model, crops = self.model, sorted({phase.crop for phase in self.phases})
+        if type(model) not in MODELS.values() or model.takes != "pictures":
+            raise TrainingError(
+                f"model: {type(model).__name__} is no network of single pictures, gray or RGB."
+            )
+        if model.local_mode:
+            raise TrainingError("model: local_mode is for inference; train the global network.")
+        if not {*model.train_size} <= {*crops}:
+            raise TrainingError(
+                f"model: train_size is {model.train_size}, which windows follow, but crops are of "
+                f"{', '.join(map(str, crops))} pixels; make it one of them."
+            )
+        if self.warmup + self.constant > self.steps:
+            raise TrainingError(
+                f"warmup and constant: are {self.warmup} and {self.constant}, longer than the run "
+                f"of {self.steps} steps."
+            )
+        if self.margin > 0 and self.degradation is None:
+            raise TrainingError(
+                f"margin: is {self.margin}, but pairs are cropped as they are; write 0."
+            )
+        # By convention, what Python cannot spell, as a function, has a text in such brackets.
+        if "<" in repr(self.degradation):
+            raise TrainingError(
+                f"degradation: is {self.degradation}, but has to be one of "
+                "tlc_jax.training.degradations or a frozen dataclass of your own, made of such: a "
+                "resumed run could not tell whether a function still does the same."
+            )
+        try:
+            hash(self)
+        except TypeError as error:
+            raise TrainingError(
+                f"degradation or model: holds a list, or a dataclass that is not frozen ({error}); "
+                "write tuples."
+            ) from None
 
-NATURAL: Range = "a whole number of at least 0", lambda x: isinstance(x, int) and x >= 0
-COUNT: Range = "a whole number of at least 1", lambda x: isinstance(x, int) and x >= 1
-RATE: Range = "a number of at least 0", lambda x: isinstance(x, int | float) and 0 <= x < math.inf
-POSITIVE: Range = "a number above 0", lambda x: isinstance(x, int | float) and 0 < x < math.inf
-SHARE: Range = (
-    "a number of at least 0 and below 1",
-    lambda x: isinstance(x, int | float) and 0 <= x < 1,
-)
 
-RANGES = {
-    "margin": NATURAL,
-    "warmup": NATURAL,
-    "constant": NATURAL,
-    "skip_unreadable": NATURAL,
-    "workers": NATURAL,
-    "seed": NATURAL,
-    "validation_pictures": COUNT,
-    "report_every": COUNT,
-    "validate_every": COUNT,
-    "save_every": COUNT,
-    "weight_decay": RATE,
-    "final_learning_rate": RATE,
-    "learning_rate": POSITIVE,
-    "clip": POSITIVE,  # or None
-    "mixup": POSITIVE,  # or None
-    "average": SHARE,
-}
+def _sentence(error: ValidationError) -> str:
+    """The first of pydantic's findings, as one sentence."""
+    found = error.errors(include_url=False)[0]
+    *around, name = map(str, found["loc"])
+    if found["type"] == "unexpected_keyword_argument":
+        fields = [field.name for field in dataclasses.fields(Config)]
+        close = difflib.get_close_matches(name, fields, 1)
+        hint = f"did you mean {close[0]}?" if close else f"the fields are {', '.join(fields)}."
+        return f"there is no field {name}; {hint}"
+    field = ".".join([*around, name])
+    if found["type"] == "missing":
+        return f"{field}: is missing" + (f" in {found['input']!r}." if around else ".")
+    has_to = re.sub(r"^\w+ should", "has to", found["msg"])
+    return f"{field}: is {found['input']!r}, but {has_to}."
 
 
 def check(config: Config) -> None:
-    """Refuse what could only fail later, or would train something else than was meant.
+    """Refuse before a run what could only fail later.
 
     Raises:
       TrainingError: what is wrong, and with which field.
     """
-    model, phases, devices = config.model, config.phases, jax.device_count()
-    _refuse(
-        type(model) not in MODELS.values() or model.takes != "pictures",
-        f"model: {type(model).__name__} is no network of single pictures, gray or RGB.",
-    )
-    _refuse(
-        not (isinstance(phases, tuple) and phases)
-        or not all(isinstance(phase, Phase) and all(map(COUNT[1], phase)) for phase in phases),
-        "phases: a tuple of one Phase or more, each of whole numbers of at least 1.",
-    )
-    for name, (words, holds) in RANGES.items():
-        value = getattr(config, name)
-        if not (value is None and name in ("clip", "mixup")):
-            _refuse(not holds(value), f"{name}: is {value!r}, but has to be {words}.")
-    try:
-        hash(config)
-    except TypeError:
+    if not config.target:
+        raise TrainingError("target: name the pictures to train on.")
+    if (config.input is None) == (config.degradation is None):
         raise TrainingError(
-            "a field holds a list, or a dataclass that is not frozen; write tuples."
-        ) from None
-    _refuse(
-        not (isinstance(config.betas, tuple) and len(config.betas) == 2)
-        or not all(map(SHARE[1], config.betas)),
-        f"betas: two numbers, each {SHARE[0]}.",
-    )
-    _refuse(
-        config.warmup + config.constant > config.steps,
-        f"warmup and constant: are longer than the run of {config.steps} steps.",
-    )
-    _refuse(config.loss not in LOSSES, f"loss {config.loss}: is one of {', '.join(LOSSES)}.")
-    _refuse(not config.target, "target: name the pictures to train on.")
-    _refuse(
-        (config.input is None) == (config.degradation is None),
-        "input: name what pairs with target, or a degradation to make it, not both.",
-    )
+            "input: name what pairs with target, or a degradation to make it, not both."
+        )
     paired = config.validation_target is not None and config.degradation is None
-    _refuse(
-        (config.validation_input is not None) != paired,
-        "validation_input: pairs with validation_target where input pairs with target.",
-    )
-    _refuse(
-        config.margin > 0 and config.degradation is None,
-        "margin: is for a degradation; pairs are cropped as they are.",
-    )
-    _refuse(
-        any(phase.batch % devices for phase in phases),
-        f"phases: batches must be multiples of the {devices} devices.",
-    )
-    _refuse(model.local_mode, "model: local_mode is for inference; train the global network.")
-    crops = sorted({phase.crop for phase in phases})
-    _refuse(
-        not {*model.train_size} <= {*crops},
-        f"model: train_size is {model.train_size}, which the windows of the local network "
-        f"follow, but crops are of {', '.join(map(str, crops))} pixels; make it one of them.",
-    )
-    _refuse(
-        config.degradation is not None and not _tells_all(config.degradation),
-        "degradation: has to be one of tlc_jax.training.degradations or a frozen dataclass of your "
-        "own, made of such: what a function does cannot be told from its text when a run goes on.",
-    )
-    _try_out(model, config.degradation, crops[0] + 2 * config.margin)
+    if (config.validation_input is not None) != paired:
+        raise TrainingError(
+            "validation_input: pairs with validation_target where input pairs with target."
+        )
+    devices = jax.device_count()
+    if any(phase.batch % devices for phase in config.phases):
+        raise TrainingError(f"phases: batches must be multiples of the {devices} devices.")
+    smallest = min(phase.crop for phase in config.phases)
+    _try_out(config.model, config.degradation, smallest + 2 * config.margin)
 
 
-def _refuse(wrong: bool, sentence: str) -> None:
-    if wrong:
-        raise TrainingError(sentence)
-
-
-def _tells_all(part: Any) -> bool:
-    """Whether the text of a degradation, or of a part of one, says what it does."""
-    if isinstance(part, tuple):
-        return all(map(_tells_all, part))
-    if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        values = (getattr(part, field.name) for field in dataclasses.fields(part))
-        return all(map(_tells_all, values))
-    return isinstance(part, Number | str | None)
-
-
-@functools.lru_cache(maxsize=1)  # tracing takes seconds, and the command asks before `train` does
-def _try_out(model: Any, degradation: Degradation | None, size: int) -> None:
-    """Refuse a network that cannot be made, and what cannot spoil a crop of `size` pixels."""
+def _try_out(model: Network, degradation: Degradation | None, size: int) -> None:
+    """Refuse a network that cannot be made, or a degradation of crops of `size` pixels."""
     try:
         abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
     except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise TrainingError(
             f"model: this {type(model).__name__} cannot be made "
-            f"({checkpoints.first_line(error)}); see its sizes."
+            f"({first_line(error)}); see its sizes."
         ) from None
     if degradation is None:
         return
     crop = jax.ShapeDtypeStruct((size, size, model.inp_channels), jnp.float32)
     try:
-        spoilt = jax.eval_shape(degradation, jax.random.key(0), crop)
-        if spoilt.shape != crop.shape:
-            raise ValueError(f"it makes {spoilt.shape} of {crop.shape}")
+        degraded = jax.eval_shape(degradation, jax.random.key(0), crop)
+        if degraded.shape != crop.shape:
+            raise ValueError(f"it makes {degraded.shape} of {crop.shape}")
     except Exception as error:  # of somebody's own program, maybe
         raise TrainingError(
             f"degradation: fails on a crop of {size} pixels "
-            f"({checkpoints.first_line(error)}); ranges are pairs, as in GaussianNoise((0, 50))."
+            f"({first_line(error)}); ranges are pairs, as in GaussianNoise((0, 50))."
         ) from None
-
-
-class State(NamedTuple):
-    """What a step changes.
-
-    Attributes:
-      step: how many were made, int32.
-      params: the parameters, float32.
-      average: of them over the steps, which is what is kept.
-      optimizer: what AdamW remembers.
-    """
-
-    step: jax.Array
-    params: Params
-    average: Params
-    optimizer: Any
-
-
-def _mean_error(of_pixel: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
-    return lambda image, target: of_pixel(image - target).mean()
-
-
-def _psnr_loss(image: jax.Array, target: jax.Array) -> jax.Array:
-    """-PSNR in dB, the mean over the images (NAFNet, arXiv 2204.04676)."""
-    error = jnp.square(image - target).mean(axis=(1, 2, 3))
-    return 10 / math.log(10) * jnp.log(error + 1e-8).mean()
-
-
-LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "psnr": _psnr_loss,
-    "l1": _mean_error(jnp.abs),
-    "mse": _mean_error(jnp.square),
-    # Lai et al., arXiv 1710.01992, with the epsilon of MPRNet
-    "charbonnier": _mean_error(lambda error: jnp.sqrt(jnp.square(error) + 1e-6)),
-}
-"""By name, of the restored pictures and the true ones, (N, H, W, C) in [0, 1], to a scalar."""
-
-
-def learning_rate(config: Config) -> optax.Schedule:
-    """The learning rate by the number of the step, from 0."""
-    falling = max(config.steps - config.warmup - config.constant, 1)
-    peak, final = config.learning_rate, config.final_learning_rate
-    return optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, peak, config.warmup),
-            optax.constant_schedule(peak),
-            optax.cosine_decay_schedule(peak, falling, final / peak),
-        ],
-        [config.warmup, config.warmup + config.constant],
-    )
-
-
-def optimizer(config: Config) -> optax.GradientTransformation:
-    """AdamW after clipping, as the configuration says."""
-    clip = optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip)
-    b1, b2 = config.betas
-    adamw = optax.adamw(learning_rate(config), b1, b2, weight_decay=config.weight_decay)
-    return optax.chain(clip, adamw)
-
-
-def init(config: Config) -> State:
-    """The state before the first step, with new parameters or those of `init_from`.
-
-    Raises:
-      TrainingError: `init_from` holds another network.
-      CheckpointError: it cannot be read.
-    """
-    if config.init_from is None:
-        example = jnp.zeros(config.model.example_input((8, 8)).shape)
-        params = jax.jit(config.model.init)(jax.random.key(config.seed), example)["params"]
-    else:
-        _, params = checkpoints.load(config.init_from)
-        wanted = abstract_params(config.model)
-        if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, wanted):
-            raise TrainingError(
-                f"{config.init_from}: holds another network than the configuration's "
-                f"{type(config.model).__name__}; give both the same sizes."
-            )
-    average = jax.tree.map(jnp.copy, params)  # memory of its own, as a step takes both
-    return State(jnp.zeros((), jnp.int32), params, average, optimizer(config).init(params))
-
-
-def samples(config: Config, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Inputs and targets of a step, spoilt and mixed as the configuration says.
-
-    Args:
-      config: of the run.
-      batch: "target", and "input" where no degradation makes it, (N, H, W, C) uint8, uint16 or
-        floats, with the margin; "seed", (N,) whole numbers, of all that is random.
-
-    Returns:
-      Two arrays (N, crop, crop, C) float32, the targets in [0, 1].
-    """
-    target = to_float(batch["target"])
-    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(batch["seed"])
-    if config.degradation is None:
-        image = to_float(batch["input"])
-    else:
-        image = jax.vmap(config.degradation)(keys[:, 0], target)
-        inside = slice(config.margin, target.shape[1] - config.margin)
-        image, target = image[:, inside, inside], target[:, inside, inside]
-    if config.mixup is not None:
-        share = jax.vmap(functools.partial(_share, config.mixup))(keys[:, 1]).reshape(-1, 1, 1, 1)
-        image, target = (share * x + (1 - share) * jnp.roll(x, 1, axis=0) for x in (image, target))
-    return image, target
-
-
-def _share(parameter: float, key: jax.Array) -> jax.Array:
-    draw, mix = jax.random.split(key)
-    return jnp.where(jax.random.bernoulli(mix), jax.random.beta(draw, parameter, parameter), 1.0)
-
-
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
-def step(config: Config, state: State, batch: Batch) -> tuple[State, dict[str, jax.Array]]:
-    """One step of training.
-
-    Args:
-      config: of the run.
-      state: before the step; its memory is used again.
-      batch: as of `samples`.
-
-    Returns:
-      The state after it, and its "loss" and the norms of its "gradient" and "parameters".
-    """
-    image, target = samples(config, batch)
-
-    def loss_of(params: Params) -> jax.Array:
-        restored = jnp.asarray(config.model.apply({"params": params}, image))
-        return LOSSES[config.loss](restored.astype(jnp.float32), target)
-
-    loss, gradients = jax.value_and_grad(loss_of)(state.params)
-    updates, optimizer_state = optimizer(config).update(gradients, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    # The first steps count for more, or the average would remember the start for long.
-    decay = jnp.minimum(config.average, (1 + state.step) / (10 + state.step))
-    average = optax.incremental_update(params, state.average, 1 - decay)
-    norms = {"gradient": optax.tree.norm(gradients), "parameters": optax.tree.norm(params)}
-    report = {"loss": loss, **norms}
-    return State(state.step + 1, params, average, optimizer_state), report

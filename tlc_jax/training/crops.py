@@ -1,7 +1,7 @@
-"""What a network is trained on: random crops of pictures, the same ones whenever a run goes on.
+"""What a network is trained on: random crops of pictures, the same ones when a run resumes.
 
-Sample number n of a run depends on the run's seed and n alone, so a run that was interrupted goes
-on with the sample it would have had, and processes share the samples of a batch by their numbers.
+Sample number n of a run depends on the run's seed and n alone, so a run resumes with the sample it
+would have had, and processes share the samples of a batch by their numbers.
 """
 
 import dataclasses
@@ -61,16 +61,14 @@ class Crops:
     rows: tuple[int, int, int]  # of a batch: all, then this process's own, from and to
 
     def __len__(self) -> int:
-        whole, begin, end = self.rows
-        return self.count // whole * (end - begin)
+        batch, begin, end = self.rows
+        return self.count // batch * (end - begin)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        whole, begin, end = self.rows
-        batch, row = divmod(index, end - begin)
-        return self.sample(self.first + batch * whole + begin + row)
-
-    def sample(self, number: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """Each picture once before any comes again, each time in another order."""
+        batch, begin, end = self.rows
+        batches_before, row = divmod(index, end - begin)
+        number = self.first + batches_before * batch + begin + row
         epoch, place = divmod(number, len(self.pictures))
         files = self.pictures[_order(self.seed, epoch, len(self.pictures))[place]]
         random = np.random.default_rng((self.seed, 1, number))
@@ -140,7 +138,7 @@ def decode(
     Args:
       inputs: a source of what is to be restored, as of `data.pairs`; `None` where only clean
         photographs are given.
-      targets: the source of the truth.
+      targets: the source of the ground truth.
       channels: 1 or 3.
       folder: for the files; those that it has already are taken as they are.
       may_fail: how many pictures may be unreadable; these are left out.
@@ -155,19 +153,7 @@ def decode(
       DataError: as of `data.pairs`, if more pictures fail, and if an input and its target differ in
         size.
     """
-    kinds = KINDS if inputs is not None else KINDS[-1:]
-    # Of each picture, the files that hold it, and what reads it.
-    sources: dict[str, tuple[list[Path], Callable[[], tuple[np.ndarray, ...]]]]
-    if inputs is None:
-        sources = {
-            name: ([reader.file], lambda reader=reader: (reader(channels),))
-            for name, reader in photographs(targets).items()
-        }
-    else:
-        sources = {
-            pair.name: ([pair.input.file, pair.target.file], lambda pair=pair: pair.read(channels))
-            for pair in pairs(inputs, targets)
-        }
+    sources = _sources(inputs, targets, channels)
     folder.mkdir(parents=True, exist_ok=True)
     names = list(sources)[:most]
     begin = len(names) * host[0] // host[1]
@@ -176,30 +162,50 @@ def decode(
     for name in names[begin:] + names[:begin]:
         held, read = sources[name]
         stats = [file.stat() for file in held]
-        sizes = [stat.st_size for stat in stats]
-        key = _digest(inputs, targets, channels, name, sizes)
-        key += "-" + _digest([stat.st_mtime_ns for stat in stats])
-        files = tuple(folder / f"{key}-{kind}.npy" for kind in kinds)
-        if not all(file.exists() for file in files):
-            try:
-                arrays = read()
-            except DataError:
-                raise
-            except ImageError as error:
-                failed += 1
-                if failed > may_fail:
-                    raise DataError(
-                        f"{error} That makes {failed} pictures that cannot be read, and "
-                        f"skip_unreadable is {may_fail}."
-                    ) from None
-                watch(f"left out: {error}")
-                continue
-            for file, array in zip(files, arrays, strict=True):
-                _write_array(file, array)
-        found[name] = tuple(map(_stored, files))
+        picture = _digest(inputs, targets, channels, name, [stat.st_size for stat in stats])
+        written = _digest([stat.st_mtime_ns for stat in stats])
+        files = [folder / f"{picture}-{written}-{kind}.npy" for kind in KINDS[-len(held) :]]
+        try:
+            found[name] = _decoded(files, read)
+        except DataError:
+            raise
+        except ImageError as error:
+            failed += 1
+            if failed > may_fail:
+                raise DataError(
+                    f"{error} That makes {failed} pictures that cannot be read, and "
+                    f"skip_unreadable is {may_fail}."
+                ) from None
+            watch(f"left out: {error}")
     if not found:
         raise DataError(f"{targets}: none of the pictures can be read.")
     return [found[name] for name in names if name in found]
+
+
+# Of each picture, or pair of them, the files that hold it, and what reads it.
+Sources = dict[str, tuple[list[Path], Callable[[], tuple[np.ndarray, ...]]]]
+
+
+def _sources(inputs: Path | None, targets: Path, channels: int) -> Sources:
+    if inputs is None:
+        return {
+            name: ([reader.file], lambda reader=reader: (reader(channels),))
+            for name, reader in photographs(targets).items()
+        }
+    return {
+        pair.name: ([pair.input.file, pair.target.file], lambda pair=pair: pair.read(channels))
+        for pair in pairs(inputs, targets)
+    }
+
+
+def _decoded(files: list[Path], read: Callable[[], tuple[np.ndarray, ...]]) -> Files:
+    """A picture in its files, into which it is decoded unless it has been."""
+    if not all(file.exists() for file in files):
+        for file, array in zip(files, read(), strict=True):
+            _write_array(file, array)
+    # Closed at once, as there may be thousands.
+    arrays = [(file, np.load(file, mmap_mode="r")) for file in files]
+    return tuple(Stored(file, array.dtype, array.shape, array.offset) for file, array in arrays)
 
 
 def _digest(*parts: object) -> str:
@@ -209,14 +215,14 @@ def _digest(*parts: object) -> str:
 def picture_of(stored: Stored) -> str:
     """Which picture a file of `decode` is of, and how large the file was that held it.
 
-    When that one was written, which the rest of the name tells, changes with each copy of a data
-    set; a run may go on with one.
+    The rest of the name tells when that one was written, which changes with each copy of a data
+    set; a run may resume with a copy.
     """
     return stored.file.name.partition("-")[0]
 
 
 def _write_array(file: Path, array: np.ndarray) -> None:
-    """Atomically: other processes may be writing the same."""
+    """Atomic, as other processes may be writing the same."""
     encoded = io.BytesIO()
     np.save(encoded, np.ascontiguousarray(array))
     try:
@@ -243,8 +249,3 @@ def widest_type(pictures: Sequence[Files], size: int) -> np.dtype:
         )
     types = [file.dtype for files in pictures for file in files]
     return max(types, key=lambda dtype: dtype.itemsize)
-
-
-def _stored(file: Path) -> Stored:
-    array = np.load(file, mmap_mode="r")  # which is closed at once, as there may be thousands
-    return Stored(file, array.dtype, array.shape, array.offset)

@@ -1,7 +1,7 @@
-"""What spoils photographs, as random processes to train and to measure on.
+"""Degradations of photographs, as random processes to train and to measure on.
 
-A degradation takes a key and one photograph (H, W, C) in [0, 1], and returns it spoilt, of the same
-size. The same key spoils it in the same way on any device; `jax.vmap` serves a batch:
+A degradation takes a key and one photograph (H, W, C) in [0, 1], and returns it degraded, of the
+same size. The same key degrades it in the same way on any device; `jax.vmap` serves a batch:
 
     blurred = jax.vmap(MotionBlur(length=(3, 15)))(keys, photographs)
 """
@@ -20,29 +20,18 @@ Degradation = Callable[[jax.Array, jax.Array], jax.Array]
 STEPS = 64  # of a camera's trajectory
 
 # ITU-T T.81, annex K: what JPEG divides the frequencies of luma and of chroma by, at quality 50.
-LUMA = (
-    (16, 11, 10, 16, 24, 40, 51, 61),
-    (12, 12, 14, 19, 26, 58, 60, 55),
-    (14, 13, 16, 24, 40, 57, 69, 56),
-    (14, 17, 22, 29, 51, 87, 80, 62),
-    (18, 22, 37, 56, 68, 109, 103, 77),
-    (24, 35, 55, 64, 81, 104, 113, 92),
-    (49, 64, 78, 87, 103, 121, 120, 101),
-    (72, 92, 95, 98, 112, 100, 103, 99),
-)
-CHROMA = (
-    (17, 18, 24, 47, 99, 99, 99, 99),
-    (18, 21, 26, 66, 99, 99, 99, 99),
-    (24, 26, 56, 99, 99, 99, 99, 99),
-    (47, 66, 99, 99, 99, 99, 99, 99),
-    *((99,) * 8,) * 4,
-)
+LUMA = np.array([
+    [16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55],
+    [14, 13, 16, 24, 40, 57, 69, 56], [14, 17, 22, 29, 51, 87, 80, 62],
+    [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99],
+], np.float32)  # fmt: skip
+CHROMA = np.full((8, 8), 99, np.float32)
+CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 # ITU-T T.871: rows are luma, blue and red difference of an RGB colour.
-YCC = (
-    (0.299, 0.587, 0.114),
-    (-0.168735892, -0.331264108, 0.5),
-    (0.5, -0.418687589, -0.081312411),
-)
+YCC = np.array([
+    [0.299, 0.587, 0.114], [-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411],
+], np.float32)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +59,8 @@ class PoissonNoise:
         draw, noise = jax.random.split(key)
         low, high = map(math.log, self.photons)
         photons = jnp.exp(_drawn(draw, (low, high)))
-        return (
-            jax.random.poisson(noise, jnp.maximum(image, 0) * photons).astype(jnp.float32) / photons
-        )
+        counts = jax.random.poisson(noise, jnp.maximum(image, 0) * photons)
+        return counts.astype(jnp.float32) / photons
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +205,7 @@ def blur(image: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve a photograph with one kernel, in linear light, where exposures add up.
 
     Args:
-      image: (H, W, C) in [0, 1], encoded as sRGB; beyond its edges it goes on as if mirrored.
+      image: (H, W, C) in [0, 1], encoded as sRGB; mirrored beyond its edges.
       kernel: (k, k), k odd and k // 2 smaller than the image.
 
     Returns:
@@ -235,7 +223,7 @@ def shake(image: jax.Array, path: jax.Array, angles: jax.Array) -> jax.Array:
     """The mean, in linear light, of a photograph moved along a path and turned about its middle.
 
     Args:
-      image: (H, W, C) in [0, 1], encoded as sRGB; beyond its edges it goes on as if mirrored.
+      image: (H, W, C) in [0, 1], encoded as sRGB; mirrored beyond its edges.
       path: (2, moments) rows and columns, pixels.
       angles: (moments,) radians.
 
@@ -288,31 +276,29 @@ def jpeg(image: jax.Array, quality: jax.Array | float) -> jax.Array:
     if c == 1:
         gray = _quantised(padded[..., 0] - 128, LUMA, quality) + 128
         return jnp.clip(gray, 0, 255)[:h, :w, None] / 255
-    rgb_to_ycc = np.asarray(YCC, np.float32)
-    ycc = jnp.einsum("hwc,yc->hwy", padded, rgb_to_ycc, precision="highest")
+    ycc = jnp.einsum("hwc,yc->hwy", padded, YCC, precision="highest")
     y, *chroma = jnp.moveaxis(ycc, -1, 0)
     y = _quantised(y - 128, LUMA, quality) + 128
     halves = [x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2).mean((1, 3)) for x in chroma]
     small = jnp.stack([_quantised(x, CHROMA, quality) for x in halves], -1)
     chroma = jax.image.resize(small, (*y.shape, 2), "linear")
     ycc = jnp.concatenate([y[..., None], chroma], axis=-1)
-    rgb = jnp.einsum("hwy,cy->hwc", ycc, np.linalg.inv(rgb_to_ycc), precision="highest")
+    rgb = jnp.einsum("hwy,cy->hwc", ycc, np.linalg.inv(YCC), precision="highest")
     return jnp.round(jnp.clip(rgb, 0, 255))[:h, :w] / 255
 
 
-def _quantised(plane: jax.Array, table: tuple, quality: jax.Array | float) -> jax.Array:
+def _quantised(plane: jax.Array, table: np.ndarray, quality: jax.Array | float) -> jax.Array:
     """One plane, of levels about 0, after its 8x8 blocks were rounded in frequency.
 
     The levels are rounded before and after, as samples of a file are.
     """
     scale = jnp.where(quality < 50, jnp.floor(5000 / quality), 200 - 2 * quality)
-    steps = jnp.clip(jnp.floor((np.asarray(table, np.float32) * scale + 50) / 100), 1, 255)
+    steps = jnp.clip(jnp.floor((table * scale + 50) / 100), 1, 255)[None, :, None, :]
+    blocks = jnp.round(plane).reshape(plane.shape[0] // 8, 8, plane.shape[1] // 8, 8)
     cosines = np.cos(np.pi / 16 * np.outer(np.arange(8), 2 * np.arange(8) + 1)) / 2
     cosines[0] /= math.sqrt(2)
     transform = cosines.astype(np.float32)  # orthonormal, rows are frequencies
-    blocks = jnp.round(plane).reshape(plane.shape[0] // 8, 8, plane.shape[1] // 8, 8)
     frequencies = jnp.einsum("ui,vj,aibj->aubv", transform, transform, blocks, precision="highest")
-    steps = steps[None, :, None, :]
     rounded = jnp.round(frequencies / steps) * steps
     blocks = jnp.einsum("ui,vj,aubv->aibj", transform, transform, rounded, precision="highest")
     return jnp.round(blocks).reshape(plane.shape)

@@ -6,7 +6,7 @@
 `benchmarks/tlc_gain/photographs.tsv` lists. Kodak under camera shake: 26.35 to 28.93 dB, local.
 """
 
-from tlc_jax.training.config import Config, Phase
+from tlc_jax.training import Config, Phase
 from tlc_jax.training.configs import denoise
 from tlc_jax.training.degradations import EightBits, GaussianNoise, InTurn, MotionBlur, Sometimes
 

@@ -8,7 +8,7 @@
 """
 
 from tlc_jax.models import NAFNet
-from tlc_jax.training.config import Config, Phase
+from tlc_jax.training import Config, Phase
 from tlc_jax.training.degradations import EightBits, GaussianNoise, InTurn
 
 config = Config(

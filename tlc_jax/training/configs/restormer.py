@@ -8,7 +8,7 @@ mixup=1.2.
 """
 
 from tlc_jax.models import Restormer
-from tlc_jax.training.config import Config, Phase
+from tlc_jax.training import Config, Phase
 
 config = Config(
     model=Restormer.variant(
@@ -28,6 +28,5 @@ config = Config(
     constant=92_000,
     betas=(0.9, 0.999),
     weight_decay=1e-4,
-    clip=0.01,
     average=0.0,
 )

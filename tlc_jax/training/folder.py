@@ -1,0 +1,144 @@
+"""The folder of a run: of which run it is, and the model in it.
+
+It holds
+
+    model/         the averaged parameters, a checkpoint as of `tlc_jax.save`, made anew each time
+                   that the run is validated
+    checkpoints/   what the run resumes from
+    metrics.jsonl  one line for each report and each validation
+    config.json    what is trained
+    pictures/      the decoded pictures, until the run is done
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from tlc_jax.files import checkpoints
+from tlc_jax.files.atomic import why_not_written, write_atomically
+from tlc_jax.layers.network import Params
+from tlc_jax.training.config import Config, TrainingError
+from tlc_jax.training.crops import Files, picture_of
+
+# What may change when a run resumes.
+BOOKKEEPING = {
+    "workers", "report_every", "validate_every", "save_every",
+    "validation_target", "validation_input", "validation_pictures",
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the error of a disk that is full into a sentence about what was to be written."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # the latter is tensorstore's
+        raise TrainingError(
+            f"{path}: cannot be written ({why_not_written(error)}); free some space "
+            "and start again, the run resumes from its last complete checkpoint."
+        ) from None
+
+
+def refuse_other_runs(config: Config, run: Path) -> None:
+    """Refuse a folder that is not this run's alone."""
+    path, saved = run / "config.json", run / "checkpoints"
+    # A run that was stopped early has only checkpoints, which are named by their steps.
+    begun = path.exists() or (
+        saved.is_dir() and all(entry.name[0] in ".0123456789" for entry in saved.iterdir())
+    )
+    if run.is_dir() and any(run.iterdir()) and not begun:
+        raise TrainingError(f"{run}: holds other things than a run; choose a folder of its own.")
+    for source in (config.input, config.target, config.validation_input, config.validation_target):
+        if source is not None and Path(source).resolve().is_relative_to(run.resolve()):
+            raise TrainingError(
+                f"{source}: lies in the run's folder, where files are replaced; choose another run."
+            )
+    if path.exists():
+        before, now = _described(path), _texts(config)
+        changed = {name for name in now if before.get(name) != now[name]}
+        if other := sorted(changed - BOOKKEEPING):
+            raise TrainingError(
+                f"{run}: a run of another configuration ({', '.join(other)}); choose another "
+                "folder, or remove this one."
+            )
+
+
+def describe(config: Config, run: Path, pictures: tuple[Files, ...]) -> None:
+    """Note in the folder what it is a run of; refuse to resume with other pictures."""
+    names = hashlib.sha256(repr([picture_of(files[0]) for files in pictures]).encode()).hexdigest()
+    path = run / "config.json"
+    if jax.process_index() == 0 and not path.exists():
+        description = _texts(config) | {"pictures": names, "origin": _origin(config)}
+        with writing(path):
+            write_atomically(path, (json.dumps(description, indent=2) + "\n").encode())
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("config.json")
+    if _described(path)["pictures"] != names:
+        raise TrainingError(
+            f"{config.target}: not the pictures that {run} began with; bring those back, or choose "
+            "another folder."
+        )
+
+
+def _described(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(ValueError):
+        described = json.loads(path.read_text())
+        if isinstance(described, dict) and described.keys() >= {"pictures", "origin"}:
+            return described
+    raise TrainingError(
+        f"{path}: damaged; remove it, if you are sure that the run is of this configuration, or "
+        "the whole folder."
+    )
+
+
+def _texts(config: Config) -> dict[str, str]:
+    return {field.name: repr(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def _origin(config: Config) -> dict[str, str]:
+    """Where the model comes from, for its description; it keeps the licence of `init_from`."""
+    if config.init_from is None:
+        return {"source": "trained with tlc-jax"}
+    begun = checkpoints.describe(config.init_from)
+    origin = {"source": f"trained with tlc-jax from: {begun.get('source', config.init_from)}"}
+    if "weights_licence" in begun:
+        origin["weights_licence"] = begun["weights_licence"]
+    return origin
+
+
+def export(config: Config, run: Path, params: Params, done: int, scores: dict[str, float]) -> None:
+    """Put the averaged parameters in place of those of an earlier step."""
+    model, new, old = run / "model", run / ".model-new", run / ".model-old"
+    shutil.rmtree(new, ignore_errors=True)
+    origin = _described(run / "config.json")["origin"]
+    checkpoints.save(new, config.model, params, steps=done, **origin, **in_json(scores))
+    if model.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        model.rename(old)
+    new.rename(model)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def has_model(run: Path, steps: int) -> bool:
+    """Whether the model is that of so many steps; one that was moved aside is put back."""
+    if jax.process_index() == 0 and not (run / "model").exists():
+        with contextlib.suppress(FileNotFoundError):
+            (run / ".model-old").rename(run / "model")
+    try:
+        return checkpoints.describe(run / "model").get("steps") == steps
+    except checkpoints.CheckpointError:
+        return False
+
+
+def in_json(report: dict[str, float]) -> dict[str, float | None]:
+    """JSON knows no infinity, which is the PSNR of equal pictures."""
+    return {name: value if math.isfinite(value) else None for name, value in report.items()}
