@@ -27,11 +27,12 @@ from PIL import Image, ImageCms
 
 import tlc_jax as tlc
 from tlc_jax.app import requests
-from tlc_jax.app.page import Visits, check_size
-from tlc_jax.app.workers import JobError, Unwanted, Workers
+from tlc_jax.app.visits import Visits, check_size
+from tlc_jax.app.workers import Unwanted, Workers
 from tlc_jax.files import checkpoints
 from tlc_jax.files.pictures import ImageError, read_picture
 from tlc_jax.inference import guard
+from tlc_jax.jobs import JobError
 
 ROOT = Path(__file__).parent.parent
 NOISY, SHAKEN = (ROOT / "examples" / name for name in ("noisy.png", "shaken.png"))
@@ -377,6 +378,9 @@ def test_an_address_is_no_upload(served):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(asking(served, "run/predict", "look", [file]))
     assert "only what is uploaded is taken" in refused.value.read().decode()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{served.address}gradio_api/file={file['path']}")
+    assert "only what is uploaded is taken" in refused.value.read().decode()
     assert "a.png" not in files(served.folder)
 
 
@@ -485,30 +489,28 @@ def test_ports_may_be_taken(tmp_path):
 # What it is made of
 
 
-def sleeps(seconds):
-    yield "slept"
+def sleeps(seconds, watch):
+    watch("slept")
     time.sleep(seconds)
-    yield "awake"
+    return "awake"
 
 
-def dies(of):
-    yield "alive"
+def dies(of, watch):
+    watch("alive")
     os.kill(os.getpid(), of)
 
 
-def fails():
-    yield "begun"
+def fails(watch):
+    watch("begun")
     raise ZeroDivisionError
 
 
-def refuses():
+def refuses(watch):
     raise ImageError("this is a sentence.")
-    yield
 
 
-def out_of_memory():
+def out_of_memory(watch):
     raise MemoryError
-    yield
 
 
 @pytest.fixture
@@ -521,11 +523,11 @@ def one_worker():
 
 def test_a_job_has_its_time(one_worker, capfd):
     """And whatever becomes of one, the next is done."""
-    workers = one_worker
-    assert list(workers.run(sleeps, 0)) == ["slept", "awake"]
+    workers, told = one_worker, []
+    assert (workers.run(sleeps, 0, watch=told.append), told) == ("awake", ["slept"])
     workers.seconds = 3
     with pytest.raises(JobError, match="longer than 3 seconds"):
-        list(workers.run(sleeps, 600))
+        workers.run(sleeps, 600)
     workers.seconds = 60
     for job, sentence in (
         ((dies, signal.SIGKILL), "not enough memory"),
@@ -535,13 +537,18 @@ def test_a_job_has_its_time(one_worker, capfd):
         ((refuses,), "this is a sentence"),
     ):
         with pytest.raises(JobError, match=sentence):
-            list(workers.run(*job))
+            workers.run(*job)
     assert "ZeroDivisionError" in capfd.readouterr().err
-    next(workers.run(sleeps, 600))  # nobody waits for the rest
-    assert list(workers.run(sleeps, 0)) == ["slept", "awake"]
+
+    def leave(words):
+        raise LookupError(words)
+
+    with pytest.raises(LookupError, match="slept"):  # nobody waits for the rest
+        workers.run(sleeps, 600, watch=leave)
+    assert workers.run(sleeps, 0) == "awake"
     answers = iter([True, False])
     with pytest.raises(Unwanted):
-        list(workers.run(sleeps, 600, wanted=lambda: next(answers)))
+        workers.run(sleeps, 600, wanted=lambda: next(answers))
 
 
 def test_a_process_may_not_begin(one_worker):
@@ -555,10 +562,10 @@ def test_a_process_may_not_begin(one_worker):
         return True
 
     with pytest.raises(JobError, match="could not begin"):
-        list(one_worker.run(sleeps, 0, wanted=wanted))
+        one_worker.run(sleeps, 0, wanted=wanted)
     one_worker.stop()
     with pytest.raises(Unwanted):
-        list(one_worker.run(sleeps, 0))
+        one_worker.run(sleeps, 0)
 
 
 def test_visits_are_apart(tmp_path):
@@ -596,7 +603,7 @@ def test_visits_are_apart(tmp_path):
 
 def test_what_nobody_removes_goes_with_time(tmp_path, monkeypatch):
     """Of a visitor who did not say so when leaving, and an upload that was broken off."""
-    monkeypatch.setattr("tlc_jax.app.page.VISITORS", 2)
+    monkeypatch.setattr("tlc_jax.app.visits.VISITORS", 2)
     visits, broken, new = Visits(tmp_path), tmp_path / "tmp0", tmp_path / "tmp1"
     broken.touch()
     new.touch()
@@ -629,7 +636,7 @@ def test_what_is_shown_is_small_enough(tmp_path):
     pixels = np.zeros((2, 5000, 3), np.uint16)
     pixels[:, 2500:] = [65535, 0, 32768]
     tlc.write_image(tmp_path / "a.png", pixels)
-    *_, shown = requests.preview(tmp_path / "a.png", tmp_path)
+    shown = requests.preview(tmp_path / "a.png", tmp_path, watch=print)
     shown = read_picture(shown).pixels
     assert shown.shape == (1, requests.SHOWN, 3)
     assert np.abs(shown[0, 1500] - np.array([255.0, 0, 128])).max() < 8
@@ -647,7 +654,9 @@ def test_what_is_compared(tmp_path, monkeypatch):
     monkeypatch.setattr(
         requests, "_show", lambda path, pixels, _: kept.update({path: pixels}) or path
     )
-    *_, made = requests.compared(request)
+    told = []
+    made = requests.compared(request, watch=told.append)
+    assert [*map(requests.share, told)] == sorted(map(requests.share, told))
     shown = {words.partition(",")[0]: kept[path] for path, words in made.pictures[:4]}
     model, params = tlc.load("deblur")
     expected = {
@@ -671,7 +680,9 @@ def test_auto_tells_what_it_chose(tmp_path, monkeypatch):
     monkeypatch.setattr("tlc_jax.inference.timed.guarded", lambda run: lambda *_: chosen)
     network = checkpoints.find("denoise")
     request = requests.Request(tmp_path / "a.png", tmp_path, network, "auto", None)
-    *_, made = requests.restored(request)
+    told = []
+    made = requests.restored(request, watch=told.append)
+    assert [*map(requests.share, told)] == sorted(map(requests.share, told))
     assert "global statistics" in made.facts["network"] and "false colours" in made.facts["auto"]
     assert made.facts["note"] == "gray repeated to RGB"
     assert (read_picture(made.file).pixels == 128).all()
@@ -683,11 +694,11 @@ def test_visitors_learn_no_path(tmp_path):
     shutil.copytree(checkpoints.find("denoise"), network)
     tlc.write_image(source, np.zeros((32, 48, 3), np.float32))
     with pytest.raises(ImageError, match="out") as refused:
-        list(requests.preview(source, folder))
+        requests.preview(source, folder, watch=print)
     assert str(tmp_path) not in str(refused.value)
     next(file for file in (network / "params").rglob("*") if file.is_file()).unlink()
     with pytest.raises(checkpoints.CheckpointError, match=r"^net/params: damaged"):
-        list(requests.restored(requests.Request(source, folder, network, "local", None)))
+        requests.restored(requests.Request(source, folder, network, "local", None), watch=print)
 
 
 def test_networks_have_names(terminal, tmp_path, monkeypatch):

@@ -1,35 +1,32 @@
-"""What the page asks of a worker: pictures from file to file, in the folders of a visitor.
-
-Each job is a generator: it tells how far it is, as a share and in words, and at last what it made.
-"""
+"""What the page asks of a worker: pictures made of a visitor's picture, in a folder of theirs."""
 
 import contextlib
 import functools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from tlc_jax import jobs
 from tlc_jax.evaluation.sheets import most_different, panels
 from tlc_jax.files import checkpoints
-from tlc_jax.files.pictures import ImageError, Picture, read_picture, write_image, write_restored
-from tlc_jax.inference.timed import restore_timed
+from tlc_jax.files.pictures import ImageError, Picture, read_picture, write_image
+from tlc_jax.inference.timed import Timed, restore_timed
 from tlc_jax.inference.ways import at_once, tiled
+from tlc_jax.jobs.job import Watch
+from tlc_jax.jobs.pictures import FALSE_COLOURS
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
 from tlc_jax.ops.pixels import from_float, to_float
 
 SHOWN = 2048  # pixels, the longer side of what the page shows; the file to keep has all
 ENLARGED = 5  # times
-
-
-class Progress(NamedTuple):
-    """How far a job is."""
-
-    share: float
-    text: str
+# How much is done, by the first word of what `watch` is told.
+SHARES = {"reading": 0.0, "compiling": 0.1, "restoring": 0.4, "writing": 0.8}
+SHARES |= {"global": 0.1, "local": 0.4, "tiles": 0.7, "drawing": 0.95}  # of `compared`
 
 
 class Request(NamedTuple):
@@ -42,128 +39,112 @@ class Request(NamedTuple):
     window: int | None  # side in pixels; `None` for the network's own
 
 
-class Restored(NamedTuple):
-    """A picture to keep, two to look at, and what there is to tell."""
+class Made(NamedTuple):
+    """What there is to tell, pictures to look at with what they show, and one to keep."""
 
-    file: Path
-    before: Path
-    after: Path
     facts: dict[str, str]
-
-
-class Compared(NamedTuple):
-    """Pictures to look at, with what they show, and what there is to tell."""
-
     pictures: list[tuple[Path, str]]
-    facts: dict[str, str]
+    file: Path | None = None
 
 
-def preview(source: Path, folder: Path) -> Iterator[Progress | Path]:
+def share(words: str) -> float:
+    """How much is done, in [0, 1], when `watch` is told these words."""
+    return SHARES[re.split(r"\W", words)[0]]
+
+
+def preview(source: Path, folder: Path, watch: Watch) -> Path:
     """Make of a picture what a browser can show."""
-    yield Progress(0, "reading")
+    watch("reading")
     picture = _read(source, None)
-    yield _show(folder / "before.jpg", to_float(picture.pixels), picture.icc_profile)
+    return _show(folder / "before.jpg", to_float(picture.pixels), picture.icc_profile)
 
 
-def restored(request: Request) -> Iterator[Progress | Restored]:
-    """Restore a picture as `tlc-jax restore` does."""
-    yield Progress(0, "reading")
-    model, params = _network(request)
-    picture = _read(request.source, model.inp_channels)
-    pixels = to_float(picture.pixels)
-    height, width, _ = pixels.shape
+def restored(request: Request, watch: Watch) -> Made:
+    """Restore a picture as `tlc-jax restore` does, and show it before and after."""
+    watch("reading")
+    model, params, licence = _network(request)
     model = model.clone(local_mode=request.mode != "global")
-    yield Progress(0.1, f"compiling for {width} x {height}")
-    result, mode, compiling, running, memory = restore_timed(
-        model, params, pixels, guard=request.mode == "auto"
-    )
-    yield Progress(0.8, "writing")
     file = request.folder / f"{request.source.stem}-restored.png"
-    written = from_float(result, picture.pixels.dtype)
-    with by_name(file, request.folder):
-        write_restored(file, written, picture)
+    options = jobs.Options(guard=request.mode == "auto")
+    with by_name(request.source, file, request.folder):
+        done = jobs.run(jobs.Job((request.source,), (file,)), model, params, options, watch)
+    assert done.before is not None and done.after is not None  # as they are of a picture
+    height, width, _ = done.before.pixels.shape
     facts = {
-        "picture": f"{width} x {height}, {8 * picture.pixels.itemsize} bits",
-        "network": f"{type(model).__name__}, {mode} statistics, float32",
-        "time": f"{running:.1f} s, and {compiling:.1f} s to compile for this size",
-        "memory": f"{_memory(memory)} predicted, on {jax.default_backend()}",
-        "licence of the weights": _licence(request),
+        "picture": f"{width} x {height}, {8 * done.before.pixels.itemsize} bits",
+        "network": f"{type(model).__name__}, {done.mode} statistics, float32",
+        "time": f"{done.running:.1f} s, and {done.compiling:.1f} s to compile for this size",
+        "memory": f"{done.memory / 2**30:.2f} GiB predicted, on {jax.default_backend()}",
+        "licence of the weights": licence,
+        "auto": FALSE_COLOURS if FALSE_COLOURS in done.notes else "",
+        "note": "; ".join(note for note in done.notes if note != FALSE_COLOURS),
     }
-    if request.mode == "auto" and mode == "global":
-        facts["auto"] = "local statistics make false colours here, so these are global ones"
-    if picture.notes:
-        facts["note"] = "; ".join(picture.notes)
-    profile = picture.icc_profile
-    yield Restored(
-        file,
-        _show(request.folder / "before.jpg", pixels, profile),
-        _show(request.folder / "after.jpg", to_float(written), profile),
-        facts,
-    )
+    profile = done.before.icc_profile
+    shown = (("before", to_float(done.before.pixels)), ("after", done.after))
+    pictures = [(_show(request.folder / f"{name}.jpg", x, profile), name) for name, x in shown]
+    return Made({name: fact for name, fact in facts.items() if fact}, pictures, file)
 
 
-def compared(request: Request) -> Iterator[Progress | Compared]:
+def compared(request: Request, watch: Watch) -> Made:
     """Restore a picture with global and local statistics and in tiles, and show how they differ.
 
     The tiles are of the size of the training crops, and overlap by an eighth.
     """
-    yield Progress(0, "reading")
-    model, params = _network(request)
+    watch("reading")
+    model, params, licence = _network(request)
     picture = _read(request.source, model.inp_channels)
     pixels = to_float(picture.pixels)
     height, width, _ = pixels.shape
     tile = max(model.train_size)
-    globally, locally = (model.clone(local_mode=local) for local in (False, True))
     modes = {
-        "global": (globally, at_once),
-        "local": (locally, at_once),
-        "tiles": (globally, tiled(tile, tile // 8)),
+        "global": (model.clone(local_mode=False), at_once),
+        "local": (model.clone(local_mode=True), at_once),
+        "tiles": (model.clone(local_mode=False), tiled(tile, tile // 8)),
     }
     made = {}
-    for number, (name, (network, way)) in enumerate(modes.items()):
-        yield Progress((3 * number + 1) / 10, f"{name}: compiling and restoring")
-        made[name] = restore_timed(network, params, pixels, way=way)
-    results = {name: one.pixels for name, one in made.items()}
-    yield Progress(0.95, "drawing")
-    shown = panels(pixels, results["global"], results["local"], results["tiles"])
-    captions = {name: f"{name}, {one.running:.1f} s" for name, one in made.items()}
-    pictures = {captions.get(title, title): part for title, part in shown.items()}
-    for place in most_different(np.abs(results["local"] - results["global"]), 1):
-        here = np.s_[place.top : place.top + place.height, place.left : place.left + place.width]
-        for name, result in results.items():
-            part = result[here].repeat(ENLARGED, 0).repeat(ENLARGED, 1)
-            pictures[f"{name}, enlarged"] = part
+    for name, (network, way) in modes.items():
+        made[name] = restore_timed(
+            network, params, pixels, way=way, watch=lambda words, of=name: watch(f"{of}: {words}")
+        )
+    watch("drawing")
+    facts = {
+        "picture": f"{width} x {height}",
+        "network": f"{type(model).__name__}, float32, on {jax.default_backend()}",
+        "tiles": f"{tile} x {tile}, as the training crops, overlapping by {tile // 8}",
+        "memory": f"{max(one.memory for one in made.values()) / 2**30:.2f} GiB predicted",
+        "enlarged": f"{ENLARGED} times, where global and local differ most",
+        "licence of the weights": licence,
+    }
+    shown = enumerate(_compare(pixels, made).items())
     profile = picture.icc_profile
-    yield Compared(
-        [
-            (_show(request.folder / f"{number}.jpg", part, profile), title)
-            for number, (title, part) in enumerate(pictures.items())
-        ],
-        {
-            "picture": f"{width} x {height}",
-            "network": f"{type(model).__name__}, float32, on {jax.default_backend()}",
-            "tiles": f"{tile} x {tile}, as the training crops, overlapping by {tile // 8}",
-            "memory": f"{_memory(max(one.memory for one in made.values()))} predicted",
-            "enlarged": f"{ENLARGED} times, where global and local differ most",
-            "licence of the weights": _licence(request),
-        },
-    )
+    pictures = [(_show(request.folder / f"{n}.jpg", x, profile), title) for n, (title, x) in shown]
+    return Made(facts, pictures)
 
 
-@functools.cache
-def _load(checkpoint: Path) -> tuple[Network, Params]:
-    return checkpoints.load(checkpoint)
+def _compare(pixels: np.ndarray, made: Mapping[str, Timed]) -> dict[str, np.ndarray]:
+    """The panels by their captions, and of each result the part that differs most, enlarged."""
+    results = {name: one.pixels for name, one in made.items()}
+    captions = {name: f"{name}, {one.running:.1f} s" for name, one in made.items()}
+    shown = panels(pixels, results["global"], results["local"], results["tiles"])
+    shown = {captions.get(title, title): part for title, part in shown.items()}
+    difference = np.abs(results["local"] - results["global"])
+    for top, left, height, width in most_different(difference, 1):
+        for name, result in results.items():
+            part = result[top : top + height, left : left + width]
+            shown[f"{name}, enlarged"] = part.repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+    return shown
 
 
-def _network(request: Request) -> tuple[Network, Params]:
+_load = functools.cache(checkpoints.load)
+
+
+def _network(request: Request) -> tuple[Network, Params, str]:
+    """With the licence of its weights."""
     with by_name(request.checkpoint):
         model, params = _load(request.checkpoint)
+        licence = checkpoints.describe(request.checkpoint).get("weights_licence", "not recorded")
     side = request.window
-    return model.clone(window=None if side is None else (side, side)), params
-
-
-def _licence(request: Request) -> str:
-    return checkpoints.describe(request.checkpoint).get("weights_licence", "not recorded")
+    return model.clone(window=None if side is None else (side, side)), params, licence
 
 
 def _read(source: Path, channels: int | None) -> Picture:
@@ -187,16 +168,10 @@ def _show(path: Path, pixels: np.ndarray, icc_profile: bytes | None) -> Path:
     """Write floats as a picture for the page, no larger than what it shows."""
     from PIL import Image
 
-    scale = SHOWN / max(pixels.shape[:2])
-    if scale < 1:
-        size = [max(1, round(scale * length)) for length in pixels.shape[1::-1]]
-        shrink = functools.partial(Image.Image.resize, size=size, resample=Image.Resampling.BOX)
-        channels = np.moveaxis(np.asarray(pixels, np.float32), -1, 0)
-        pixels = np.stack([np.asarray(shrink(Image.fromarray(c))) for c in channels], -1)
+    samples = from_float(pixels, np.uint8)
+    image = Image.fromarray(samples[..., 0] if samples.shape[-1] == 1 else samples)
+    image.thumbnail((SHOWN, SHOWN), Image.Resampling.BOX)
+    samples = np.asarray(image).reshape(image.height, image.width, -1)
     with by_name(path, path.parent):
-        write_image(path, pixels, icc_profile=icc_profile)
+        write_image(path, samples, icc_profile=icc_profile)
     return path
-
-
-def _memory(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"

@@ -1,9 +1,10 @@
-"""Processes that do the jobs of the page.
+"""Processes that do the work of the page.
 
-A computation of XLA can only be stopped with its process, and one that wants more memory than there
-is takes its process with it: neither may be the page's.
+A computation of XLA can only be stopped with its process, and one that needs more memory than there
+is ends its process: neither may be the page's.
 """
 
+import itertools
 import math
 import multiprocessing
 import queue
@@ -11,7 +12,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -20,25 +21,24 @@ import jax
 from tlc_jax.files.checkpoints import CheckpointError
 from tlc_jax.files.pictures import ImageError
 from tlc_jax.inference.programs import is_out_of_memory
+from tlc_jax.inference.timed import NotFiniteError
+from tlc_jax.jobs import JobError
+from tlc_jax.jobs.job import Watch
 
-FORGET_AFTER = 50  # jobs; each may have compiled a program, which stays in memory
-STEP = 0.2  # seconds between two looks at whether a job is still wanted
+FORGET_AFTER = 50  # times; each may have compiled a program, which stays in memory
+STEP = 0.2  # seconds between two looks at whether work is still wanted
 NOT_ENOUGH_MEMORY = "not enough memory for this picture; give a smaller one."
 
-Job = Callable[..., Iterator[Any]]
+Work = Callable[..., Any]  # tells its `watch` what it does next
 Wanted = Callable[[], bool]
 
 
-class JobError(Exception):
-    """A job that cannot be done; the message is the sentence to show."""
-
-
 class Unwanted(JobError):
-    """A job that was stopped as nobody waits for it, so that there is nobody to tell, either."""
+    """Work that was stopped because nobody waits for it any more."""
 
 
 class Workers:
-    """So many jobs at a time, each for so many seconds at most."""
+    """Processes, each of which does one thing at a time, for so many seconds at most."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -46,27 +46,35 @@ class Workers:
         self.free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
 
     def start(self, count: int) -> None:
-        """Start that many processes; jobs wait for them."""
+        """Start that many processes; work waits for them."""
         for _ in range(count):
             worker = _Worker()
             self.all.append(worker)
             self.free.put(worker)
 
     def stop(self) -> None:
-        """End the processes, whatever they do; there will be no others."""
+        """End the processes, even those at work, and start no others."""
         for worker in self.all:
             worker.stop()
 
-    def run(self, job: Job, *arguments: Any, wanted: Wanted = lambda: True) -> Iterator[Any]:
-        """What a job yields, once a process is free for it.
+    def run(
+        self,
+        work: Work,
+        *arguments: Any,
+        watch: Watch = lambda words: None,
+        wanted: Wanted = lambda: True,
+    ) -> Any:
+        """Have `work(*arguments, watch=watch)` done as soon as a process is free; what it returns.
+
+        It is asked again and again whether it is still `wanted`.
 
         Raises:
           JobError: it cannot be done, takes too long, or needs too much memory.
-          Unwanted: meanwhile it is not `wanted` any more.
+          Unwanted: it is not wanted any more.
         """
         worker = self.free.get()
         try:
-            yield from worker.run(self.seconds, wanted, job, *arguments)
+            return worker.run(self.seconds, watch, wanted, work, *arguments)
         finally:
             self.free.put(worker)
 
@@ -81,7 +89,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # JAX has threads, which a fork would lose
         self.pipe, theirs = context.Pipe()
         cache = jax.config.values["jax_compilation_cache_dir"]
-        self.process = context.Process(target=_work, args=(theirs, cache), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, cache), daemon=True)
         self.ready = False
         # Ctrl-C is for the page, which ends this; what is blocked here is blocked there, too.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -101,23 +109,18 @@ class _Worker:
                 self.process.kill()
                 self.start()
 
-    def run(self, seconds: float, wanted: Wanted, job: Job, *arguments: Any) -> Iterator[Any]:
+    def run(self, seconds: float, watch: Watch, wanted: Wanted, work: Work, *arguments: Any) -> Any:
         if not self.process.is_alive():  # nobody's fault who asks now
             self.restart()
-        done = False
+        kind = ""
         try:
-            if not self.ready:  # the seconds are the job's, and none of them its process's
+            if not self.ready:  # the seconds are for the work, not for the start of its process
                 self.ready = self.receive(wanted)
             end = time.monotonic() + seconds
-            self.pipe.send((job, arguments))
-            while True:
-                message = self.receive(wanted, end)
-                done = message is None or isinstance(message, JobError)
-                if isinstance(message, JobError):
-                    raise message
-                if done:
-                    return
-                yield message
+            self.pipe.send((work, arguments))
+            while (message := self.receive(wanted, end))[0] == "words":
+                watch(message[1])
+            kind, content = message
         except TimeoutError:
             raise JobError(
                 f"this took longer than {seconds:g} seconds; give a smaller picture."
@@ -125,8 +128,11 @@ class _Worker:
         except (EOFError, OSError):  # of the pipe: there is nobody at its other end
             raise self.ended() from None
         finally:
-            if not done:
+            if not kind:  # it is still at work, or gone
                 self.restart()
+        if kind == "problem":
+            raise JobError(content)
+        return content
 
     def receive(self, wanted: Wanted, end: float = math.inf) -> Any:
         while wanted():
@@ -149,28 +155,26 @@ class _Worker:
         return JobError("the process that did this broke down; try again, or another picture.")
 
 
-def _work(pipe: Connection, cache: str | None) -> None:
+def _serve(pipe: Connection, cache: str | None) -> None:
+    """Do what is sent, and send "words" for `watch`, and last a "result" or a "problem"."""
     jax.config.update("jax_compilation_cache_dir", cache)
     pipe.send(True)  # ready
-    count = 0
-    while True:
+    for count in itertools.count(1):
         try:
-            job, arguments = pipe.recv()
+            work, arguments = pipe.recv()
         except EOFError:
             return
         try:
-            for message in job(*arguments):
-                pipe.send(message)
-            pipe.send(None)
+            result = work(*arguments, watch=lambda words: pipe.send(("words", words)))
+            pipe.send(("result", result))
         except Exception as error:
-            pipe.send(JobError(_sentence(error)))
-        count += 1
+            pipe.send(("problem", _sentence(error)))
         if count % FORGET_AFTER == 0:
             jax.clear_caches()
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, ImageError | CheckpointError):
+    if isinstance(error, ImageError | CheckpointError | NotFiniteError | JobError):
         return str(error)
     if is_out_of_memory(error):
         return NOT_ENOUGH_MEMORY

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tlc_jax.files.pictures import Picture
 from tlc_jax.inference.buckets import Size
 from tlc_jax.inference.ways import Way, at_once
 
@@ -77,7 +78,8 @@ class Outcome:
       facts: what was done, in words.
       notes: what was converted or left out, and how close the result is to the reference.
       problem: a sentence about parts of the source that could not be restored.
-      before, after: a picture and what was written of it, (H, W, C) in [0, 1].
+      before: the picture as it was read, of a pair its first view.
+      after: what was written of it, (H, W, C) in [0, 1].
       mode: "local" or "global", the statistics that it was restored with.
       compiling, running: seconds; those of a video are together.
       memory: bytes that XLA plans for a picture.
@@ -87,7 +89,7 @@ class Outcome:
     facts: str
     notes: tuple[str, ...] = ()
     problem: str | None = None
-    before: np.ndarray | None = None
+    before: Picture | None = None
     after: np.ndarray | None = None
     mode: str = ""
     compiling: float = 0.0

@@ -69,7 +69,7 @@ def restore_picture(
         facts=f"{_size(before, made.pixels, bucket)}, compiled in {made.compiling:.1f} s, ran in "
         f"{made.running:.1f} s",
         notes=tuple(notes),
-        before=before,
+        before=pictures[0],
         after=after,
         mode=made.mode,
         compiling=made.compiling,

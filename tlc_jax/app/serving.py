@@ -1,0 +1,57 @@
+"""The page is served: with its folder and its workers, which end when it does."""
+
+import contextlib
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tlc_jax.app.visits import Limits, Visits
+from tlc_jax.app.workers import Workers
+
+
+def serve(
+    networks: Mapping[str, Path],
+    limits: Limits,
+    host: str,
+    port: int | None,
+    ready: Callable[[str], None],
+) -> None:
+    """Show the page until Ctrl-C, or until the process is asked to end.
+
+    Args:
+      networks: folders of checkpoints for single pictures, by what visitors choose.
+      limits: what visitors may ask for.
+      host, port: where to listen; `None` is the first free one of the 100 ports from 7860 on.
+      ready: told the address as soon as the page answers there.
+
+    Raises:
+      ImportError: Gradio is not installed.
+      OSError: it cannot listen there.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        tempfile.TemporaryDirectory(prefix="tlc-jax-") as folder,
+    ):
+        # Gradio looks at these when it is imported, which is why `page` is imported only here.
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        from tlc_jax.app.page import Page
+
+        workers = Workers(limits.seconds)
+        page = Page(networks, limits, Visits(Path(folder)), workers)
+        try:
+            address = page.launch(host, port)
+        except OSError:  # whose sentence is for those who program with Gradio
+            where = "any of the 100 ports from 7860 on" if port is None else f"port {port}"
+            raise OSError(f"cannot listen at {host}, {where}; choose another") from None
+        try:
+            ready(address)
+            workers.start(limits.jobs)
+            threading.Event().wait()
+        finally:
+            workers.stop()  # before the page, which waits for them, and their folder
+            page.blocks.close(verbose=False)
