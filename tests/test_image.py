@@ -482,6 +482,18 @@ def test_a_truncated_or_hostile_tiff_at_sixteen_bits(tmp_path, deflate):
         fails(path, f"({damaged}|it has more than {2**30} pixels; cut it into parts|it is no .+)")
 
 
+def test_tiles_far_larger_than_the_picture(tmp_path):
+    """Whoever decodes one needs its memory."""
+    path = tmp_path / "a.tif"
+    stored = tiff(noise(64, 64, 3))
+    for tag, instead, value in ((278, 322, 2**16), (284, 323, 2**15)):  # in place of two others
+        head = struct.pack("<HHI", tag, 4, 1)
+        at = stored.index(head)
+        stored = stored[:at] + struct.pack("<HHII", instead, 4, 1, value) + stored[at + 12 :]
+    path.write_bytes(stored)
+    fails(path, "its tiles are far larger than the picture; save it in strips")
+
+
 def test_numbers_that_are_no_levels(tmp_path):
     path = tmp_path / "a.tif"
     saved(path, Image.fromarray(np.float32([[0.5, 1]])))

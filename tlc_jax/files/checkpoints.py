@@ -27,8 +27,8 @@ from tlc_jax.models import MODELS
 FORMAT = 1
 WEIGHTS = Path(__file__).parent.parent / "weights"
 SHIPPED = ("denoise", "deblur")
-ORDERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # to a terminal
-# How a network is run, not what it is.
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # which steer a terminal
+# How a network is run, which is not kept.
 RUN_FIELDS = {"local_mode", "local_attention", "local_grid", "window", "padding", "dtype"}
 
 
@@ -67,8 +67,6 @@ def save(path: str | os.PathLike, model: Network, params: Params, **metadata: An
       CheckpointError: the path exists or cannot be written, the network is none of ours, or the
         parameters are not its.
     """
-    import orbax.checkpoint as ocp  # half a second that only loading and saving should pay
-
     path = Path(path).absolute()
     names = {cls: name for name, cls in MODELS.items()}
     if type(model) not in names:
@@ -92,15 +90,7 @@ def save(path: str | os.PathLike, model: Network, params: Params, **metadata: An
         raise CheckpointError(f"{path}: exists already; remove it or choose another destination.")
     try:
         with folder_atomically(path) as folder:
-            # Where tensorstore finds a full disk, it prints a traceback for each array.
-            reserve(folder, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
-            # Whoever writes, writes alone: the other hosts of a training run are not waited for.
-            this = jax.process_index()
-            alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
-            with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-                checkpointer.save(folder / "params", params)
-            # It tells nothing but a path on this machine.
-            (folder / "params" / "commit_success.txt").unlink(missing_ok=True)
+            _write_params(folder / "params", params)
             description["params_sha256"] = _digest(folder / "params")
             (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
     except (OSError, ValueError) as error:  # the latter is tensorstore's
@@ -108,6 +98,20 @@ def save(path: str | os.PathLike, model: Network, params: Params, **metadata: An
             f"{path}: cannot be written ({why_not_written(error)}); free some space or choose "
             "another destination."
         ) from None
+
+
+def _write_params(folder: Path, params: Params) -> None:
+    import orbax.checkpoint as ocp  # half a second that only loading and saving should pay
+
+    # This process alone, so that the other hosts of a training run are not waited for.
+    this = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+    # Where tensorstore finds a full disk, it prints a traceback for each array.
+    reserve(folder.parent, sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
+    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
+        checkpointer.save(folder, params)
+    # It tells nothing but a path on this machine.
+    (folder / "commit_success.txt").unlink(missing_ok=True)
 
 
 def find(path: str | os.PathLike) -> Path:
@@ -148,7 +152,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
         raise CheckpointError(
             f"{path / 'model.json'}: cannot be read ({error}); convert the weights again."
         ) from None
-    if any(ORDERS.search(str(entry)) for entry in jax.tree.leaves(description)):  # it is printed
+    if any(CONTROL_CHARACTERS.search(str(entry)) for entry in jax.tree.leaves(description)):
         raise CheckpointError(
             f"{path / 'model.json'}: holds control characters; convert the weights again."
         )
@@ -211,7 +215,7 @@ def load_params(path: str | os.PathLike, target: Params) -> Params:
     import orbax.checkpoint as ocp
 
     path = find(path).absolute()
-    # Seen before orbax opens the files: once that fails, its threads print tracebacks of their own.
+    # Before orbax opens the files: where that fails, its threads print tracebacks of their own.
     try:
         whole = _digest(path / "params") == describe(path).get("params_sha256")
     except OSError:
@@ -223,9 +227,9 @@ def load_params(path: str | os.PathLike, target: Params) -> Params:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             params = checkpointer.restore(path / "params", target)
-        # Of arrays of another shape orbax says nothing.
+        # Orbax does not refuse arrays of another shape.
         fits = jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, target)
-    except Exception:  # of another tree it says many things
+    except Exception:  # it refuses another tree with almost any exception
         fits = False
     if not fits:
         raise CheckpointError(

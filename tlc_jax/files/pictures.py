@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image, ImageFile
 
 LARGEST = 2**30  # pixels of a picture, far above any camera and far below a decompression bomb
+LARGEST_TILE = 2**24  # pixels of a TIFF's tile, as it is decoded whole
 DTYPES = {8: np.uint8, 16: np.uint16}  # by bits
 
 # A closed list: of Pillow's other formats, some start programs (EPS) and some lose depth unnoticed.
@@ -38,7 +39,8 @@ WRITABLE = {
     ".tiff": {"format": "TIFF"},
 }
 ORIENTATION = 0x0112  # EXIF
-WIDTH, HEIGHT, BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION = 256, 257, 258, 262, 284  # TIFF
+WIDTH, HEIGHT, BITS_PER_SAMPLE, PHOTOMETRIC = 256, 257, 258, 262  # TIFF
+PLANAR_CONFIGURATION, TILE_WIDTH, TILE_HEIGHT = 284, 322, 323
 PLAIN = ("L", "LA", "RGB", "RGBA", "CMYK", "I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes
 KINDS = {"1": "black and white", "P": "palette", "PA": "palette"}  # of others
 
@@ -177,7 +179,8 @@ def _decode(file: BinaryIO) -> tuple[np.ndarray, bytes | None, list[str]]:
     if image.width * image.height > LARGEST:  # up to twice its limit Pillow only warns
         raise Image.DecompressionBombError
     mode, bits, notes = image.mode, _bits(image, head), []
-    # Of a TIFF file now, as Pillow turns it upright while it loads; of a PNG after its pixels.
+    # Of a TIFF file before Pillow turns it upright as it loads; of a PNG, which may say it after
+    # its pixels, once Pillow has seen those.
     orientation = _orientation(image) if image.format == "TIFF" else None
     if (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"first of the {frames} pictures in the file")
@@ -234,6 +237,8 @@ def _decode_tiff(file: BinaryIO, image: "ImageFile.ImageFile") -> np.ndarray:
     tags = _tags(image)
     h, w, c = tags[HEIGHT], tags[WIDTH], len(tags[BITS_PER_SAMPLE])
     planes = tags.get(PLANAR_CONFIGURATION) == 2
+    if tags.get(TILE_WIDTH, 0) * tags.get(TILE_HEIGHT, 0) > max(h * w, LARGEST_TILE):
+        raise ImageError("its tiles are far larger than the picture; save it in strips")
     # Of the size that was checked: what else a hostile file may claim does not fit.
     samples = np.empty((c, h, w) if planes else (h, w, c), np.uint16)
     file.seek(0)
