@@ -36,17 +36,6 @@ OF_LIMITS = (
     "Pictures of up to {:g} megapixels and {} MB. What you upload stays on the machine that serves "
     "this page, and is removed when you leave."
 )
-CSS = """
-.gradio-container { max-width: 1280px !important; margin: auto }
-.gradio-container main { width: 100% }
-#told table { width: 100%; margin: 0; font-size: 0.9em }
-#told table, #told tr, #told th, #told td { border: 0 !important; padding: 1px 4px }
-#told th { font-weight: 400; opacity: 0.65; text-align: left; width: 12em }
-#complaint { border-left: 4px solid #dc2626; padding: 6px 12px }
-#limits { opacity: 0.65 }
-#gallery .grid-wrap { max-height: none }
-#gallery .thumbnail-item { aspect-ratio: auto }
-"""
 
 
 class Page:
@@ -129,23 +118,31 @@ class Page:
         self.blocks.unload(self.leave)
 
     def launch(self, host: str, port: int | None) -> str:
-        """Serve the page, and return its address."""
+        """Serve the page, and return its address.
+
+        Raises:
+          OSError: it cannot listen there.
+        """
         self.blocks.queue(max_size=WAITING, api_open=False)
         # From Gradio's own files, of which the half-bold one that it takes lacks most letters.
         font = LocalFont("Source Sans Pro", weights=(400, 700))
         never: dict[str, Any] = dict.fromkeys(NEVER, False)
-        _, address, _ = self.blocks.launch(
-            server_name=host,
-            server_port=port,
-            max_file_size=self.limits.megabytes * 2**20,
-            app_kwargs={"dependencies": [Depends(refuse_addresses)]},
-            css=CSS,
-            theme=Default(font=[font, "sans-serif"]),
-            footer_links=[],
-            prevent_thread_lock=True,
-            quiet=True,
-            **never,
-        )
+        try:
+            _, address, _ = self.blocks.launch(
+                server_name=host,
+                server_port=port,
+                max_file_size=self.limits.megabytes * 2**20,
+                app_kwargs={"dependencies": [Depends(refuse_addresses)]},
+                css_paths=Path(__file__).with_name("page.css"),
+                theme=Default(font=[font, "sans-serif"]),
+                footer_links=[],
+                prevent_thread_lock=True,
+                quiet=True,
+                **never,
+            )
+        except OSError:  # whose sentence is for those who program with Gradio
+            where = "any of the 100 ports from 7860 on" if port is None else f"port {port}"
+            raise OSError(f"cannot listen at {host}, {where}; choose another") from None
         return address
 
     def look(self, picture: str, request: gr.Request) -> dict:
@@ -195,8 +192,9 @@ class Page:
         if visit is None:
             return gr.skip()
         try:
-            job = requests.preview, visit.source, visit.folder
-            shown = self.work(visit, request, progress, *job)
+            shown = self.work(
+                visit, request, progress, requests.preview, visit.source, visit.folder
+            )
         except JobError as error:
             return gr.skip() if isinstance(error, Unwanted) else self.give_up(error, request, visit)
         if any(visit.folder.glob("restored-*/after.jpg")):  # by another worker meanwhile
@@ -206,41 +204,44 @@ class Page:
     def restore(
         self, name: str, mode: str, side: int, request: gr.Request, progress: gr.Progress = BAR
     ) -> dict:
-        try:
-            visit = self.visits.find(request.session_hash)
-            with visit.request("restored", self.networks[name], mode, side or None) as asked:
-                made = self.work(visit, request, progress, requests.restored, asked)
-        except JobError as error:
-            return self.complain(error)
-        label = f"Download {made.file.name}"
-        return {
-            self.slider: tuple(path for path, _ in made.pictures),
-            self.download: gr.update(value=made.file, label=label, visible=True),
-            self.told: _facts(made.facts),
-            self.tabs: gr.update(selected="restored"),
-        }
+        """The button of that name; so is `compare`."""
+        return self.answer(requests.restored, name, mode, side, request, progress)
 
     def compare(
         self, name: str, mode: str, side: int, request: gr.Request, progress: gr.Progress = BAR
     ) -> dict:
+        return self.answer(requests.compared, name, mode, side, request, progress)
+
+    def answer(
+        self, work: Work, name: str, mode: str, side: int, request: gr.Request, bar: gr.Progress
+    ) -> dict:
+        """Show what a function of `requests` makes of the picture, or say why it cannot."""
         try:
             visit = self.visits.find(request.session_hash)
-            with visit.request("compared", self.networks[name], mode, side or None) as asked:
-                made = self.work(visit, request, progress, requests.compared, asked)
+            with visit.request(work.__name__, self.networks[name], mode, side or None) as asked:
+                made: requests.Made = self.work(visit, request, bar, work, asked)
         except JobError as error:
-            return self.complain(error)
-        return {self.gallery: made.pictures, self.told: _facts(made.facts)}
+            return gr.skip() if isinstance(error, Unwanted) else {self.told: _complaint(error)}
+        if made.file is None:
+            return {self.told: _facts(made.facts), self.gallery: made.pictures}
+        label = f"Download {made.file.name}"
+        return {
+            self.told: _facts(made.facts),
+            self.slider: tuple(path for path, _ in made.pictures),
+            self.download: gr.update(value=made.file, label=label, visible=True),
+            self.tabs: gr.update(selected="restored"),
+        }
 
     def work(
-        self, visit: Visit, request: gr.Request, progress: gr.Progress, work: Work, *arguments: Any
+        self, visit: Visit, request: gr.Request, bar: gr.Progress, work: Work, *arguments: Any
     ) -> Any:
         """What `work` makes, unless the visitor leaves, or takes the picture away or another."""
         wanted = functools.partial(self.visits.has, request.session_hash, visit)
 
         def watch(words: str) -> None:
-            progress(requests.share(words), words)
+            bar(requests.share(words), words)
 
-        progress(0, "waiting")
+        bar(0, "waiting")
         try:
             made = self.workers.run(work, *arguments, watch=watch, wanted=wanted)
             if not wanted():  # any more, at the last moment
@@ -251,9 +252,6 @@ class Page:
             shutil.rmtree(visit.folder, ignore_errors=True)  # what it wrote while this went
             raise Unwanted from error
         return made
-
-    def complain(self, error: JobError) -> dict:
-        return gr.skip() if isinstance(error, Unwanted) else {self.told: _complaint(error)}
 
 
 async def refuse_addresses(request: Request) -> None:

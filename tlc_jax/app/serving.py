@@ -37,19 +37,14 @@ def serve(
         contextlib.suppress(KeyboardInterrupt),
         tempfile.TemporaryDirectory(prefix="tlc-jax-") as folder,
     ):
-        # Gradio looks at these when it is imported, which is why `page` is imported only here.
+        # Gradio looks at these when it is imported, and takes seconds: `page` is imported here.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         from tlc_jax.app.page import Page
 
         workers = Workers(limits.seconds)
         page = Page(networks, limits, Visits(Path(folder)), workers)
         try:
-            address = page.launch(host, port)
-        except OSError:  # whose sentence is for those who program with Gradio
-            where = "any of the 100 ports from 7860 on" if port is None else f"port {port}"
-            raise OSError(f"cannot listen at {host}, {where}; choose another") from None
-        try:
-            ready(address)
+            ready(page.launch(host, port))
             workers.start(limits.jobs)
             threading.Event().wait()
         finally:
