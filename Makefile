@@ -1,5 +1,6 @@
 # make demo    take noise and camera shake from a photograph with the weights of the package
 # make test    run the tests and the doctests
+# make test-core   those of them in which versions matter most
 # make check   lint, formatting, types, the container file
 # make docs    the documentation, into build/docs; a broken link or name is an error
 # make notebooks   bring both files of each notebook to the newer one of the two
@@ -13,35 +14,45 @@
 PYTHON ?= python3
 # EXTRA=test leaves out torch (and make check): the tests that need it skip.
 EXTRA ?= dev
-BIN := .venv/bin
+# Another environment, as .ci/run has them; LOWEST=1 installs the oldest versions that are allowed.
+VENV ?= .venv
+LOWEST ?=
+BIN := $(VENV)/bin
+
+# Operations, networks, conversion, restoring and the command line; all that needs torch.
+CORE := $(patsubst %,tests/test_%.py,attention spatial windows shape_and_conv networks maxim nafssr \
+  convert checkpoints restore guard cli torch_peer benchmarks)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check docs notebooks package bench bench-check clean
+.PHONY: demo test test-core check docs notebooks package bench bench-check clean
 
-demo: .venv/set-up-demo
+demo: $(VENV)/set-up-demo
 	$(BIN)/tlc-jax restore examples/noisy.png -o build/demo.png --overwrite \
 	  --reference examples/kodim.png
 	$(BIN)/tlc-jax restore examples/shaken.png -o build/sharp.png --overwrite --task deblur \
 	  --reference examples/kodim.png
 
-test: .venv/set-up-$(EXTRA)
+test: $(VENV)/set-up-$(EXTRA)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-check: .venv/set-up-dev
+test-core: $(VENV)/set-up-$(EXTRA)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(CORE)
+
+check: $(VENV)/set-up-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/hadolint Containerfile
 
-docs: .venv/set-up-dev
+docs: $(VENV)/set-up-dev
 	$(BIN)/typer tlc_jax.cli utils docs --name tlc-jax --output docs/reference/cli.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/docs
 
-notebooks: .venv/set-up-dev
+notebooks: $(VENV)/set-up-dev
 	$(BIN)/jupytext --sync notebooks/*.ipynb
 
 # What is installed restores a picture, outside of the source tree.
-package: .venv/set-up-dev
+package: $(VENV)/set-up-dev
 	rm -rf dist build/installed
 	$(BIN)/python -m build --outdir dist
 	$(PYTHON) -m venv build/installed
@@ -50,24 +61,27 @@ package: .venv/set-up-dev
 	cd build/installed && bin/tlc-jax restore ../../examples/shaken.png -o sharp.png --task deblur
 	test -f build/installed/lib/python*/site-packages/tlc_jax/py.typed
 
-bench: .venv/set-up-dev
+bench: $(VENV)/set-up-dev
 	$(BIN)/python -m benchmarks
 
-bench-check: .venv/set-up-dev
+bench-check: $(VENV)/set-up-dev
 	$(BIN)/python -m benchmarks check
 
 clean:
-	rm -rf .venv build dist docs/reference/cli.md
+	rm -rf $(VENV) build dist docs/reference/cli.md
 
-.venv/set-up-demo: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+$(VENV)/set-up-demo: pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable .
 	@touch $@
 
-.venv/set-up-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+$(VENV)/set-up-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python .ci/lowest.py >$(VENV)/lowest.txt
+	$(INSTALL) --editable ".[$*]"
 	@touch $@
+
+INSTALL = $(BIN)/python -m pip install --quiet $(if $(LOWEST),--constraint $(VENV)/lowest.txt)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "tlc-jax needs Python 3.11 or newer: make PYTHON=path/to/python")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)

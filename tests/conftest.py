@@ -2,6 +2,8 @@
 
 import functools
 import json
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from tlc_jax import cli
 from tlc_jax.files.pictures import write_image
@@ -23,6 +24,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What is compiled once is kept for all workers, and for the processes that tests start."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # has what the environment says already
+    folder = tempfile.TemporaryDirectory(prefix="tlc-jax-compiled-")
+    config.add_cleanup(folder.cleanup)
+    for name, value in {
+        "jax_compilation_cache_dir": folder.name,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 class Golden(NamedTuple):
@@ -87,10 +102,9 @@ class Result(NamedTuple):
 
 @pytest.fixture
 def terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Callable[..., Result]]:
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
     """Runs a command of `tlc-jax` in a folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def run(folder: Path, *arguments: object) -> Result:
         monkeypatch.chdir(folder)
@@ -98,11 +112,7 @@ def terminal(
             cli.main([str(argument) for argument in arguments])
         return Result(end.value.code, *capsys.readouterr())
 
-    before = jax.config.jax_compilation_cache_dir
-    yield run
-    # The command sets it for its process; the other tests are to compile what they test.
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
+    return run
 
 
 @pytest.fixture
@@ -161,6 +171,9 @@ def check_gradients() -> Callable[..., None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs() -> Iterator[None]:
-    """Compiled programs are mapped into memory, of which Linux allows a process 65,530 parts."""
+    """Compiled programs are mapped into memory, of which Linux allows a process 65,530 parts.
+
+    Those that are needed again are read from the folder of `pytest_configure`.
+    """
     yield
     jax.clear_caches()
