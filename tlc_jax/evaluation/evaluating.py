@@ -139,9 +139,7 @@ def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str,
         raise EvaluationError(
             f"{path}: not a report that can be resumed; name another --report, or --overwrite."
         ) from None
-    told = {**kept, **settings}.keys() - {
-        "checkpoint"
-    }  # only a name; the settings hold the digest of the parameters
+    told = {**kept, **settings}.keys() - {"checkpoint"}  # a name; the parameters' digest counts
     if other := sorted(key for key in told if kept.get(key) != settings.get(key)):
         raise EvaluationError(
             f"{path}: made with other settings ("
@@ -204,9 +202,7 @@ COLUMNS = {
 def table(report: dict[str, Any]) -> str:
     """The means as a Markdown table, aligned for the terminal, too."""
     count = len(report["images"])
-    wanted = report.get(
-        "pictures", count
-    )  # more than `count` while some failed or are still to come
+    wanted = report.get("pictures", count)  # more than `count` if some failed or are to come
     of = f" of {wanted}" if wanted > count else ""
     rows = [[f"mean of {count}{of}", *(title for title, _ in COLUMNS.values())]]
     for mode, values in means(report).items():
