@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 import tlc_jax as tlc
 from tlc_jax.inference.programs import planned_memory
 from tlc_jax.inference.timed import restore_timed
-from tlc_jax.inference.ways import at_once, planned, tiled
+from tlc_jax.inference.ways import at_once, compile_way, tiled
 from tlc_jax.layers import Downsample2x2
 from tlc_jax.layers.network import abstract_params
 from tlc_jax.ops.pixels import from_float
@@ -178,7 +178,7 @@ FIELDS = ("width", "enc_blk_nums", "middle_blk_num", "dec_blk_nums", "train_size
 def test_planning_leaves_nothing_to_compile():
     image = noise(29, 41, 3)
     compilations.clear()
-    planned(at_once, NET, PARAMS, image)
+    compile_way(at_once, NET, PARAMS, image)
     assert len(compilations) == 1
     tlc.restore(NET, PARAMS, image)
     assert len(compilations) == 1
@@ -235,7 +235,7 @@ def test_a_picture_no_larger_than_a_tile_is_one(size):
 def test_tiles_are_compiled_once_for_all_pictures():
     sizes = (40, 50), (20, 70)
     compilations.clear()
-    planned(tlc.tiled(18, 2), NET, PARAMS, noise(*sizes[0], 3))
+    compile_way(tlc.tiled(18, 2), NET, PARAMS, noise(*sizes[0], 3))
     for size in sizes:
         tlc.restore(NET, PARAMS, noise(*size, 3), way=tiled(18, 2))
     assert len(compilations) == 1

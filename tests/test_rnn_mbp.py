@@ -136,7 +136,7 @@ def test_whole_numbers_stay_whole_numbers(params, clip):
         (4, {}, "clips of 5 frames or more, got 4"),
         (0, {}, "clips of 5 frames or more, got 0"),
         (6, {"chunk": 0}, "chunk is at least 1"),
-        (6, {"chunk": 2, "overlap": 1}, "both together 5 frames"),
+        (6, {"chunk": 2, "overlap": 1}, "both together 5 frames or more"),
     ],
 )
 def test_refused(params, clip, frames, sizes, words):

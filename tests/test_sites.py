@@ -257,7 +257,7 @@ def test_a_site_that_no_crop_comes_to_is_refused():
         def forward(self, image):
             return image * LocalPool()(image) if image.shape[1] > 100 else image
 
-    with pytest.raises(ValueError, match="LocalPool_0: a training crop does not come here"):
+    with pytest.raises(ValueError, match="LocalPool_0: this site does not run on a training crop"):
         windows(Large(local_mode=True, train_size=(32, 32)), (200, 200))
 
 

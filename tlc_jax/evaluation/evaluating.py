@@ -1,11 +1,11 @@
 """How well a network restores pictures whose ground truth is known, and a report of it.
 
-A report is a dict that is kept as JSON: "settings", whatever decides the numbers; "images", by name
-the size and for "input" and each mode PSNR, SSIM and seconds; "mean", over these images; "notes",
-what the numbers are.
+A report is a dict that is kept as JSON. "settings" decide the numbers. "images" has, by name, the
+size, and for "input" and each mode PSNR, SSIM and seconds. "mean" has their means over the images.
+"notes" say what is measured.
 
 Modes are "local" (TLC), "global", and "tiles:SIZE/OVERLAP", where the global network restores
-overlapping tiles as if each were a picture.
+overlapping tiles as if each were an image.
 """
 
 import json
@@ -38,11 +38,11 @@ SSIM_NOTE = (
 
 
 class EvaluationError(ValueError):
-    """What cannot be evaluated or reported; the message is a sentence for the user."""
+    """An evaluation or report that is impossible; the message is a sentence for the user."""
 
 
 def parse_modes(text: str) -> list[str]:
-    """Modes from a list with commas.
+    """Split a list of modes at its commas.
 
     Raises:
       EvaluationError: an unknown mode, one named twice, or tiles no larger than their overlap.
@@ -65,7 +65,7 @@ def parse_modes(text: str) -> list[str]:
 
 
 def _tiles(mode: str) -> tuple[int, int] | None:
-    """Size and overlap, where the mode is one of tiles."""
+    """Size and overlap of a mode of tiles; `None` for other modes."""
     match = re.fullmatch(r"tiles:(\d+)/(\d+)", mode)
     return (int(match[1]), int(match[2])) if match else None
 
@@ -77,7 +77,7 @@ def evaluate(
     modes: Sequence[str],
     protocol: Protocol = Protocol.RGB,
 ) -> dict[str, Any]:
-    """Restore one picture in several modes, and measure each.
+    """Restore one picture in several modes, and measure each result against the ground truth.
 
     Args:
       model: a network of 1 or 3 channels; the modes decide whether it is local.
@@ -93,13 +93,13 @@ def evaluate(
 
     Raises:
       ImageError: the picture or its ground truth cannot be read, or they differ in size.
-      EvaluationError: the network makes NaN or infinite numbers of it.
+      EvaluationError: a result holds NaN or infinite numbers.
     """
-    image, truth = pair.read(model.inp_channels)
+    image, ground_truth = pair.read(model.inp_channels)
     pixels = to_float(image)
     result: dict[str, Any] = {
         "size": list(image.shape[:2]),
-        "input": _score(image, truth, protocol),
+        "input": _score(image, ground_truth, protocol),
     }
     for mode in modes:
         tiles = _tiles(mode)
@@ -108,13 +108,15 @@ def evaluate(
             made = restore_timed(model.clone(local_mode=mode == "local"), params, pixels, way=way)
         except NotFiniteError as error:
             raise EvaluationError(f"picture {pair.name}: in mode {mode} {error}") from None
-        result[mode] = _score(made.pixels, truth, protocol) | {"seconds": made.running}
+        result[mode] = _score(made.pixels, ground_truth, protocol) | {"seconds": made.running}
     return result
 
 
-def _score(image: np.ndarray, truth: np.ndarray, protocol: Protocol) -> dict[str, float | None]:
-    psnr, ssim = map(float, measure(image, truth, protocol))
-    # JSON has neither infinity, which is for equal pictures, nor NaN.
+def _score(
+    image: np.ndarray, ground_truth: np.ndarray, protocol: Protocol
+) -> dict[str, float | None]:
+    psnr, ssim = map(float, measure(image, ground_truth, protocol))
+    # JSON has neither infinity, the PSNR of equal images, nor NaN.
     return {"psnr": psnr if np.isfinite(psnr) else None, "ssim": None if np.isnan(ssim) else ssim}
 
 
@@ -122,12 +124,12 @@ def _score(image: np.ndarray, truth: np.ndarray, protocol: Protocol) -> dict[str
 
 
 def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str, Any]:
-    """The report to resume: the file's, where there is one, or an empty one.
+    """The report to resume, read from the file if it exists, or an empty one.
 
     Raises:
       EvaluationError: the file is no report, or one with other settings.
     """
-    settings = json.loads(json.dumps(settings))  # as the file has them: tuples are lists
+    settings = json.loads(json.dumps(settings))  # as JSON has them: tuples become lists
     if path is None or not path.exists():
         return {"settings": settings, "images": {}}
     try:
@@ -135,9 +137,9 @@ def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str,
         kept, _ = dict(report["settings"]), dict(report["images"])
     except (OSError, ValueError, KeyError, TypeError):
         raise EvaluationError(
-            f"{path}: not a report that can be continued; name another --report, or --overwrite."
+            f"{path}: not a report that can be resumed; name another --report, or --overwrite."
         ) from None
-    told = {**kept, **settings}.keys() - {"checkpoint"}  # a name; the parameters' digest is there
+    told = {**kept, **settings}.keys() - {"checkpoint"}  # a name; the parameters' digest counts
     if other := sorted(key for key in told if kept.get(key) != settings.get(key)):
         raise EvaluationError(
             f"{path}: made with other settings ("
@@ -162,7 +164,7 @@ def write_report(report: dict[str, Any], path: Path) -> None:
 def means(report: dict[str, Any]) -> dict[str, dict[str, float | None]]:
     """Means over all images that have a value, for "input" and each mode.
 
-    Equal pictures have no PSNR; gains are over the images for which both ways have one.
+    Equal images have no finite PSNR; a gain is over the images with a PSNR in both modes.
     """
     images = report["images"].values()
 
@@ -198,9 +200,9 @@ COLUMNS = {
 
 
 def table(report: dict[str, Any]) -> str:
-    """The means as a table of Markdown, aligned for the terminal, too."""
+    """The means as a Markdown table, aligned for the terminal, too."""
     count = len(report["images"])
-    wanted = report.get("pictures", count)  # more than there are while some fail or are to come
+    wanted = report.get("pictures", count)  # more than `count` if some failed or are to come
     of = f" of {wanted}" if wanted > count else ""
     rows = [[f"mean of {count}{of}", *(title for title, _ in COLUMNS.values())]]
     for mode, values in means(report).items():
@@ -239,22 +241,22 @@ def plot(report: dict[str, Any], path: Path) -> None:
 
     modes = report["settings"]["modes"]
     base = "global" if "global" in modes and len(modes) > 1 else "input"
-    # Only of images that all ways have a PSNR of: equal pictures have none.
+    # Only images with a PSNR in all modes: equal images have none.
     images = [
         image
         for image in report["images"].values()
-        if None not in (image[way]["psnr"] for way in ("input", *modes))
+        if None not in (image[mode]["psnr"] for mode in ("input", *modes))
     ]
     images.sort(key=lambda image: image[base]["psnr"])
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     by_image, by_size = figure.subplots(1, 2)
-    for way in ("input", *modes):
-        psnr = np.array([image[way]["psnr"] for image in images])
-        (line,) = by_image.plot(range(1, len(images) + 1), psnr, ".-", label=way)
-        if way not in ("input", base):
+    for mode in ("input", *modes):
+        psnr = np.array([image[mode]["psnr"] for image in images])
+        (line,) = by_image.plot(range(1, len(images) + 1), psnr, ".-", label=mode)
+        if mode not in ("input", base):
             gains = psnr - [image[base]["psnr"] for image in images]
             megapixels = [math.prod(image["size"]) / 1e6 for image in images]
-            by_size.plot(megapixels, gains, ".", color=line.get_color(), label=way)
+            by_size.plot(megapixels, gains, ".", color=line.get_color(), label=mode)
     by_image.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_image.set_xlabel(f"images, in the order of the PSNR of {base}")
     by_image.set_ylabel("PSNR, dB")

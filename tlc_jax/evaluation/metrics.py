@@ -1,7 +1,7 @@
-"""How close a restored image is to its reference: PSNR and SSIM, for any batch, differentiable.
+"""PSNR and SSIM of a restored image against its ground truth, for any batch, differentiable.
 
-`psnr` and `ssim` neither round, crop nor convert colours; `measure` does to the images before what
-published numbers ask for.
+`psnr` and `ssim` neither round, crop nor convert colours; `measure` first prepares the images as
+publications do.
 """
 
 import enum
@@ -21,7 +21,7 @@ C1, C2 = 0.01**2, 0.03**2  # (K L)^2 with dynamic range L = 1
 
 
 class Protocol(enum.StrEnum):
-    """What publications measure of a restored image."""
+    """What publications measure in a restored image."""
 
     RGB = "rgb"  # all channels after rounding to 8 bits: deblurring (GoPro, HIDE, REDS)
     Y = "y"  # the luma after rounding to 8 bits: deraining, super-resolution
@@ -91,10 +91,10 @@ def ssim(image: jax.Array | np.ndarray, reference: jax.Array | np.ndarray) -> ja
 
 
 def luma(image: jax.Array | np.ndarray) -> jax.Array:
-    """The Y of YCbCr as ITU-R BT.601 has it for video, in [16, 235] / 255; MATLAB's rgb2ycbcr.
+    """The luma Y of ITU-R BT.601 YCbCr for video, in [16, 235] / 255, as MATLAB's rgb2ycbcr.
 
-    Y = (16 + 65.481 R + 128.553 G + 24.966 B) / 255. MATLAB rounds it where its input is uint8,
-    which this does not.
+    Y = (16 + 65.481 R + 128.553 G + 24.966 B) / 255. MATLAB rounds the result of uint8 input; this
+    does not.
 
     Args:
       image: (..., H, W, 3) RGB, floats in [0, 1], uint8 or uint16.
@@ -111,9 +111,9 @@ def luma(image: jax.Array | np.ndarray) -> jax.Array:
     """
     rgb = to_float(jnp.asarray(image))
     if rgb.shape[-1] != 3:
-        raise ValueError(f"luma is of RGB images, got {rgb.shape}.")
+        raise ValueError(f"luma is of RGB images, got {rgb.shape}; give (..., H, W, 3).")
     weights = jnp.array([[65.481], [128.553], [24.966]], jnp.float32)
-    # Accelerators multiply matrices with fewer digits unless they are told not to.
+    # By default accelerators multiply matrices at lower precision.
     return (16 + jnp.matmul(rgb, weights, precision=lax.Precision.HIGHEST)) / 255
 
 
@@ -126,13 +126,13 @@ def measure(
     Args:
       image, reference: (..., H, W, C) floats in [0, 1], uint8 or uint16; RGB for `Protocol.Y`.
         Only the image is clipped, and rounded where the protocol does.
-      protocol: which of them.
+      protocol: how to measure.
 
     Returns:
       `psnr` and `ssim`; the latter is NaN for images smaller than its window.
 
     Raises:
-      ValueError: if the shapes differ, or the luma of other than RGB is asked for.
+      ValueError: if the shapes differ, or `Protocol.Y` is asked for images that are not RGB.
     """
     x, y = _pair(image, reference)
     x = jnp.clip(x, 0, 1)
@@ -152,7 +152,7 @@ def _pair(*images: jax.Array | np.ndarray) -> tuple[jax.Array, jax.Array]:
 
 
 def _slide(axis: int, means: jax.Array, products: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Moments over the window on one axis, from those of the positions that it holds.
+    """Moments over the window along one axis, from the moments of its positions.
 
     Args:
       axis: length L.
@@ -160,7 +160,7 @@ def _slide(axis: int, means: jax.Array, products: jax.Array) -> tuple[jax.Array,
       products: (3, ..., L, ...) variance of x, of y, and covariance.
 
     Returns:
-      Both with L - TAPS + 1 for L.
+      Both, with length L - TAPS + 1 in place of L.
     """
     distance = jnp.arange(TAPS, dtype=jnp.float32) - TAPS // 2
     weights = jax.nn.softmax(-jnp.square(distance) / (2 * SIGMA**2))

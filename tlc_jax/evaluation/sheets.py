@@ -1,4 +1,4 @@
-"""Pictures to look at: what TLC changes in a photograph, and the windows that it aggregates over.
+"""Sheets to look at: what TLC changes in a picture, and the windows that it aggregates over.
 
 Pillow draws them; it is imported by the functions that need it.
 """
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from PIL import Image, ImageDraw
 
 PANEL = 480  # pixels, the longer side of a picture on a sheet
-THINNEST = 16  # pixels, the shorter side of a strip there, which is stretched to it
-ZOOM = 96  # pixels, that of what is shown enlarged
-GAP, HEAD = 8, 28  # pixels between panels, and for the words above one
+THINNEST = 16  # pixels; a shorter side that would be smaller is stretched to it
+ZOOM = 96  # pixels, the longer side of a place that is shown enlarged
+GAP, HEAD = 8, 28  # pixels between panels, and for the title above one
 COLOURS = ("#e6194b", "#0082c8", "#f58231", "#3cb44b", "#911eb4")  # of places and of windows
 
 
 class Place(NamedTuple):
-    """A part of a photograph, in pixels."""
+    """A rectangle in an image, in pixels."""
 
     top: int
     left: int
@@ -35,12 +35,12 @@ class Place(NamedTuple):
 def comparison(
     image: np.ndarray, globally: np.ndarray, locally: np.ndarray, zooms: int = 2
 ) -> np.ndarray:
-    """A sheet with the input, both results and where they differ, and below, places enlarged.
+    """A sheet with the input, both results, their difference, and below, enlarged places.
 
-    The places are those where the results differ most; their frames mark them above.
+    The places are those where the results differ most; coloured frames mark them above.
 
     Args:
-      image, globally, locally: as of `panels`.
+      image, globally, locally: as for `panels`.
       zooms: how many places.
 
     Returns:
@@ -57,17 +57,17 @@ def comparison(
 def panels(
     image: np.ndarray, globally: np.ndarray, locally: np.ndarray, tiled: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """What there is to compare, by title: the input, the results, and how the local one differs.
+    """The images to compare, by title: the input, the results, and the local one's differences.
 
-    A difference is stretched, so that its brightest hundredth is white.
+    A difference is scaled, so that its brightest 1% is white.
 
     Args:
       image: (H, W, 1 or 3) floats in [0, 1].
-      globally, locally: the results; of a network that enlarges, larger than the input.
-      tiled: the result of tiles, if there is one.
+      globally, locally: the results, larger than the input if the network enlarges.
+      tiled: the result of overlapping tiles, if there is one.
 
     Returns:
-      Pictures of the size of the results.
+      Images of the size of the results.
     """
     scale = len(locally) // len(image)
     results = {"global": globally, "local": locally} | ({} if tiled is None else {"tiles": tiled})
@@ -81,7 +81,7 @@ def panels(
 
 
 def most_different(difference: np.ndarray, count: int) -> list[Place]:
-    """Up to `count` parts with the largest sums of a map (H, W, C), apart from each other."""
+    """Up to `count` disjoint places where `difference`, (H, W, C), has the largest sums."""
     size = difference.shape[:2]
     height, width = (max(1, min(ZOOM, max(size)) * length // max(size)) for length in size)
     total = np.pad(difference.sum(-1, dtype=np.float64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
@@ -96,17 +96,17 @@ def most_different(difference: np.ndarray, count: int) -> list[Place]:
 
 
 def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
-    """A photograph with the windows of a network's sites drawn over it.
+    """An image with the windows of a network's sites drawn over it.
 
-    They are drawn for the pixel in the middle and for one near a corner, which dots mark: the
-    window around it, or near a border the nearest that lies inside; of attention and of grids,
-    whose windows lie still, all that hold it. A window of MPRNet's first stages lies inside the
-    half or quarter of the picture that they see. Where sites differ in their windows, in pixels of
-    the photograph, each has a colour and says at how many sites it is in force.
+    Dots mark two pixels, one in the middle and one near a corner. A sliding window is drawn around
+    each, near a border the nearest one inside. Of still windows (attention, grids) all that hold
+    the pixel are drawn. Windows of MPRNet's first stages lie inside the half or quarter of the
+    image that a stage sees. Each distinct window, in pixels of the image, has a colour of its own
+    and a label that counts its sites.
 
     Args:
       image: (H, W, 1 or 3) floats in [0, 1].
-      sites: what `tlc_jax.sites` returns for a picture of that size.
+      sites: what `tlc_jax.sites` returns for an image of that size.
 
     Returns:
       (H, W, 3) uint8.
@@ -115,7 +115,7 @@ def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
 
     size = image.shape[:2]
     windows: dict[tuple[tuple[int, ...], tuple[int, int], bool], list[str]] = {}
-    # Maps may be padded: those of the full resolution tell how far.
+    # Feature maps include padding: those of full resolution tell how much.
     whole = (np.multiply(site.size, site.parts).tolist() for site in sites)
     padded = [max(sides) for sides in zip(size, *whole, strict=True)]
     for site in sites:
@@ -142,10 +142,10 @@ def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
 
 
 def _starts(length: int, parts: int, window: int, position: int, slides: bool) -> list[int]:
-    """Where on an axis, cut into parts, the windows begin that are in force at a position."""
+    """The starts of the windows for a position, on an axis that is cut into `parts`."""
     part = length // parts
     begin = min(position // part, parts - 1) * part
-    if slides:  # as `ops.spread` has it
+    if slides:  # as in `ops.spread`
         start = min(max(0, position - begin - (window - 1) // 2), part - window)
         return [begin + start]
     starts = (begin + start for start in axis_starts(part, window))
@@ -153,7 +153,7 @@ def _starts(length: int, parts: int, window: int, position: int, slides: bool) -
 
 
 def _panel(pixels: np.ndarray, title: str, places: Sequence[Place]) -> np.ndarray:
-    """A whole picture, framed in white, with words above and the places marked."""
+    """A whole image, framed in white, with a title above and the places marked."""
     from PIL import ImageDraw, ImageOps
 
     width, height = _panel_size(pixels)
@@ -170,7 +170,7 @@ def _panel(pixels: np.ndarray, title: str, places: Sequence[Place]) -> np.ndarra
 
 
 def _enlarged(pixels: np.ndarray, place: Place, colour: str) -> np.ndarray:
-    """A part of a picture as large as a panel, pixel by pixel, framed in its colour."""
+    """A place enlarged to the size of a panel, pixel by pixel, framed in its colour."""
     from PIL import Image, ImageOps
 
     top, left, height, width = place
@@ -181,7 +181,7 @@ def _enlarged(pixels: np.ndarray, place: Place, colour: str) -> np.ndarray:
 
 
 def _panel_size(pixels: np.ndarray) -> tuple[int, int]:
-    """(width, height) of a picture on a sheet."""
+    """(width, height) of an image on a sheet."""
     height, width, _ = pixels.shape
     scale = PANEL / max(height, width)
     return max(THINNEST, round(scale * width)), max(THINNEST, round(scale * height))

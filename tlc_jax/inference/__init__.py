@@ -1,1 +1,1 @@
-"""A network, its parameters and pictures in; the restored pictures out."""
+"""Restoring: a network, its parameters and an image array in, the restored array out."""

@@ -1,11 +1,11 @@
-"""Pictures of many sizes through few compiled programs.
+"""Buckets: images of many sizes through few compiled programs.
 
-Each size of picture compiles anew. Here a picture lies in the corner of a larger one, a bucket, and
-what is beyond it is kept out: it is zero to every convolution, as what is beyond a picture is, and
-no statistics count it. So the numbers are those of the picture by itself.
+Every new image size compiles a program. A bucket is a larger array with the image in its upper left
+corner, so that images of several sizes share one program. Convolutions read zeros outside the
+corner, as in zero padding, and statistics leave it out. So the result is that of the image alone.
 
-That holds for networks of convolutions, sites of TLC and such layers as act on each position by
-itself, which say so in `buckets`. MPRNet and MAXIM also cut the picture where its size says.
+This holds for networks of convolutions, sites of TLC and layers that act on single positions; they
+say so in `buckets`. MPRNet and MAXIM also cut the image at places that depend on its size.
 """
 
 import functools
@@ -28,28 +28,29 @@ Size = tuple[int, int]
 
 
 def choose_buckets(sizes: Iterable[Size], waste: float) -> dict[Size, Size]:
-    """The bucket of each size that can share one, found greedily, the large ones first.
+    """Group image sizes into buckets, greedily, the largest sizes first.
 
-    A size of so many pictures that enlarging them may cost more than one of them keeps its own.
+    A size that occurs often gets no bucket: if enlarging all its images may cost more than one
+    image, compiling for that size costs less.
 
     Args:
-      sizes: (H, W) of pictures, of each as often as there are pictures of it.
-      waste: the most pixels that a bucket may add to a picture, as a share of the picture's.
+      sizes: (H, W) of each image, so a size occurs once for every image of it.
+      waste: the most pixels that a bucket may add to an image, as a fraction of the image's.
 
     Returns:
-      (height, width) of the bucket by (H, W) of a picture, for `restore`.
+      (height, width) of the bucket by (H, W) of the image, for `restore`; only of shared buckets.
 
     Examples:
       >>> choose_buckets([(720, 1280), (736, 1240), (480, 640)], waste=0.25)
       {(720, 1280): (736, 1280), (736, 1240): (736, 1280)}
     """
     groups: dict[Size, list[Size]] = {}  # by bucket
-    # What a bucket spares is a compilation, which takes about as long as a picture.
+    # A bucket saves one compilation, which takes about as long as restoring one image.
     rare = [size for size, count in Counter(sizes).items() if count * waste <= 1]
     for size in sorted(rare, key=math.prod, reverse=True):
         grown = {(max(h, size[0]), max(w, size[1])): (h, w) for h, w in groups}
         best = min(grown, key=math.prod, default=size)
-        # This picture is the smallest so far, so if it is not wasted on, none is.
+        # The smallest image of a bucket wastes the most, and this is the smallest so far.
         if math.prod(best) > (1 + waste) * math.prod(size):
             best = size
         old = grown.get(best, best)
@@ -58,7 +59,7 @@ def choose_buckets(sizes: Iterable[Size], waste: float) -> dict[Size, Size]:
 
 
 def put_into(model: Network, image: np.ndarray, bucket: Size) -> tuple[np.ndarray, np.ndarray]:
-    """The picture in the corner of its bucket, as `forward_within` takes it.
+    """Put an image into the corner of its bucket, for `forward_within`.
 
     Args:
       model: a network that `has_buckets`.
@@ -66,8 +67,8 @@ def put_into(model: Network, image: np.ndarray, bucket: Size) -> tuple[np.ndarra
       bucket: (height, width).
 
     Returns:
-      The bucket, padded to the network's multiple, and the (height, width) in it that are the
-      picture and the network's own padding.
+      The bucket, padded to the network's multiple, and the extent: (height, width) of the corner
+      that holds the image and the network's own padding.
 
     Raises:
       ValueError: the bucket is too small.
@@ -75,31 +76,35 @@ def put_into(model: Network, image: np.ndarray, bucket: Size) -> tuple[np.ndarra
     h, w, _ = image.shape
     below, right = bucket[0] - h, bucket[1] - w
     if below < 0 or right < 0:
-        raise ValueError(f"a bucket of {bucket} is too small for a picture of {h, w}.")
+        raise ValueError(
+            f"a bucket of {bucket} is too small for a picture of {h, w}; give a larger bucket."
+        )
     image = model.pad(image)
-    size = np.array(image.shape[:2], np.int32)
+    extent = np.array(image.shape[:2], np.int32)
     whole = pad_to_multiple(np.empty((*bucket, 0)), model.multiple).shape
-    below, right = whole[0] - size[0], whole[1] - size[1]
-    return np.pad(image, ((0, below), (0, right), (0, 0))), size
+    below, right = whole[0] - extent[0], whole[1] - extent[1]
+    return np.pad(image, ((0, below), (0, right), (0, 0))), extent
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def forward_within(model: Network, params: Params, image: jax.Array, size: jax.Array) -> jax.Array:
-    """A network that `has_buckets` on a picture in the corner of its bucket.
+def forward_within(
+    model: Network, params: Params, image: jax.Array, extent: jax.Array
+) -> jax.Array:
+    """Run a network that `has_buckets` on an image in the corner of its bucket.
 
     Args:
       model, params: the network, global or local.
-      image, size: as `put_into` makes them.
+      image, extent: as `put_into` makes them.
 
     Returns:
-      (H, W, C) as `image`, without meaning beyond `size`.
+      (H, W, C) as `image`, meaningless outside the corner.
     """
-    with nn.intercept_methods(_within(size, np.array(image.shape[:2], np.int32))):
+    with nn.intercept_methods(_within(extent, np.array(image.shape[:2], np.int32))):
         return model.apply({"params": params}, image[None])[0]
 
 
 def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
-    """Makes the layers that look beyond single positions look no further than the picture."""
+    """An interceptor that keeps convolutions and sites from reading outside the corner."""
 
     def run(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
         layer: Any = context.module

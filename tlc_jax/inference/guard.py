@@ -1,7 +1,7 @@
-"""Local statistics, unless they fail: a guard for pictures unlike those of training.
+"""A guard against patches of false colour: local statistics, or global ones where those fail.
 
-There a window may hold statistics that training never showed, and the network answers with patches
-of false colour, where it would not for the statistics of the whole picture.
+In an image unlike those of training, a window may hold statistics that the network never met in
+training. It then makes patches of false colour, which the statistics of the whole image would not.
 """
 
 import functools
@@ -17,12 +17,12 @@ from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
 from tlc_jax.ops.pixels import like
 
-BLOCK = 16  # pixels; wider than what a restoration sharpens
-LIMIT = 0.1  # of full scale; see benchmarks/guard.py for what is usual and what is not
+SQUARE = 16  # pixels, the side of the squares compared; wider than what a restoration sharpens
+LIMIT = 0.1  # of full scale; benchmarks/guard.py measures usual and unusual pictures
 
 
 class Guarded(NamedTuple):
-    """A restored picture, and which statistics it was restored with."""
+    """A restored image, and the statistics that it was restored with."""
 
     restored: np.ndarray
     mode: str  # "local" or "global"
@@ -36,20 +36,23 @@ def restore_guarded(
     way: Way = at_once,
     bucket: Size | None = None,
 ) -> Guarded:
-    """Restore one picture with local statistics, or with global ones where the local ones fail.
+    """Restore one image with local statistics, or with global ones where the local ones fail.
 
-    They fail where the mean colour of a block of 16 x 16 pixels strays by more than a tenth of full
-    scale both from that of the picture and from that of the global result, and the global result
-    strays less from the picture at its worst. The global network runs, and takes its time, only
-    where a block strays from the picture, as on most pictures none does, or where the result has
-    another shape than the picture.
+    The local result fails if both are true:
+
+    - In some square of 16 x 16 pixels, its mean colour strays by more than a tenth of full scale
+      from that of the input, and from that of the global result.
+    - The largest stray from the input is smaller in the global result.
+
+    The global network runs only if a square of the local result strays from the input, which is
+    rare, or if the result has another shape than the input.
 
     Args:
-      model: a network for pictures; it is run in both modes, whatever its `local_mode`.
-      params, image, way, bucket: as of `tlc_jax.restore`.
+      model: a network for single images; its `local_mode` is ignored.
+      params, image, way, bucket: as for `tlc_jax.restore`.
 
     Returns:
-      What `tlc_jax.restore` returns in the mode that was chosen, and that mode.
+      What `tlc_jax.restore` returns in the chosen mode, and that mode.
 
     Raises:
       ValueError, TypeError: as `tlc_jax.restore`.
@@ -68,7 +71,7 @@ def restore_guarded(
 
 
 def guarded(run: Run) -> Callable[[Network, Params, np.ndarray], Guarded]:
-    """As `restore_guarded`, of floats, which are not clipped: how far they leave [0, 1] counts."""
+    """`restore_guarded` for floats that are not clipped: how far they leave [0, 1] counts."""
 
     def restored(model: Network, params: Params, pixels: np.ndarray) -> Guarded:
         locally = run(model.clone(local_mode=True), params, pixels)
@@ -82,22 +85,21 @@ def guarded(run: Run) -> Callable[[Network, Params, np.ndarray], Guarded]:
 
 
 def suspicious(image: np.ndarray, locally: np.ndarray) -> bool:
-    """Whether only the global result can tell if a local one fails.
+    """Whether the global result is needed to tell if the local one fails.
 
     Args:
-      image: the picture, (H, W, C) floats.
-      locally: what local statistics made of it, larger where the network enlarges: nothing but the
-        global result compares with that.
+      image: the input, (H, W, C) floats.
+      locally: the local result. If the network enlarges, it compares only with the global result.
     """
     return locally.shape != image.shape or bool(_far(locally, image).any())
 
 
 def fails(image: np.ndarray, locally: np.ndarray, globally: np.ndarray) -> bool:
-    """Whether local statistics fail where global ones do not, as `restore_guarded` says.
+    """Whether the local result fails and the global one does not; see `restore_guarded`.
 
     Args:
-      image, locally: as of `suspicious`.
-      globally: what global statistics made of the picture.
+      image, locally: as for `suspicious`.
+      globally: the global result.
     """
     if not np.isfinite(globally).all():
         return False
@@ -109,7 +111,7 @@ def fails(image: np.ndarray, locally: np.ndarray, globally: np.ndarray) -> bool:
 
 
 def stray(image: np.ndarray, other: np.ndarray) -> float:
-    """The largest difference between the mean values of a channel in a block of two pictures.
+    """The largest difference between two images in the mean of a channel over one square.
 
     Args:
       image, other: (H, W, C), floats.
@@ -124,15 +126,15 @@ def stray(image: np.ndarray, other: np.ndarray) -> float:
 
 
 def _far(image: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return ~(_strays(image, other) <= LIMIT)  # NaN is far from all
+    return ~(_strays(image, other) <= LIMIT)  # NaN counts as far
 
 
 def _strays(image: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The difference between the mean values of each channel, (blocks down, across, C)."""
+    """Differences of the means of each channel over each square, (squares down, across, C)."""
     difference = image - other
     area = np.ones((), np.float32)
     for axis, length in enumerate(difference.shape[:2]):
-        count = max(1, length // BLOCK)
+        count = max(1, length // SQUARE)
         starts = np.arange(count) * length // count
         difference = np.add.reduceat(difference, starts, axis)
         area = area[..., None] * np.diff(starts, append=length)

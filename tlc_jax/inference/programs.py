@@ -1,4 +1,4 @@
-"""Compiled programs: what runs for one picture, and the memory that XLA plans for it."""
+"""Compiled programs: what runs for one image, and the memory that XLA plans for it."""
 
 import functools
 from typing import Any
@@ -18,20 +18,18 @@ def _forward(model: Network, params: Params, image: jax.Array) -> jax.Array:
 
 
 def _program(model: Network, pixels: np.ndarray, bucket: Size | None) -> tuple:
-    """The function that restores a picture, by itself or in its bucket, and what it takes."""
+    """The jitted function for an image, alone or in its bucket, and its last arguments."""
     if bucket is None:
         return _forward, pixels
     if not model.has_buckets:
-        raise ValueError(
-            f"{type(model).__name__} has no buckets; restore its pictures by themselves."
-        )
+        raise ValueError(f"{type(model).__name__} has no buckets; restore its images without one.")
     return forward_within, *put_into(model, pixels, bucket)
 
 
 def forward(
     model: Network, params: Params, pixels: np.ndarray, bucket: Size | None = None
 ) -> np.ndarray:
-    """Run a network on a picture that `as_input` made: (H, W, C) float32 in, float32 out."""
+    """Run a network on an image from `as_input`: (H, W, C) float32 in, float32 out."""
     program, *arguments = _program(model, pixels, bucket)
     restored = np.asarray(program(model, params, *arguments))
     return restored if bucket is None else model.crop(restored, pixels.shape[:2])
@@ -40,17 +38,17 @@ def forward(
 def compile_for(
     model: Network, params: Params, pixels: np.ndarray, bucket: Size | None = None
 ) -> int:
-    """Compile what `forward` runs, without running it; the bytes that XLA plans for it."""
+    """Compile what `forward` runs, without running it; return the bytes that XLA plans for it."""
     program, *arguments = _program(model, pixels, bucket)
     return planned_bytes(program.lower(model, params, *arguments).compile())
 
 
 def as_input(model: Network, image: np.ndarray) -> np.ndarray:
-    """One picture as float32, if a network takes it.
+    """Refuse what a network does not take as one image, and convert it to float32.
 
     Raises:
-      ValueError: an array that is no picture, or not of the network's channels; a network for
-        clips, or one that JAX cannot compile by.
+      ValueError: an array that is not (H, W, C) with the network's channels; a network for clips,
+        or one with a field that cannot be hashed.
       TypeError: other types of numbers; a module that is no `Network` with a `forward`.
     """
     refuse_clips(model)
@@ -58,21 +56,21 @@ def as_input(model: Network, image: np.ndarray) -> np.ndarray:
 
 
 def refuse_clips(model: Network) -> None:
-    """Refuse what restores no single pictures, as `as_input`."""
+    """Refuse networks for clips, and modules that are no `Network`, as `as_input` does."""
     check_network(model)
     if model.takes == "clips":
         raise ValueError(f"{type(model).__name__} restores clips; call restore_clip with frames.")
 
 
 def frame_as_input(model: Network, image: np.ndarray) -> np.ndarray:
-    """As `as_input`, for a frame of a clip, too."""
+    """`as_input`, also for a frame of a network for clips."""
     image, channels = np.asarray(image), model.inp_channels
     try:
         hash(model)
     except TypeError:
         raise ValueError(
-            f"a field of this {type(model).__name__} holds a list, but what is compiled for has to "
-            "be hashable; write tuples."
+            f"a field of this {type(model).__name__} holds a list or another value that cannot be "
+            "hashed, so JAX cannot compile for it; write tuples."
         ) from None
     if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
         raise ValueError(
@@ -83,20 +81,20 @@ def frame_as_input(model: Network, image: np.ndarray) -> np.ndarray:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error, of the machine or of JAX, means that memory did not suffice."""
+    """Whether an error, of Python or of JAX, means that memory did not suffice."""
     return isinstance(error, MemoryError) or (
         isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     )
 
 
 def planned_memory(model: Network, size: tuple[int, int]) -> int:
-    """Bytes that XLA plans for one picture: parameters, picture, result and all between them.
+    """Bytes that XLA plans for one image: parameters, image, result and all intermediates.
 
-    It compiles what `restore` runs for a picture by itself, and runs nothing.
+    It compiles what `restore` runs for an image without a bucket, and runs nothing.
 
     Args:
-      model: a network for pictures.
-      size: (H, W) of the picture.
+      model: a network for single images.
+      size: (H, W) of the image.
 
     Returns:
       Bytes, of the device's memory; on a CPU the process itself takes up to 1.5 GiB besides.
@@ -112,6 +110,6 @@ def planned_memory(model: Network, size: tuple[int, int]) -> int:
 
 
 def planned_bytes(program: jax.stages.Compiled) -> int:
-    """Bytes of what a program takes and returns, and of all between them."""
+    """Bytes of a program's arguments, results and intermediates."""
     plan: Any = program.memory_analysis()
     return plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes

@@ -1,4 +1,4 @@
-"""The sites of TLC in a network, and the windows that are in force there."""
+"""The sites of TLC in a network, which aggregate over positions, and their windows."""
 
 import contextlib
 import math
@@ -21,9 +21,9 @@ class Site(NamedTuple):
       name: path of the module.
       kind: what is aggregated: "mean", "moments", "attention", "position attention" or "grid".
       size: (H, W) of its feature map.
-      window: (height, width) in force there, in feature pixels, no larger than the map.
-      channels: of the map.
-      parts: how many maps the picture is cut into, down and across; MPRNet's first stages do that.
+      window: (height, width) of the window, in pixels of that map and no larger than it.
+      channels: of the feature map.
+      parts: (down, across), into how many maps the image is cut, as by MPRNet's first stages.
     """
 
     name: str
@@ -35,10 +35,10 @@ class Site(NamedTuple):
 
     @property
     def slides(self) -> bool:
-        """Whether each position has the window around it, rather than a few that lie still.
+        """Whether the window slides: each position then has the window around it.
 
-        Those of attention and of grids are the fewest that cover the map, averaged where they
-        overlap: see `tlc_jax.ops.extract_windows`.
+        Attention and grids have still windows instead: the fewest that cover the map, averaged
+        where they overlap, see `tlc_jax.ops.extract_windows`.
         """
         return self.kind in ("mean", "moments")
 
@@ -46,11 +46,11 @@ class Site(NamedTuple):
 def at_sites(
     see: Callable[[str, Any, tuple, Window], None],
 ) -> contextlib.AbstractContextManager[None]:
-    """Within it, `see` is shown each site that a network meets.
+    """Context in which `see` is called for each site that a network runs.
 
     Args:
-      see: called with the site's path, the layer, its inputs, and the window that it is given, in
-        pixels of its map and perhaps larger than it; `None` is the whole map.
+      see: takes the site's path, the layer, its inputs, and its window, in pixels of its feature
+        map and perhaps larger than it; `None` is the whole map.
     """
 
     running: list[nn.Module] = []  # networks, the innermost last
@@ -76,11 +76,11 @@ def at_sites(
 
 
 def sites(model: Network, size: tuple[int, int]) -> list[Site]:
-    """Every site of TLC in a network and the window in force there for a picture of `size`.
+    """Every site of TLC in a network, and its window for an image of `size`.
 
     Args:
-      model: a network; of a global one every window is the whole map.
-      size: (H, W) of the picture.
+      model: a network; if it is global, every window is the whole feature map.
+      size: (H, W) of the image.
 
     Returns:
       The sites in the order in which they are run.
@@ -95,9 +95,9 @@ def sites(model: Network, size: tuple[int, int]) -> list[Site]:
       ('encoders_0_0/pool', (720, 1280), (384, 384))
     """
     check_network(model)
-    picture = model.example_input(size)
-    whole = jax.eval_shape(model.pad, picture).shape[-3:-1]
-    found: dict[Site, None] = {}  # a loop over frames is met more than once
+    image = model.example_input(size)
+    whole = jax.eval_shape(model.pad, image).shape[-3:-1]
+    found: dict[Site, None] = {}  # a loop over frames is traced more than once
 
     def note(name: str, layer: Any, args: tuple, window: Window) -> None:
         maps, h, w, channels = args[0].shape
@@ -106,12 +106,12 @@ def sites(model: Network, size: tuple[int, int]) -> list[Site]:
         found[Site(name, layer.site, (h, w), window, channels, parts)] = None
 
     with at_sites(note):
-        jax.eval_shape(model.init, jax.random.key(0), picture)
+        jax.eval_shape(model.init, jax.random.key(0), image)
     return list(found)
 
 
 def _parts(maps: int, size: tuple[int, int], whole: tuple[int, int]) -> tuple[int, int]:
-    """Down and across, the maps of `size` that a picture is cut into: they fill its sides alike."""
+    """(down, across): how many maps of `size` the image is cut into; they fill it evenly."""
     down = math.isqrt(maps * whole[0] * size[1] // (size[0] * whole[1]))
     across = maps // max(1, down)
     if down * across != maps or down * size[0] * whole[1] != across * size[1] * whole[0]:

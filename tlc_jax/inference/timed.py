@@ -1,4 +1,4 @@
-"""One picture, compiled for and restored, with the seconds and the memory that each takes."""
+"""Restore one image, and measure the seconds and the memory that it takes."""
 
 import functools
 import time
@@ -10,7 +10,7 @@ import numpy as np
 from tlc_jax.inference.buckets import Size
 from tlc_jax.inference.guard import guarded
 from tlc_jax.inference.programs import as_input, forward
-from tlc_jax.inference.ways import Way, at_once, planned
+from tlc_jax.inference.ways import Way, at_once, compile_way
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
 
@@ -18,16 +18,16 @@ Watch = Callable[[str], None]
 
 
 class NotFiniteError(ValueError):
-    """A result that is no picture; the message is the end of a sentence for the user."""
+    """A result with NaN or infinite numbers; the message is the end of a sentence for the user."""
 
 
 class Timed(NamedTuple):
-    """A restored picture, and what it took.
+    """A restored image, and the time and memory that it took.
 
     Attributes:
       pixels: (H, W, C) float32, not clipped.
       mode: "local" or "global", the statistics that it was restored with.
-      compiling, running: seconds.
+      compiling, running: seconds of each.
       memory: bytes that XLA plans.
     """
 
@@ -48,22 +48,22 @@ def restore_timed(
     guard: bool = False,
     watch: Watch = lambda words: None,
 ) -> Timed:
-    """Restore one picture, and tell what it takes.
+    """Restore one image, and measure the time and the memory.
 
     Args:
-      model, params, image, way, bucket: as of `tlc_jax.restore`.
-      guard: whether it is restored as by `tlc_jax.restore_guarded`.
-      watch: called with what is done next, in words.
+      model, params, image, way, bucket: as for `tlc_jax.restore`.
+      guard: whether to choose the mode as `tlc_jax.restore_guarded` does.
+      watch: called before each step with words for it, such as "compiling for 640x480".
 
     Raises:
-      NotFiniteError: the network makes NaN or infinite numbers of it.
+      NotFiniteError: the result holds NaN or infinite numbers.
       ValueError, TypeError: as `tlc_jax.restore`.
     """
     pixels = as_input(model, image)
     height, width, _ = pixels.shape
     watch(f"compiling for {width}x{height}")
     start = time.perf_counter()
-    memory = planned(way, model, params, pixels, bucket)
+    memory = compile_way(way, model, params, pixels, bucket)
     compiled = time.perf_counter()
     watch(f"restoring, in {memory / 2**30:.2f} GiB")
     run = way(functools.partial(forward, bucket=bucket))
@@ -77,10 +77,10 @@ def restore_timed(
 
 
 def check_finite(pixels: np.ndarray) -> None:
-    """Refuse what is no picture.
+    """Refuse a result with NaN or infinite numbers.
 
     Raises:
-      NotFiniteError: NaN or infinite numbers.
+      NotFiniteError: it has some.
     """
     if not np.isfinite(pixels).all():
         raise NotFiniteError(

@@ -1,4 +1,4 @@
-"""Ways to restore a picture: at once, in tiles, at several places; they combine.
+"""Ways to restore an image: at once, in tiles, shifted; they combine.
 
 tlc.restore(model, params, image)
 tlc.restore(model, params, image, way=tlc.tiled(256, 32))
@@ -17,15 +17,15 @@ from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
 from tlc_jax.ops.pixels import like
 
-LATTICE = 64  # pixels, the side of MAXIM's largest block; that of the others divides it
+LATTICE = 64  # pixels, the side of MAXIM's largest blocks; the sides of its others divide it
 
-# Takes a network, its parameters and (H, W, C) float32, and gives the restored picture likewise.
+# Takes a network, its parameters and (H, W, C) float32, and returns the restored image likewise.
 Run = Callable[[Network, Params, np.ndarray], np.ndarray]
-Way = Callable[[Run], Run]
+Way = Callable[[Run], Run]  # makes one such function from another
 
 
 def at_once(run: Run) -> Run:
-    """The way of a picture that is restored as it is."""
+    """The way that restores the image as a whole."""
     return run
 
 
@@ -37,27 +37,27 @@ def restore(
     way: Way = at_once,
     bucket: Size | None = None,
 ) -> np.ndarray:
-    """Restore one picture with a network, global or local as `model.local_mode` says.
+    """Restore one image with a network, global or local as `model.local_mode` says.
 
-    The first picture of a size compiles; later ones of the same network and size do not.
+    The first image of a size compiles; later ones of the same network and size do not.
 
     Args:
       model: a network; `model.clone(local_mode=True)` for TLC. One of your own derives from
-        `tlc_jax.Network`, and has tuples for lists.
+        `tlc_jax.Network`, and its fields hold tuples, not lists.
       params: its parameter tree.
       image: (H, W, C) with the network's channels, float in [0, 1], uint8 or uint16.
-      way: `tiled(...)`, `shifted(...)`, or one made of them.
-      bucket: (height, width) no smaller than the picture. One compiled program then serves all
-        pictures of a bucket, with the same results but for rounding; `choose_buckets` finds some.
+      way: `tiled(...)`, `shifted(...)`, or a combination of them.
+      bucket: (height, width) no smaller than the image. One compiled program then serves all
+        images of a bucket, with the same results but for rounding; see `choose_buckets`.
 
     Returns:
-      (H, W, C) of the same type, 3 channels of a dual-pixel network; whole numbers are rounded and
-      clipped, floats are not.
+      (H scale, W scale, out_channels) with the network's scale and channels, of the image's type;
+      integers are rounded and clipped, floats are not.
 
     Raises:
-      ValueError: an array that is no picture, or not of the network's channels; a bucket that is
-        too small, or of a network that has none; a network for clips, or one that JAX cannot
-        compile by; a result that holds NaN, for a picture of whole numbers, which cannot.
+      ValueError: an array that is not (H, W, C) with the network's channels; a bucket that is too
+        small, or for a network without buckets; a network for clips, or one with a field that
+        cannot be hashed; a result with NaN for an image of integers, which cannot hold it.
       TypeError: other types of numbers; a module that is no `Network` with a `forward`.
     """
     image = np.asarray(image)
@@ -65,39 +65,40 @@ def restore(
     return like(image, run(model, params, as_input(model, image)))
 
 
-def planned(
+def compile_way(
     way: Way, model: Network, params: Params, pixels: np.ndarray, bucket: Size | None = None
 ) -> int:
-    """Compile all that a way runs for a picture of this size, without running it.
+    """Compile all programs that a way runs for an image of this size, without running them.
 
     Args:
-      way, model, params, bucket: as of `restore`.
-      pixels: as `programs.as_input` gives them.
+      way, model, params, bucket: as for `restore`.
+      pixels: as from `programs.as_input`.
 
     Returns:
       Bytes that XLA plans for the largest program, as `planned_memory`.
     """
-    plans: dict[tuple[int, ...], int] = {}
+    memory: dict[tuple[int, ...], int] = {}  # bytes, by shape
 
-    def plan(model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
-        if pixels.shape not in plans:
-            plans[pixels.shape] = compile_for(model, params, pixels, bucket)
+    def only_compile(model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
+        if pixels.shape not in memory:
+            memory[pixels.shape] = compile_for(model, params, pixels, bucket)
         h, w, _ = pixels.shape
         return np.zeros((h * model.scale, w * model.scale, model.out_channels), np.float32)
 
-    way(plan)(model, params, pixels)
-    return max(plans.values())
+    way(only_compile)(model, params, pixels)
+    return max(memory.values())
 
 
 def tiled(tile: int, overlap: int) -> Way:
-    """The way of overlapping tiles, averaged with equal weights where they overlap.
+    """The way that restores overlapping tiles, averaged with equal weights where they overlap.
 
-    What is done for want of memory, or instead of TLC: each tile is a picture of its own to the
-    network. One compiled program serves all tiles of all pictures that are no smaller.
+    It bounds memory, or stands in for TLC. The network sees each tile as an image of its own: near
+    a tile's borders its receptive field is cut off. One compiled program serves all tiles of all
+    images that are no smaller than a tile.
 
     Args:
-      tile: side in pixels; of a smaller picture, the whole side.
-      overlap: pixels that neighbours share, less than `tile`. The last tile ends with the picture,
+      tile: side in pixels, clipped to the image.
+      overlap: pixels that neighbours share, less than `tile`. The last tile ends with the image,
         so it may share more.
 
     Returns:
@@ -132,23 +133,23 @@ def tiled(tile: int, overlap: int) -> Way:
 
 
 def shifted(shifts: int) -> Way:
-    """The way of a mean over several places of the picture against the network's blocks.
+    """The way that averages results for several shifts of the image against the network's blocks.
 
-    MAXIM mixes pixels within blocks, and it matters what falls into one: on a frame of GoPro the
-    mean over five places is 0.17 dB better than its members are on average.
+    MAXIM mixes pixels within blocks, so the result depends on where the blocks lie: on a frame of
+    GoPro the mean over five shifts is 0.17 dB better than a single one is on average.
 
     Args:
-      shifts: how many places; it takes as many times as long. All runs are of one size, the
-        picture's and 64 pixels more.
+      shifts: how many; it takes as many times as long. All runs have one size, on each axis 64
+        pixels more than the image.
 
     Returns:
       A way for `restore`.
 
     Raises:
-      ValueError: less than one place.
+      ValueError: `shifts` below 1.
     """
     if shifts < 1:
-        raise ValueError(f"a picture is restored at one place or more, got shifts={shifts}.")
+        raise ValueError(f"shifts is 1 or more, got shifts={shifts}.")
 
     def way(run: Run) -> Run:
         def restored(model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
@@ -166,13 +167,13 @@ def shifted(shifts: int) -> Way:
 
 
 def _place(corner: tuple[int, int], size: tuple[int, ...], scale: int) -> tuple[slice, slice]:
-    """Where in a result a part of `size` lies whose corner in the picture is this."""
+    """The slices of a result for a part of `size` that begins at `corner` of the input."""
     top, left = (scale * start for start in corner)
     return slice(top, top + size[0]), slice(left, left + size[1])
 
 
 def alignments(count: int) -> list[tuple[int, int]]:
-    """Rows and columns to move a picture by, so that its places on a lattice differ evenly.
+    """Rows and columns to shift an image by, evenly spread over the lattice of blocks.
 
     Examples:
       >>> alignments(5)
@@ -183,5 +184,5 @@ def alignments(count: int) -> list[tuple[int, int]]:
 
 
 def moved(image: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
-    """A picture (H, W, C) at a place in one of (H + 64, W + 64), reflected around it."""
+    """An image (H, W, C) at a place in one of (H + 64, W + 64), filled by reflection."""
     return np.pad(image, [*((n, LATTICE - n) for n in shift), (0, 0)], mode="reflect")

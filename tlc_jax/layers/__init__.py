@@ -1,4 +1,4 @@
-"""What networks are made of: the class that they derive from, layers, and blocks."""
+"""`Network`, the base class of all networks, and the layers and blocks they are made of."""
 
 from tlc_jax.layers.basic import (
     Conv1x1,

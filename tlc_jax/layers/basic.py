@@ -1,9 +1,9 @@
-"""The layers that the networks are made of.
+"""Layers of the networks, among them the sites of TLC.
 
-The sites of TLC aggregate over positions, and say in `site` what. They are called with a `window`,
-(height, width) in pixels of their own map; `None` is the whole map, as in training; and where the
-map lies in the corner of a larger array, with its `extent` there, as of `ops.within`. `dtype` is
-the type to compute in: parameters stay float32, and so do norms, means and the products of
+A site is a layer that aggregates over positions; its attribute `site` says what. It is called with
+`window`, (height, width) in pixels of its own feature map; `None` is the whole map, as in training.
+If the map fills only the corner of an array, `extent` is its size there, see `ops.within`. `dtype`
+is the type to compute in: parameters stay float32, and so do norms, means and the products of
 attention.
 """
 
@@ -28,8 +28,8 @@ kernel_init = nn.initializers.lecun_normal()
 class Conv1x1(nn.Module):
     """1x1 convolution, (N, H, W, C) -> (N, H, W, features).
 
-    With `border` zeros around the result, (N, H + 2 border, W + 2 border, features), where a larger
-    convolution is to follow.
+    `border` adds zeros around the result, (N, H + 2 border, W + 2 border, features): the padding of
+    a larger convolution that follows.
     """
 
     features: int
@@ -54,7 +54,7 @@ class Conv1x1(nn.Module):
 class DepthwiseConv3x3(nn.Module):
     """3x3 convolution of each channel by itself, zero padding, (N, H, W, C) -> (N, H, W, C).
 
-    With a `border` of 1, x comes with its padding, (N, H + 2, W + 2, C).
+    With `border=1`, x already has its padding, (N, H + 2, W + 2, C).
     """
 
     use_bias: bool = True
@@ -70,7 +70,7 @@ class DepthwiseConv3x3(nn.Module):
 
 
 class Downsample2x2(nn.Module):
-    """2x2 convolution of stride 2, as one product: (N, H, W, C) -> (N, H/2, W/2, features).
+    """2x2 convolution of stride 2, as one matrix product: (N, H, W, C) -> (N, H/2, W/2, features).
 
     H and W are even.
     """
@@ -91,7 +91,7 @@ class LayerNorm(nn.Module):
     """Layer norm over the channels with a two-pass variance, computed in float32.
 
     `center=False` is Restormer's BiasFree norm: the variance is still about the mean, but the mean
-    is not taken off and there is no bias.
+    is not subtracted and there is no bias.
     """
 
     epsilon: float
@@ -101,7 +101,7 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
-        # Stored, or XLA:CPU makes both anew for every part of the product that reads the result.
+        # Stored, or XLA:CPU computes both again for every part of the product that reads them.
         centred = wide - stored(wide.mean(axis=-1, keepdims=True))
         variance = jnp.square(centred).mean(axis=-1, keepdims=True)
         scale = stored(jax.lax.rsqrt(variance + self.epsilon))
@@ -113,11 +113,11 @@ class LayerNorm(nn.Module):
 
 
 class LocalPool(nn.Module):
-    """Average pooling over the whole map, or over TLC's window: a site of TLC.
+    """Global average pooling, or TLC's local one over windows: a site of TLC.
 
-    Returns the means of the windows inside the map, (N, H', W', C) float32; what follows the
-    pooling acts on single positions, so it runs on this smaller map, and `ops.spread` brings it
-    back to H x W.
+    Returns the mean of each window inside the map, (N, H', W', C) float32. The layers that follow
+    act on single positions, so they run on this smaller map, and `ops.spread` then brings their
+    result to H x W.
     """
 
     site: ClassVar[str] = "mean"
@@ -131,9 +131,9 @@ class LocalPool(nn.Module):
 
 
 class LocalMoments(nn.Module):
-    """Mean and biased variance of each channel, over windows as `LocalPool`: a site of TLC.
+    """Mean and biased variance of each channel, for instance normalization: a site of TLC.
 
-    Returns two arrays (N, H', W', C) float32.
+    Returns two arrays (N, H', W', C) float32, over windows as in `LocalPool`.
     """
 
     site: ClassVar[str] = "moments"
@@ -147,7 +147,7 @@ class LocalMoments(nn.Module):
 
 
 class LocalAttention(nn.Module):
-    """Attention between channels in windows: a site of TLC.
+    """Attention between channels, global or in TLC's windows: a site of TLC.
 
     Called as `ops.transposed_attention`; `project` is the matrix of a 1x1 convolution after it.
     """
@@ -173,7 +173,7 @@ class LocalAttention(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channel attention: two 1x1 on the averages weigh the channels, (N, H, W, C) -> the same.
+    """Channel attention: two 1x1 convolutions of the means weigh the channels; keeps the shape.
 
     Hu et al., "Squeeze-and-Excitation Networks" (CVPR 2018, arXiv 1709.01507).
     """
@@ -192,9 +192,10 @@ class SqueezeExcite(nn.Module):
 
 
 class SupervisedAttention(nn.Module):
-    """The features weighed by the picture that they restore, and that picture.
+    """Supervised attention module: features restore an image, which in turn weighs the features.
 
-    Called with features (N, H, W, C) and the degraded picture of the same size; returns both alike.
+    Called with features (N, H, W, C) and the degraded image of the same size. Returns the weighed
+    features and the restored image, of the same shapes.
 
     Zamir et al., "MPRNet" (CVPR 2021, arXiv 2102.02808), section 3.2.
     """
@@ -225,7 +226,7 @@ def channel_param(
     """One parameter for each channel of x, in x's type and ready to broadcast against it.
 
     Args:
-      module: whose parameter it is, in a method that is `nn.compact`.
+      module: the owner of the parameter; the caller is one of its `nn.compact` methods.
       name: of the parameter.
       x: (..., C).
       init: of its (C,) float32 values.

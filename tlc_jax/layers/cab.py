@@ -1,7 +1,7 @@
-"""The channel attention blocks of MPRNet, which RNN-MBP builds on, and the networks made of them.
+"""MPRNet's channel attention blocks, and the subnetworks made of them; RNN-MBP uses both.
 
 Zamir et al., "Multi-Stage Progressive Image Restoration" (CVPR 2021, arXiv 2102.02808), section 3.
-All blocks of a part share one PReLU slope; call the parts with it where they share it, too.
+All blocks of a subnetwork share one PReLU slope. Pass `slope` if several subnetworks share it.
 """
 
 import flax.linen as nn
@@ -12,7 +12,7 @@ from flax.typing import Dtype
 from tlc_jax.layers.basic import Conv1x1, SqueezeExcite, conv3x3
 from tlc_jax.ops import resize_bilinear
 
-# The maps of a U-Net's levels, of full, half and quarter size.
+# The feature maps of a U-Net's levels, of full, half and quarter size.
 Pyramid = tuple[jax.Array, ...]
 
 
@@ -22,10 +22,10 @@ def prelu_slope(module: nn.Module) -> jax.Array:
 
 
 class CAB(nn.Module):
-    """Channel attention block, (N, H, W, C) -> the same: two convolutions, then the attention.
+    """Channel attention block, (N, H, W, C) -> the same: two convolutions, then channel attention.
 
-    Called with the slope of its PReLU below zero, too, a scalar; its attention has C // reduction
-    hidden channels.
+    `slope`, a scalar, is that of the PReLU below zero. The attention has C // reduction hidden
+    channels.
     """
 
     reduction: int
@@ -42,7 +42,7 @@ class CAB(nn.Module):
 
 
 class ShallowFeatures(nn.Module):
-    """A convolution and a block, (N, H, W, 3) -> (N, H, W, features)."""
+    """A 3x3 convolution and a CAB, (N, H, W, 3) -> (N, H, W, features)."""
 
     features: int
     reduction: int
@@ -56,12 +56,13 @@ class ShallowFeatures(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Two blocks a level; between levels the 2x2 mean and a 1x1 convolution to its width.
+    """Encoder of a U-Net, (N, H, W, widths[0]) -> the feature maps of all levels.
 
-    (N, H, W, widths[0]) to the maps of all levels; H and W divide by 2 for each level but one.
+    A level is two CABs; between levels are a 2x2 mean and a 1x1 convolution. H and W are multiples
+    of 2**(levels - 1).
 
-    Call with the pyramids of another encoder and its decoder to add them, level by level, each
-    through a 1x1 convolution (cross-stage feature fusion, section 3.3).
+    `others` are the pyramids of another encoder and its decoder, added level by level, each through
+    a 1x1 convolution (cross-stage feature fusion, section 3.3).
     """
 
     widths: tuple[int, ...]
@@ -94,7 +95,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """An encoder's maps to as many of the same shapes; each joins through a block of its own."""
+    """Decoder of a U-Net, an encoder's pyramid -> one of the same shapes; each skip has a CAB."""
 
     reduction: int
     dtype: Dtype | None = None
@@ -117,7 +118,7 @@ class Decoder(nn.Module):
 
 
 class ORSNet(nn.Module):
-    """Original resolution subnetwork, (N, H, W, C) -> the same, fed with the maps of a U-Net."""
+    """Original resolution subnetwork, (N, H, W, C) -> the same; adds the maps of a U-Net."""
 
     num_cab: int
     reduction: int
@@ -139,8 +140,8 @@ class ORSNet(nn.Module):
             orb = f"orb{i + 1}_body"
             x = _blocks(x, slope, self.num_cab, self, orb)
             x = shortcut + conv3x3(width, self.dtype, f"{orb}_{self.num_cab}", use_bias=False)(x)
-            # In the paper a convolution follows each of the i interpolations. Convolutions of
-            # single pixels and interpolations commute: so all of the former, then the latter.
+            # In the paper a 1x1 convolution follows each of the i interpolations. The two commute,
+            # so the convolutions come first, on the smaller map.
             total = jnp.zeros((), x.dtype)
             for y, name in ((encoded[i], "enc"), (decoded[i], "dec")):
                 for step in range(i):

@@ -1,4 +1,4 @@
-"""The block of NAFNet and of its stereo sister NAFSSR.
+"""The block of NAFNet and NAFSSR.
 
 Chen et al., "Simple Baselines for Image Restoration" (ECCV 2022, arXiv 2204.04676), section 4.
 """
@@ -19,9 +19,9 @@ from tlc_jax.ops import spread
 
 
 class NAFBlock(nn.Module):
-    """Depthwise convolution with simplified channel attention, then a gated pair of 1x1.
+    """Depthwise convolution with simplified channel attention, then two gated 1x1 convolutions.
 
-    (N, H, W, C) -> the same. It starts as the identity.
+    (N, H, W, C) -> the same. It is initialised as the identity.
     """
 
     dtype: Dtype | None = None

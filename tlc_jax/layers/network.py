@@ -1,9 +1,9 @@
-"""What all networks have in common: their fields, their padding, and the windows of their sites.
+"""The base class of all networks: their fields, their padding, and the windows of their sites.
 
-A site of TLC is a layer whose class says in `site` what it aggregates over positions. It takes the
-keyword `window`, (height, width) in pixels of its own map, and knows nothing else of windows: a
-local network gives one to each of its sites while it runs. How large follows from the map that the
-site saw of a training crop, `ops.site_window`; so the network is traced on a crop, once.
+A site of TLC is a layer whose attribute `site` says what it aggregates over positions. It takes the
+keyword `window`, (height, width) in pixels of its own feature map, and knows nothing else of TLC: a
+local network passes a window to each of its sites while it runs. The window follows from the size
+of the site's map for a training crop, see `ops.site_window`. So the network is traced once on one.
 """
 
 import contextlib
@@ -28,22 +28,22 @@ Maps = dict[tuple[str, ...], list[Size]]  # of each site, by its path in the net
 
 
 class Network(nn.Module, kw_only=True):
-    """A network that restores, with global statistics or local ones. Yours derives from it.
+    """Base class of networks that restore images, with global or local statistics (TLC).
 
-    A subclass defines `forward`, and in it the layers that TLC makes local are sites, such as
-    `tlc_jax.layers.LocalPool`. Call the network with (N, H, W, inp_channels) in [0, 1], any size;
-    it returns (N, H scale, W scale, out_channels) of the same type.
+    A subclass defines `forward`, with sites such as `tlc_jax.layers.LocalPool` for whatever
+    aggregates over positions. Call the network with (N, H, W, inp_channels) in [0, 1], any size; it
+    returns (N, H scale, W scale, out_channels) of the same type.
     """
 
-    multiple: ClassVar[int | tuple[int, int]] = 1  # of pixels, to which pictures are padded
-    scale: ClassVar[int] = 1  # pixels that come out, on each axis, for one that goes in
-    # Whether pictures can share a larger one's program, see `tlc_jax.inference.buckets`. A class
-    # says so for itself, as one that derives from it may look farther.
+    multiple: ClassVar[int | tuple[int, int]] = 1  # pixels; H and W are padded to multiples
+    scale: ClassVar[int] = 1  # output pixels for an input pixel, on each axis
+    # Whether images of several sizes can share a program, see `tlc_jax.inference.buckets`. Not
+    # inherited: a subclass may have layers for which that is wrong.
     buckets: ClassVar[bool] = False
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # fields of the published networks
 
     inp_channels: int = 3
-    padding: str = "zeros"  # below and to the right; or reflection there, "end", or on "both" sides
+    padding: str = "zeros"  # below and to the right; "end" reflects there, "both" on all sides
     local_mode: bool = False
     train_size: Size = (256, 256)  # pixels, of the training crops
     window: Window = None  # input pixels; None is 1.5 x train_size
@@ -77,7 +77,7 @@ class Network(nn.Module, kw_only=True):
 
     @property
     def takes(self) -> str:
-        """What for: "pictures", gray or RGB, "pairs" of RGB views, "clips", or other "arrays"."""
+        """The input: "pictures", gray or RGB, "pairs" of RGB views, "clips", or other "arrays"."""
         return {1: "pictures", 3: "pictures", 6: "pairs"}.get(self.inp_channels, "arrays")
 
     @property
@@ -90,11 +90,11 @@ class Network(nn.Module, kw_only=True):
 
     @nn.nowrap
     def example_input(self, size: Size) -> jax.ShapeDtypeStruct:
-        """The shape and type of one picture of `size` = (H, W), or of the shortest clip of such."""
+        """Shape and type of a batch of one image of `size` = (H, W), or of one shortest clip."""
         return jax.ShapeDtypeStruct((1, *size, self.inp_channels), jnp.float32)
 
     def forward(self, image: jax.Array, /) -> Any:
-        """What the network is, `nn.compact`, of a picture whose sides are multiples."""
+        """The network itself, an `nn.compact` method; H and W are multiples of `multiple`."""
         raise NotImplementedError
 
     def __call__(self, image: jax.Array) -> jax.Array:
@@ -105,10 +105,10 @@ class Network(nn.Module, kw_only=True):
 
     @nn.nowrap
     def pad(self, image: Any) -> Any:
-        """(..., H, W, C), of JAX or numpy, until its sides are multiples.
+        """Pad (..., H, W, C), of JAX or NumPy, so that H and W are multiples of `multiple`.
 
         Raises:
-          TypeError: whole numbers. The result would be cut off to such.
+          TypeError: integers, to which the result would be truncated.
           ValueError: an unknown `padding`.
         """
         if not jnp.issubdtype(image.dtype, jnp.floating):
@@ -119,7 +119,7 @@ class Network(nn.Module, kw_only=True):
 
     @nn.nowrap
     def crop(self, restored: Any, size: Size) -> Any:
-        """What becomes of a picture of `size`, without what `pad` puts around it."""
+        """Cut off, from the result for an image of `size`, what belongs to the padding."""
         (top, _), (left, _) = margins(size, self.multiple, self.padding)
         rows, columns = (
             slice(self.scale * start, self.scale * (start + length))
@@ -129,7 +129,7 @@ class Network(nn.Module, kw_only=True):
 
     @nn.nowrap
     def windowed(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, the sites of a local network have their windows.
+        """Context in which the sites of a local network get their windows.
 
         Raises:
           ValueError: as `check_windows`.
@@ -138,7 +138,7 @@ class Network(nn.Module, kw_only=True):
 
     @nn.nowrap
     def check_windows(self) -> None:
-        """Refuse what no windows can be made of; a global network does not need any.
+        """Refuse fields from which no windows follow; a global network needs none.
 
         Raises:
           ValueError: `train_size` or `window` is not two whole numbers of pixels.
@@ -149,25 +149,25 @@ class Network(nn.Module, kw_only=True):
 
     @nn.nowrap
     def input_window(self, site: str) -> Window:
-        """The window in input pixels for the sites of a kind; `None` leaves them global."""
+        """The window, in input pixels, for sites of the kind `site`; `None` leaves them global."""
         height, width = self.train_size
         return self.window or (height * 3 // 2, width * 3 // 2)
 
 
 def abstract_params(model: Network, size: Size = (8, 8)) -> Params:
-    """The parameter tree as shapes and types, without allocating it, by pictures of `size`."""
-    # Local or global, they are the same, and a global network is not traced on a crop first.
+    """The parameter tree as shapes and types, from a trace on an image of `size`; no memory."""
+    # Both modes have the same parameters, and the global one needs no trace on a training crop.
     init = model.clone(local_mode=False).init
     return jax.eval_shape(init, jax.random.key(0), model.example_input(size))["params"]
 
 
 def is_site(context: InterceptorContext) -> bool:
-    """Whether what is intercepted is the call of a site of TLC."""
+    """Whether the intercepted call is that of a site of TLC."""
     return hasattr(context.module, "site") and context.method_name == "__call__"
 
 
 def check_network(model: nn.Module) -> None:
-    """Refuse other modules, and networks that would not get windows.
+    """Refuse modules that are no `Network`, and networks whose sites would get no windows.
 
     Raises:
       TypeError: it is no `Network`, or has no `forward`.
@@ -180,9 +180,9 @@ def check_network(model: nn.Module) -> None:
 
 
 def _giver(net: Network) -> Callable[..., Any]:
-    """Gives each site of a local network its window."""
+    """An interceptor that passes each site of a local network its window."""
     net.check_windows()
-    # What is local or not, and how, does not matter there.
+    # The sizes of the maps do not depend on these fields.
     fields = {"local_mode": False, "window": None, "dtype": None}
     of_crop = _maps_of_a_crop(net.copy(parent=None, name=None, **fields))
     met: Maps = {}
@@ -198,10 +198,11 @@ def _giver(net: Network) -> Callable[..., Any]:
             number = met[path].index(args[0].shape[1:3])
             if path not in of_crop:
                 raise ValueError(
-                    f"{'/'.join(path)}: a training crop does not come here, so there is no window "
-                    "for this site; let all sizes of pictures take the same way."
+                    f"{'/'.join(path)}: this site does not run on a training crop of "
+                    f"{net.train_size}, so it has no window; run the same sites for images of all "
+                    "sizes."
                 )
-            # Maps that differ here may be of one size in the crop.
+            # Sizes that differ for this image may be equal for the crop.
             size = of_crop[path][min(number, len(of_crop[path]) - 1)]
             window = net.input_window(layer.site)
             kwargs.setdefault("window", window and site_window(size, net.train_size, window))
@@ -212,7 +213,7 @@ def _giver(net: Network) -> Callable[..., Any]:
 
 @functools.lru_cache
 def _maps_of_a_crop(net: Network) -> Maps:
-    """The maps that the sites of a global network see of a training crop."""
+    """The sizes of the maps at the sites of a global network, for a training crop."""
     maps: Maps = {}
 
     def note(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
@@ -225,15 +226,14 @@ def _maps_of_a_crop(net: Network) -> Maps:
         with nn.intercept_methods(note):
             jax.eval_shape(net.init, key, net.example_input(net.train_size))
 
-    # In a thread of its own: what else intercepts or captures is kept by thread, and is not to see
-    # a crop.
+    # In a thread of its own: other interceptors are local to a thread, and must not see the crop.
     with ThreadPoolExecutor(1) as thread:
         thread.submit(trace).result()
     return maps
 
 
 def _note(maps: Maps, path: tuple[str, ...], x: jax.Array) -> None:
-    """Sizes in the order in which they come: a layer that is shared may have several."""
+    """Record the size of a site's map, in the order of calls; a shared layer may have several."""
     _, h, w, _ = x.shape
     if (h, w) not in maps.setdefault(path, []):
         maps[path].append((h, w))

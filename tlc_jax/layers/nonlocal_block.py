@@ -1,4 +1,4 @@
-"""The non-local block: every position looks at every other one."""
+"""The non-local block: attention between all positions."""
 
 from typing import ClassVar
 
@@ -11,10 +11,10 @@ from tlc_jax.ops import Window, spatial_attention
 
 
 class NonLocal(nn.Module):
-    """Attention between positions around a skip, (N, H, W, C) -> the same: a site of TLC.
+    """Attention between positions, with a skip, (N, H, W, C) -> the same: a site of TLC.
 
     Wang et al., "Non-local Neural Networks" (CVPR 2018, arXiv 1711.07971), the embedded Gaussian of
-    section 3.2 in the block of section 3.3; it starts as the identity.
+    section 3.2 in the block of section 3.3; it is initialised as the identity.
     """
 
     site: ClassVar[str] = "position attention"

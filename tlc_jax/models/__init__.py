@@ -1,4 +1,4 @@
-"""The networks by the names that `model.json` records."""
+"""The published networks, one file for each paper."""
 
 from tlc_jax.models.hinet import HINet
 from tlc_jax.models.maxim import Maxim

@@ -1,8 +1,8 @@
 """HINet: two U-Nets whose convolutions normalise half of their channels.
 
 Chen et al., "HINet: Half Instance Normalization Network for Image Restoration" (CVPR Workshops
-2021, arXiv 2105.06086). Instance norm takes mean and variance over the whole picture; TLC takes
-them over a window.
+2021, arXiv 2105.06086). Instance normalization takes mean and variance over the whole image; TLC
+takes them over a window.
 """
 
 from typing import ClassVar
@@ -28,7 +28,7 @@ LEAK = 0.2  # slope of the activations below zero
 
 
 class InstanceNorm(nn.Module):
-    """Each channel of (N, H, W, C) by its mean and variance."""
+    """Instance normalization of (N, H, W, C): each channel by its mean and variance."""
 
     dtype: Dtype | None = None
 
@@ -43,7 +43,7 @@ class InstanceNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions with a half instance norm between them (section 3.2), to `features`.
+    """Two convolutions with half instance normalization between them (section 3.2).
 
     The second U-Net adds the maps of the first one's encoder and decoder (csff, as in MPRNet).
     """
@@ -73,7 +73,7 @@ class Block(nn.Module):
 
 
 class HINet(Network):
-    """HINet."""
+    """HINet: two U-Nets with half instance normalization."""
 
     wf: int = 64
     depth: int = 5  # levels
@@ -91,7 +91,7 @@ class HINet(Network):
 
     @property
     def multiple(self) -> int:
-        """Of pixels, to which pictures are padded: the release's 16 even where less would do."""
+        """At least 16 pixels, as in the release, even where less would do."""
         return 2 ** max(4, self.depth - 1)
 
     @nn.compact
@@ -115,7 +115,7 @@ def _unet(
     number: int,
     others: tuple[list[jax.Array], list[jax.Array]] | None = None,
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-    """One U-Net; returns the maps of its encoder and of its decoder, the largest first."""
+    """One U-Net; returns the feature maps of its encoder and decoder, the largest first."""
     dtype, deepest = net.dtype, net.depth - 1
     encoded: list[jax.Array] = []
     for level in range(net.depth):

@@ -1,9 +1,9 @@
 """MAXIM: U-Nets of gated multi-layer perceptrons, one after another.
 
-Tu et al., "MAXIM: Multi-Axis MLP for Image Processing" (CVPR 2022, arXiv 2201.02973). Two things in
-it look at the whole picture. The channel attention averages over it. And the grid mixing joins
-pixels that lie fixed fractions of the picture apart, on a large picture farther than it was trained
-on. TLC gives each of them windows.
+Tu et al., "MAXIM: Multi-Axis MLP for Image Processing" (CVPR 2022, arXiv 2201.02973). Two of its
+operations read the whole image. Channel attention averages over it. Grid mixing joins pixels that
+lie fixed fractions of the image apart: on a large image farther than in training. TLC runs both in
+windows.
 """
 
 import math
@@ -32,12 +32,12 @@ from tlc_jax.ops.windows import clip_window
 class Level(NamedTuple):
     """What the layers of one resolution have in common."""
 
-    block: tuple[int, int]  # pixels of a block, and as many cells in a grid
+    block: tuple[int, int]  # of a block in pixels, and of the grid in cells
     dtype: Dtype | None = None
 
 
 class GridMixing(nn.Module):
-    """Dense layer across the cells of a grid, at equal places in the cells: a site of TLC.
+    """Dense layer across the cells of a grid, for each position in a cell: a site of TLC.
 
     The map, or each of TLC's windows, is cut into as many cells as the layer has inputs.
     """
@@ -91,7 +91,7 @@ def _mixing_params(
 
 
 class GatingUnit(nn.Module):
-    """One half of the channels, gated by the other after its pixels were mixed."""
+    """One half of the channels, gated by the other half after mixing its positions."""
 
     axis: str  # "Grid" or "Block"
     level: Level
@@ -111,8 +111,8 @@ class GatingUnit(nn.Module):
 class GmlpLayer(nn.Module):
     """Gated MLP along one axis.
 
-    TLC could run all of it in each window and average the results. But all but the mixing acts on
-    single positions and what follows the gate is linear in it, so averaging gates is the same.
+    TLC could run the whole layer in each window and average the results. Averaging the gates gives
+    the same: all but the mixing acts on single positions, and the result is linear in the gate.
     """
 
     axis: str  # "Grid" or "Block"
@@ -166,7 +166,7 @@ class RCAB(nn.Module):
 
 
 class RDCAB(nn.Module):
-    """As RCAB, with dense layers for the convolutions."""
+    """As RCAB, with dense layers in place of the convolutions."""
 
     level: Level
 
@@ -191,7 +191,7 @@ class ChannelMixing(nn.Module):
 
 
 class SplitHeadMultiAxisGating(nn.Module):
-    """The gate that one map makes for another, mixed half in the grid and half in blocks."""
+    """The gate that one feature map gives another: half mixed in the grid, half in blocks."""
 
     level: Level
 
@@ -209,7 +209,7 @@ class SplitHeadMultiAxisGating(nn.Module):
 
 
 class CrossGatingBlock(nn.Module):
-    """Two maps, each gated by the other, (x, y) -> (x, y) (section 3.3)."""
+    """Two feature maps, each gated by the other, (x, y) -> (x, y) (section 3.3)."""
 
     features: int
     level: Level
@@ -237,9 +237,9 @@ class CrossGatingBlock(nn.Module):
 
 
 class UNetEncoderBlock(nn.Module):
-    """The multi-axis layers of one resolution; returns x, and x at half the size if it can.
+    """The multi-axis layers of one resolution; returns x, and x at half the size if `downsample`.
 
-    From the second stage on, x is gated by what the stage before had at this resolution.
+    From the second stage on, x is gated by the previous stage's features of this resolution.
     """
 
     features: int
@@ -266,7 +266,7 @@ class UNetEncoderBlock(nn.Module):
 
 
 class UNetDecoderBlock(nn.Module):
-    """x brought to twice its size, joined to the skip, and encoded."""
+    """x at twice its size, concatenated with the skip, and encoded."""
 
     features: int
     num_groups: int
@@ -299,7 +299,7 @@ class BottleneckBlock(nn.Module):
 
 
 class UpSampleRatio(nn.Module):
-    """Bilinear resizing by 2**levels, either way, and a 1x1 convolution."""
+    """Bilinear resizing by 2**levels, up or down, and a 1x1 convolution."""
 
     features: int
     levels: int
@@ -315,11 +315,11 @@ class UpSampleRatio(nn.Module):
 
 
 class Maxim(Network):
-    """MAXIM.
+    """MAXIM: U-Nets of multi-axis gated MLPs.
 
-    `local_mode` gives windows to the channel attentions (of `window`) and to the grid mixing (of
-    `train_size`, averaged where they overlap); `local_attention` and `local_grid` can leave out
-    either.
+    `local_mode` runs the channel attentions in windows of `window`, and the grid mixing in windows
+    of `train_size`, averaged where they overlap. `local_attention=False` or `local_grid=False`
+    leaves one of the two global.
     """
 
     features: int = 32
@@ -338,8 +338,8 @@ class Maxim(Network):
 
     @property
     def multiple(self) -> tuple[int, int]:
-        """For the blocks to fit at every level: 64 in the published networks."""
-        blocks = [(block[0] << i, block[1] << i) for i, block in enumerate(_blocks(self))]
+        """The blocks have to fit at every level: 64 in the published networks."""
+        blocks = [(block[0] << i, block[1] << i) for i, block in enumerate(_block_sizes(self))]
         rows, columns = (math.lcm(*sides) for sides in zip(*blocks, strict=True))
         return rows, columns
 
@@ -361,8 +361,8 @@ class Maxim(Network):
 
     @nn.compact
     def forward(self, image: jax.Array) -> jax.Array:
-        levels = [Level(block, self.dtype) for block in _blocks(self)]
-        # Nearest neighbours: the pixel just after the middle of each cell.
+        levels = [Level(block, self.dtype) for block in _block_sizes(self)]
+        # Nearest-neighbour resizing: the pixel just after the middle of each cell.
         steps = [2**i for i in range(self.depth)]
         images = [image[:, step // 2 :: step, step // 2 :: step] for step in steps]
 
@@ -375,7 +375,7 @@ class Maxim(Network):
                 sams.append(features)
             previous = [x + y for x, y in zip(encoded, decoded, strict=True)]
             encoded, decoded = _stage(self, stage, levels, images, sams, previous)
-        # The release also has the last stage restore smaller pictures, for the loss.
+        # In the release the last stage also restores smaller images, for the loss.
         name = f"stage_{self.num_stages - 1}_output_conv_0"
         residual = conv3x3(image.shape[-1], self.dtype, name)(decoded[0])
         return image + residual.astype(image.dtype)
@@ -389,9 +389,9 @@ def _stage(
     sams: list[jax.Array] | None = None,
     previous: list[jax.Array] | None = None,
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-    """One U-Net, from the picture at each resolution to the encoders' and the decoders' maps.
+    """One U-Net, from the image at each resolution to the encoders' and the decoders' maps.
 
-    `sams` and `previous` are what the stage before hands over; the first stage has none.
+    `sams` and `previous` come from the previous stage; the first stage has none.
     """
     down = range(net.depth)
     up = down[::-1]
@@ -399,8 +399,8 @@ def _stage(
     prefix = f"stage_{stage}_"
 
     def signal(maps: dict[int, jax.Array], i: int) -> jax.Array:
-        """The maps of every resolution j brought to resolution i."""
-        # Their names are numbered in order of call, through all stages.
+        """The maps of every resolution j, resized to resolution i."""
+        # Flax numbers their names in order of call, through all stages.
         resized = [UpSampleRatio(features[i], j - i, net.dtype)(x) for j, x in maps.items()]
         return jnp.concatenate(resized, axis=-1)
 
@@ -434,6 +434,6 @@ def _stage(
     return [encoded[i] for i in down], [decoded[i] for i in down]
 
 
-def _blocks(net: Maxim) -> list[tuple[int, int]]:
-    """Size of the blocks at each level, the bottleneck last."""
+def _block_sizes(net: Maxim) -> list[tuple[int, int]]:
+    """(height, width) of the blocks at each level, the bottleneck last."""
     return [net.block_size_hr if i < 2 else net.block_size_lr for i in range(net.depth + 1)]

@@ -1,9 +1,9 @@
-"""MPRNet: three stages, the first two on parts of the picture, the last at its full resolution.
+"""MPRNet: three stages, the first two on parts of the image, the last at its full resolution.
 
 Zamir et al., "Multi-Stage Progressive Image Restoration" (CVPR 2021, arXiv 2102.02808). The first
-stage encodes quarters of the picture; it decodes halves, top and bottom, as the second encodes;
-the second decodes the whole. So the windows that TLC gives to the channel attentions are those of
-quarters, halves and wholes of a training crop.
+stage encodes quarters of the image and decodes halves, top and bottom. The second encodes halves
+and decodes the whole. So TLC's windows for the channel attentions follow from quarters, halves and
+the whole of a training crop.
 """
 
 from typing import ClassVar
@@ -19,10 +19,9 @@ LEVELS = 3  # of the U-Nets
 
 
 class MPRNet(Network):
-    """MPRNet.
+    """MPRNet: three stages of channel attention blocks.
 
-    Its authors' figures are of pictures that are padded by reflection, as with `padding="end"`;
-    TLC's release pads zeros.
+    Its authors pad images by reflection, as `padding="end"` does; TLC's release pads zeros.
     """
 
     n_feat: int = 96
@@ -82,7 +81,7 @@ class MPRNet(Network):
         return image + residual.astype(image.dtype)
 
 
-# The parts stand side by side in the batch; the halves of a picture lie in memory as they are.
+# The parts are entries of one batch; cutting rows in halves moves no data.
 
 
 def _cut_rows(x: jax.Array) -> jax.Array:

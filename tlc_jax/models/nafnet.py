@@ -1,7 +1,7 @@
-"""NAFNet and the Baseline it grew from: one U-Net, two kinds of block.
+"""NAFNet, and the Baseline that it simplifies: one U-Net, two kinds of block.
 
 Chen et al., "Simple Baselines for Image Restoration" (ECCV 2022, arXiv 2204.04676). Both blocks
-weigh their channels by averages over the whole picture; TLC averages over a window.
+have channel attention by global average pooling; TLC averages over a window.
 """
 
 from typing import ClassVar
@@ -53,13 +53,13 @@ class BaselineBlock(nn.Module):
         return shortcut + x * channel_param(self, "gamma", x)
 
 
-# The blocks of the published networks, by what they were trained on.
+# Numbers of blocks in the published networks, by training set.
 GOPRO = {"enc_blk_nums": (1, 1, 1, 28), "middle_blk_num": 1, "dec_blk_nums": (1, 1, 1, 1)}
 SIDD = {"enc_blk_nums": (2, 2, 4, 8), "middle_blk_num": 12, "dec_blk_nums": (2, 2, 2, 2)}
 
 
 class NAFNet(Network):
-    """NAFNet. Published to be run local for GoPro and REDS, and global for SIDD."""
+    """NAFNet. Its authors run it with TLC on GoPro and REDS, and without on SIDD."""
 
     width: int = 32
     enc_blk_nums: tuple[int, ...] = (1, 1, 1, 28)
@@ -106,7 +106,7 @@ class NAFNet(Network):
 
 
 class Baseline(NAFNet):
-    """The Baseline that NAFNet simplifies."""
+    """The Baseline of the NAFNet paper, with GELU and the usual channel attention."""
 
     dw_expand: int = 1
     ffn_expand: int = 2

@@ -1,7 +1,7 @@
-"""NAFSSR: super-resolution of stereo pairs, NAFNet's blocks for two views that look at each other.
+"""NAFSSR: super-resolution of stereo pairs, NAFNet's blocks and attention between the views.
 
 Chu et al., "NAFSSR: Stereo Image Super-Resolution Using NAFNet" (CVPR Workshops 2022, arXiv
-2204.08714). It was trained on crops of 30 x 90 pixels, and is published to be run local.
+2204.08714). It was trained on crops of 30 x 90 pixels, and its authors run it with TLC.
 """
 
 from dataclasses import KW_ONLY
@@ -17,7 +17,7 @@ from tlc_jax.ops import parallax_attention, pixel_shuffle, resize_bilinear
 
 
 class SCAM(nn.Module):
-    """Stereo cross attention: each view, (N, H, W, C), takes from the other along the rows."""
+    """Stereo cross attention: each view, (N, H, W, C), attends to the other along the rows."""
 
     dtype: Dtype | None = None
 
@@ -66,7 +66,7 @@ class NAFSSR(Network):
         if self.up_scale not in (1, 2, 4, 8):
             raise ValueError(f"up_scale is 1, 2, 4 or 8, got {self.up_scale}.")
         channels = self.inp_channels // 2
-        # The views share all but the attention: they stand side by side in the batch.
+        # The views share all layers but the attention, so they are entries of one batch.
         views = jnp.concatenate(jnp.split(pair, 2, axis=-1))
         x = conv3x3(self.width, self.dtype, "intro")(views)
         for i in range(self.num_blks):

@@ -1,7 +1,7 @@
 """Restormer: a U-Net of transformers that attend between channels.
 
 Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image Restoration" (CVPR 2022,
-arXiv 2111.09881). The attention's products run over the whole picture; TLC runs them over windows.
+arXiv 2111.09881). The attention's products run over the whole image; TLC runs them over windows.
 """
 
 from typing import ClassVar
@@ -36,7 +36,7 @@ class TransposedAttention(nn.Module):
         qkv = DepthwiseConv3x3(self.use_bias, self.dtype, border=1, name="qkv_dwconv")(qkv)
         temperature = self.param("temperature", nn.initializers.ones, (self.heads,), jnp.float32)
         q, k, v = jnp.split(qkv, 3, axis=-1)
-        # A 1x1 convolution follows, which the attention takes in.
+        # The attention takes over the 1x1 convolution that follows.
         kernel, bias = Conv1x1(c, self.use_bias, name="project_out").weights(c)
         x = LocalAttention(name="attend")(q, k, v, temperature, kernel[0, 0])
         return x if bias is None else x + bias.astype(x.dtype)
@@ -61,7 +61,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then the feed-forward network, each after a norm and around a skip."""
+    """Attention, then the feed-forward network, each after a layer norm and with a skip."""
 
     heads: int
     expansion: float
@@ -78,11 +78,10 @@ class TransformerBlock(nn.Module):
 
 
 class Restormer(Network):
-    """Restormer.
+    """Restormer: a U-Net of transformers that attend between channels.
 
-    The dual-pixel network takes the left and the right view stacked, 6 channels, and gives 3. The
-    authors' figures are of pictures that are padded by reflection, as with `padding="end"`; TLC's
-    release pads zeros.
+    The dual-pixel network takes the left and the right view stacked, 6 channels, and returns 3. Its
+    authors pad images by reflection, as `padding="end"` does; TLC's release pads zeros.
     """
 
     multiple = 8
@@ -103,7 +102,7 @@ class Restormer(Network):
     heads: tuple[int, int, int, int] = (1, 2, 4, 8)
     ffn_expansion_factor: float = 2.66
     bias: bool = False
-    norm_bias: bool = True  # the release's LayerNorm_type: WithBias, or BiasFree
+    norm_bias: bool = True  # LayerNorm_type of the release: True is WithBias, False BiasFree
     dual_pixel_task: bool = False
 
     @nn.compact

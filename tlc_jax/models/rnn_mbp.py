@@ -1,9 +1,9 @@
 """RNN-MBP: deblurring of video, by recurrences through the clip in both directions.
 
 Zhu et al., "Deep Recurrent Neural Network with Multi-Scale Bi-Directional Propagation for Video
-Deblurring" (AAAI 2022, arXiv 2112.05150). Each direction is a U-Net that adds its own maps of the
-frame before; at each frame the maps of both directions restore it. The loops over the frames are
-`nn.scan`: the program is as large for 5 frames as for 50.
+Deblurring" (AAAI 2022, arXiv 2112.05150). Each direction is a U-Net that adds its feature maps of
+the frame before in that direction. A frame is restored from the maps of both directions. The loops
+over the frames are `nn.scan`: the program is as large for 5 frames as for 50.
 """
 
 from typing import ClassVar, NamedTuple
@@ -19,12 +19,12 @@ from tlc_jax.layers.cab import Decoder, Encoder, ORSNet, Pyramid, ShallowFeature
 LEVELS = 3  # of the U-Nets
 REDUCTION = 4
 
-# What a recurrence carries from frame to frame: the maps of its encoder and of its decoder.
+# What a recurrence carries from frame to frame: the maps of its encoder and its decoder.
 State = tuple[Pyramid, Pyramid]
 
 
 class Common(NamedTuple):
-    """What all parts of the network have in common."""
+    """Settings that all parts of the network share."""
 
     widths: tuple[int, ...]  # channels of each level
     num_cab: int  # blocks between two additions of a U-Net's maps
@@ -32,7 +32,7 @@ class Common(NamedTuple):
 
 
 class Propagation(nn.Module):
-    """The U-Net of one direction (section 3.1), at one frame: (N, H, W, C) to its maps."""
+    """The U-Net of one direction (section 3.1), at one frame: (N, H, W, C) to its feature maps."""
 
     common: Common
 
@@ -45,7 +45,7 @@ class Propagation(nn.Module):
 
 
 class BackwardStep(nn.Module):
-    """From the frame after to this one, (N, H, W, 3): its features, and the recurrence's maps."""
+    """One step from the next frame to this one, (N, H, W, 3): its features and the new state."""
 
     common: Common
 
@@ -58,7 +58,7 @@ class BackwardStep(nn.Module):
 
 
 class ForwardStep(nn.Module):
-    """From the frame before to this one, and its restoration (N, H, W, 3) from both directions."""
+    """One step from the previous frame to this one, restored (N, H, W, 3) from both directions."""
 
     common: Common
 
@@ -79,7 +79,7 @@ class RNNMBP(Network):
     """RNN-MBP, called with clips (N, T, H, W, C).
 
     Returns (N, T - past_frames - future_frames, H, W, C): the frames that have enough neighbours.
-    It restores the past frames, too, and drops them; `resume` keeps them.
+    The first `past_frames` are restored, too, and dropped; `resume` keeps them.
     """
 
     n_features: int = 90
@@ -117,10 +117,10 @@ class RNNMBP(Network):
 
         Args:
           clip: (N, T, H, W, C).
-          state: of the forward recurrence before this part; `None` at the beginning.
+          state: of the forward recurrence after the previous part; `None` for the first part.
           ahead: how many frames at the end belong to the next part, less than T. Only the backward
-            recurrence sees them. It starts at the last of them rather than at the end of the clip:
-            the one difference from restoring the clip whole.
+            recurrence reads them. It starts at the last of them, not at the end of the long clip:
+            this is the only difference from restoring the long clip at once.
 
         Returns:
           (N, T - ahead, H, W, C), and the state for the next part.
@@ -136,7 +136,7 @@ class RNNMBP(Network):
     def forward(
         self, clip: jax.Array, state: State | None = None, ahead: int = 0
     ) -> tuple[jax.Array, State]:
-        """As `resume`, of frames whose sides are multiples."""
+        """`resume`, for frames whose sides are multiples of `multiple`."""
         n, t, h, w, _ = clip.shape
         widths = tuple(self.n_features + i * (self.n_features // 2) for i in range(LEVELS))
         common = Common(widths, self.num_cab, self.dtype)
@@ -144,7 +144,7 @@ class RNNMBP(Network):
         backward = nn.scan(BackwardStep, reverse=True, **over_frames)(common, name="backward")
         forward = nn.scan(ForwardStep, **over_frames)(common, name="forward")
 
-        # The convolutions of a state have no bias: one of zeros is the same as none.
+        # The convolutions of a state have no bias: a state of zeros is the same as none.
         pyramid = tuple(
             jnp.zeros((n, h // 2**i, w // 2**i, width), self.dtype or jnp.float32)
             for i, width in enumerate(widths)

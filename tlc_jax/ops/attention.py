@@ -1,16 +1,16 @@
-"""Attention between channels, over the whole map or over TLC's overlapping windows.
+"""Attention between channels, over the whole feature map or TLC's overlapping windows.
 
 Multi-Dconv head transposed attention (Zamir et al., "Restormer", arXiv 2111.09881, section 3.1):
 for each head, A = softmax(temperature * q k^T / (|q| |k|)) of size c x c, where products and norms
 run over all pixels, and out = A v. TLC does this in each window and averages where windows overlap.
 
-Two facts make the windows free. Cut the map at every start and end of a window. Each window is a
-union of cells, so its products and norms are sums of its cells' own. And the average of A_w v over
-the windows that hold a pixel is (average of A_w) v, with the same windows for all pixels of a cell.
-So each pixel is met once, as in the global attention, however much the windows overlap. The cells
-are of many sizes; cut into equal tiles they make one batch of products.
+Overlap costs little. Cut the map into cells at every start and end of a window. Each window w is a
+union of cells, so its products and norms are sums over its cells. All pixels of a cell lie in the
+same windows, so the average of A_w v over these windows is (average of A_w) v. Hence each pixel is
+read once, as in global attention, however much the windows overlap. Cells differ in size; cut into
+equal tiles they form one batch of products.
 
-The matrix P of a 1x1 convolution that follows is as linear as A is: v is multiplied by P A at once.
+A 1x1 convolution that follows, of matrix P, is linear, too: v is multiplied by P A at once.
 """
 
 import functools
@@ -53,15 +53,15 @@ def transposed_attention(
       (N, H, W, C), or features in place of C, of v's type.
 
     Raises:
-      ValueError: arrays of unlike shapes, channels that do not divide into the heads, a matrix
-        for other channels, or a window that is not two whole numbers of pixels.
+      ValueError: arrays of unlike shapes, channels that do not divide into the heads, a `project`
+        of other channels, or a window that is not two whole numbers of pixels.
     """
     check_heads(q, k, v, temperature.size)
     if project is not None:
         c = v.shape[-1]
         with refusing(f"project is (C, features) with C = {c} channels, got {project.shape}."):
             chex.assert_shape(project, (c, None))
-    # Here, as jit has no words for a window that is a list or an array.
+    # Checked outside jit, whose own message for a list or an array is obscure.
     size = clip_window(window, (v.shape[1], v.shape[2]))
     return _in_windows(q, k, v, temperature, project, size)
 
@@ -90,7 +90,7 @@ def attention_of_tiles(
     rows: AxisTiles,
     columns: AxisTiles,
 ) -> jax.Array:
-    """`transposed_attention` in windows that were cut into tiles."""
+    """`transposed_attention`, in windows given as the tiles of both axes."""
     n, _, _, channels = v.shape
     heads = temperature.size
     c = channels // heads
@@ -100,7 +100,7 @@ def attention_of_tiles(
     def tiles(x: jax.Array, heads: int) -> jax.Array:
         """(n * r * s * heads, pixels of a tile, channels // heads)."""
         x = _take(_take(x, rows.source, axis=1), columns.source, axis=2)
-        # What fills up the tiles counts for nothing; masks of one axis stay small in the program.
+        # Zero the filling of the tiles; a mask for each axis stays small in the program.
         for inside, shape in ((rows.inside, (1, -1, 1, 1)), (columns.inside, (1, 1, -1, 1))):
             if isinstance(inside, jax.Array) or not inside.all():
                 x = jnp.where(inside.reshape(shape), x, jnp.zeros((), x.dtype))
@@ -109,7 +109,7 @@ def attention_of_tiles(
         return x.reshape(n * r * s * heads, t_h * t_w, part)
 
     def in_windows(of_tiles: jax.Array) -> jax.Array:
-        """(n * r * s * heads, ...) -> (n, a, b, heads, ...)."""
+        """Sums over the tiles of each window, (n * r * s * heads, ...) -> (n, a, b, heads, ...)."""
         rest = of_tiles.shape[1:]
         size = heads * math.prod(rest)
         x = _select(rows.cover, of_tiles.reshape(n, r, s * size))
@@ -117,7 +117,7 @@ def attention_of_tiles(
         return x.reshape(n, a, b, heads, *rest)
 
     def average(of_windows: jax.Array) -> jax.Array:
-        """(n, a, b, ...) -> (n * r * s, ...), for each tile that of the windows that hold it."""
+        """Mean of the windows that hold each tile, (n, a, b, ...) -> (n * r * s, ...)."""
         rest = of_windows.shape[3:]
         size = math.prod(rest)
         share = (x.cover / x.cover.sum(axis=0, keepdims=True).clip(min=1) for x in (rows, columns))
@@ -131,7 +131,7 @@ def attention_of_tiles(
         # The floor inside the root keeps the gradient of a black picture finite.
         return jnp.sqrt(jnp.maximum(in_windows(squares), SMALLEST_NORM**2))
 
-    # Stored once: XLA would make them anew, and in worse order, for each product that reads them.
+    # Stored, or XLA would compute them again, in a worse order, for each product that reads them.
     q, k, v = jax.lax.optimization_barrier((tiles(q, heads), tiles(k, heads), tiles(v, 1)))
     gram = jnp.einsum("tpc,tpd->tcd", q, k, precision="highest", preferred_element_type=jnp.float32)
     cosine = in_windows(gram) / norms(q)[..., :, None] / norms(k)[..., None, :]
@@ -143,7 +143,7 @@ def attention_of_tiles(
     project = project.astype(jnp.float32).reshape(heads, c, features)
     weights = jnp.einsum("nabhcd,hce->nabhde", weights, project, precision="highest")
     weights = weights.reshape(n, a, b, channels, features)
-    # One window has one matrix, not as many copies as it has tiles.
+    # A single window has a single matrix: it is not copied for each tile.
     weights, alike = (weights[:, 0, 0], r * s) if a * b == 1 else (average(weights), 1)
     v = v.reshape(n * r * s // alike, alike * t_h * t_w, channels)
     out = jnp.einsum("tpd,tde->tpe", v, weights.astype(v.dtype))
@@ -153,8 +153,8 @@ def attention_of_tiles(
 
 
 def _select(shares: np.ndarray | jax.Array, x: jax.Array) -> jax.Array:
-    """(i, j) by (n, j, m) -> (n, i, m), where what has no share has no influence, NaN neither."""
-    # Not as one reduction, which XLA:CPU would run across memory.
+    """Weighted sums, (i, j) by (n, j, m) -> (n, i, m); a weight of zero keeps out NaN, too."""
+    # Not one reduction, in which XLA:CPU would stride through memory.
     x = stored(x)
     parts = [x[:, j] for j in range(x.shape[1])]
     if isinstance(shares, np.ndarray):
@@ -166,7 +166,7 @@ def _select(shares: np.ndarray | jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _take(x: jax.Array, index: np.ndarray | jax.Array, axis: int) -> jax.Array:
-    """Positions along an axis; without a copy where they are all of them, in order."""
+    """Take positions along an axis; no copy if `index` is all of them in order."""
     if isinstance(index, np.ndarray) and np.array_equal(index, np.arange(x.shape[axis])):
         return x
     return jnp.take(x, index, axis=axis, mode="clip")

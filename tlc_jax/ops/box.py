@@ -1,9 +1,10 @@
 """Sums, means and moments over a sliding window (TLC, arXiv 2112.04491, section 3.2), NHWC.
 
-A window of k_h x k_w slides over an H x W map. `window_*` return one value for each of the
-(H - k_h + 1) x (W - k_w + 1) windows that lie inside, `spread` replicates the outermost of them
-back to H x W, and `local_*` do both. Whatever acts on single positions commutes with `spread`: do
-it before, on the smaller map. Everything is accumulated in float32.
+A window of k_h x k_w slides over an H x W feature map. `window_*` return one value for each of the
+(H - k_h + 1) x (W - k_w + 1) windows inside the map, `spread` replicates the outermost values back
+to H x W, and `local_*` do both. Operations on single positions commute with `spread`: apply them
+before it, to the smaller map. Sums are float32 and no differences of running totals, as a
+summed-area table has them, whose rounding error grows with the map.
 """
 
 import functools
@@ -34,7 +35,7 @@ def window_sum(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arr
 
     Raises:
       ValueError: a window below 1 pixel, an unknown method or an array that is not NHWC.
-      TypeError: whole numbers.
+      TypeError: integers.
     """
     size = _check(x, window, method)
     (total,) = slide(jnp.asarray(x, jnp.float32), size, SUMS, method)
@@ -53,8 +54,8 @@ def window_moments(
 ) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance of each window that lies inside the map; see `window_sum`.
 
-    Nothing is squared but differences within the window, as E[x^2] - E[x]^2 loses a third of a
-    variance of 0.01 at mean 30. "reduce_window" merges halves of windows here.
+    Only differences within the window are squared: E[x^2] - E[x]^2 loses a third of a variance of
+    0.01 at mean 30. "reduce_window" merges halves of windows here.
 
     Returns:
       Two arrays (N, H - k_h + 1, W - k_w + 1, C) float32.
@@ -65,7 +66,7 @@ def window_moments(
 
 
 def _check(x: jax.Array, window: Window, method: str) -> tuple[int, int]:
-    """The window in force."""
+    """Refuse bad arguments, and clip the window to the map."""
     check_maps("expected an array (N, H, W, C)", x)
     with refusing(f"expected floats, got {x.dtype}.", TypeError):
         chex.assert_type(x, float)
@@ -75,10 +76,10 @@ def _check(x: jax.Array, window: Window, method: str) -> tuple[int, int]:
 
 
 def spread(y: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Replicate the edges of (N, H', W', C) to `size` = (H, W), (H - H') // 2 rows of them above.
+    """Replicate the edges of (N, H', W', C) to `size` = (H, W), (H - H') // 2 of the rows above.
 
-    Row i then holds the window that starts at clip(i - (k_h - 1) // 2, 0, H - k_h). An axis of
-    length 1 is left for broadcasting.
+    Row i then holds the value of the window that starts at clip(i - (k_h - 1) // 2, 0, H - k_h).
+    An axis of length 1 keeps that length, for broadcasting.
     """
     with refusing(f"expected an array (N, H, W, C), got shape {y.shape}."):
         chex.assert_rank(y, 4)
@@ -103,8 +104,8 @@ def local_sum(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arra
 def local_mean(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Array:
     """Mean of the window around each position: TLC's local average pooling.
 
-    Near the border the window is the nearest one that lies inside, so every mean is over exactly
-    k_h x k_w pixels. A window that covers the map gives the global mean.
+    Near the border the window is the nearest one inside the map, so every mean is over exactly
+    k_h x k_w pixels. A window that covers the map gives global average pooling.
 
     Args:
       x: (N, H, W, C), any float type.
@@ -116,7 +117,7 @@ def local_mean(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arr
 
     Raises:
       ValueError: a window below 1 pixel, an unknown method or an array that is not NHWC.
-      TypeError: whole numbers.
+      TypeError: integers.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -139,7 +140,7 @@ def local_moments(
 
 
 def _local(over_windows: Callable[..., Any], x: jax.Array, window: Window, method: str) -> Any:
-    # Here, as jit has no words for a window that is a list or an array.
+    # Checked outside jit, whose own message for a list or an array is obscure.
     return _spread_out(over_windows, x, _check(x, window, method), method)
 
 

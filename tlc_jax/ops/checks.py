@@ -1,4 +1,4 @@
-"""What the operations refuse, in words for those who called them."""
+"""Checks of the operations' arguments, with messages for the caller."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import jax
 
 @contextlib.contextmanager
 def refusing(words: str, exception: type[Exception] = ValueError) -> Iterator[None]:
-    """Within it, an assertion that fails raises an exception with one sentence."""
+    """Context in which a failed assertion raises `exception(words)` instead."""
     try:
         yield
     except AssertionError:
@@ -17,12 +17,12 @@ def refusing(words: str, exception: type[Exception] = ValueError) -> Iterator[No
 
 
 def check_maps(expected: str, *maps: jax.Array) -> None:
-    """Refuse what are not arrays (N, H, W, C) of one shape, with pixels; N may be 0."""
+    """Refuse arrays that are not (N, H, W, C) of one shape, or have no pixels; N may be 0."""
     got = ", ".join(str(x.shape) for x in maps)
     with refusing(f"{expected}, got shape {got}."):
         chex.assert_rank(maps, 4)
         chex.assert_equal_shape(maps)
-    with refusing(f"a map has rows and columns, got shape {maps[0].shape}."):
+    with refusing(f"a feature map needs rows and columns, got shape {maps[0].shape}."):
         for axis in (1, 2):
             chex.assert_axis_dimension_gt(maps[0], axis, 0)
 

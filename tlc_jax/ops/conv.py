@@ -1,4 +1,4 @@
-"""The two convolutions these networks are made of, in the forms that XLA runs fast on CPUs.
+"""Pointwise (1x1) and depthwise convolution, in the forms that XLA runs fast on CPUs.
 
 Nothing was measured on other backends so far. Sums are float32.
 """
@@ -23,7 +23,7 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     c = x.shape[-1]
     with refusing(f"the kernel is (1, 1, {c}, O) for {c} channels, got {kernel.shape}."):
         chex.assert_shape(kernel, (1, 1, c, None))
-    # Of two dimensions, or XLA:CPU transposes maps for the gradient of the kernel.
+    # With two dimensions, or XLA:CPU transposes maps for the gradient of the kernel.
     rows = x.reshape(-1, x.shape[-1])
     y = jnp.matmul(rows, kernel[0, 0], preferred_element_type=jnp.float32)
     return y.astype(x.dtype).reshape(*x.shape[:-1], kernel.shape[-1])
@@ -33,11 +33,11 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def pointwise_padded(
     x: jax.Array, kernel: jax.Array, bias: jax.Array | None, border: int
 ) -> jax.Array:
-    """1x1 convolution with `border` zeros around it, (N, H, W, I) -> (N, H + 2 b, W + 2 b, O).
+    """1x1 convolution, then `border` zeros: (N, H, W, I) -> (N, H + 2 border, W + 2 border, O).
 
-    What a larger convolution reads next. `bias` is (1, 1, 1, O) or None.
+    The zeros are the padding of a larger convolution that follows. `bias` is (1, 1, 1, O) or None.
     """
-    # XLA:CPU writes padded maps out: better x, which it writes anyway, and most often is smaller.
+    # XLA:CPU stores a padded map. So x is padded: it is stored anyway, and most often smaller.
     return lax.platform_dependent(
         x,
         kernel,
@@ -51,7 +51,7 @@ def _pad_and_multiply(
     x: jax.Array, kernel: jax.Array, bias: jax.Array | None, border: int
 ) -> jax.Array:
     if bias is not None:
-        # The weights of one more channel, of ones: so the border gets none.
+        # The bias as weights of one more channel, which is 1 inside and 0 in the border.
         x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
         kernel = jnp.concatenate([kernel, bias], axis=2)
     return pointwise(_pad(x, border), kernel)
@@ -71,7 +71,7 @@ def _padded_forward(
 
 
 def _padded_backward(border: int, saved: tuple, gradient: jax.Array) -> tuple:
-    """Nothing is learnt from the border, so its gradient need not be made."""
+    """The border is constant, so its gradient is not computed."""
     return jax.vjp(functools.partial(_multiply_and_pad, border=border), *saved)[1](gradient)
 
 
@@ -86,10 +86,10 @@ def _pad(x: jax.Array, border: int) -> jax.Array:
 def depthwise_conv(x: jax.Array, kernel: jax.Array, border: int = 0) -> jax.Array:
     """Depthwise convolution, zero padding: (N, H, W, C) by (k, k, 1, C), k odd, -> (N, H, W, C).
 
-    `border` is how many of the k // 2 zeros x has already on each of its four sides. The result is
+    `border` is how many of the k // 2 zeros of padding x already has on each side. The result is
     of x's type.
 
-    The k^2 shifted products fuse into one loop over the padded map. The same thing through
+    The k^2 shifted products fuse into one loop over the padded map. The same convolution through
     `feature_group_count` is 40 times slower on XLA:CPU.
 
     Raises:
@@ -107,7 +107,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, border: int = 0) -> jax.Arra
 
 
 def _shifted(padded: jax.Array, k: int) -> list[jax.Array]:
-    """What each of the k^2 weights is multiplied with, row by row."""
+    """The k^2 shifted maps, in the order of the weights that multiply them, row by row."""
     h, w = (length - k + 1 for length in padded.shape[1:3])
     return [padded[:, i : i + h, j : j + w] for i in range(k) for j in range(k)]
 
@@ -121,9 +121,9 @@ def _depthwise_forward(
 def _depthwise_backward(
     border: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple:
-    """Of x, a convolution by the turned kernel; of the kernel, sums of products with shifted maps.
+    """For x a convolution by the flipped kernel; for the kernel sums of shifted products.
 
-    JAX's own keeps the k^2 shifted maps, and XLA:CPU sums their products 15 times slower.
+    JAX's own gradient keeps the k^2 shifted maps, and XLA:CPU sums their products 15 times slower.
     """
     x, kernel = saved
     k = kernel.shape[0]
@@ -138,7 +138,7 @@ def _depthwise_backward(
 
 
 def _sums_by_image(padded: jax.Array, gradient: jax.Array, k: int) -> jax.Array:
-    """(k^2, C): images are added up, which runs along memory, and only their sum is summed up."""
+    """(k^2, C): products are added image by image, contiguously, then over positions."""
 
     def add(sums: list[jax.Array], image: tuple[jax.Array, jax.Array]) -> tuple[list, None]:
         padded, gradient = (array[None].astype(jnp.float32) for array in image)

@@ -1,4 +1,4 @@
-"""What the compiler is kept from doing."""
+"""Keeping XLA from computing the same array more than once."""
 
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Arrays = TypeVar("Arrays", bound=jax.Array | tuple[jax.Array, ...])
 def stored(x: Arrays) -> Arrays:
     """The same array, or arrays, computed once.
 
-    XLA:CPU fuses what is cheap into all that reads it, and a product or a concatenation then makes
-    it anew for each of its parts. Other backends are left to fuse as they like.
+    XLA:CPU fuses cheap operations into their readers, and a matrix product or a concatenation then
+    computes them again for each of its parts. Other backends may fuse.
     """
     return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)

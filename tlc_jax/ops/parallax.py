@@ -9,13 +9,13 @@ import jax.numpy as jnp
 
 from tlc_jax.ops.checks import check_maps
 
-LARGEST = 2**24  # numbers in the attention matrices that are held at once
+LARGEST = 2**24  # numbers in the attention matrices that are in memory at once
 
 
 def parallax_attention(
     q_left: jax.Array, q_right: jax.Array, v_left: jax.Array, v_right: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """What each view sees of the other: softmax attention among the positions of a row.
+    """Softmax attention of each view to the other, among the positions of a row.
 
     With A = q_left q_right^T / sqrt(C), W x W for each row: softmax(A) v_right and
     softmax(A^T) v_left. It takes 6 H W^2 C multiplications for a pair, and memory for some rows of

@@ -1,4 +1,4 @@
-"""Pixels: whole numbers as files have them, fractions in [0, 1] as networks do."""
+"""Pixels: integers as in files, floats in [0, 1] as in networks."""
 
 from typing import TypeVar
 
@@ -12,13 +12,13 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 def to_float(pixels: Array) -> Array:
-    """Whole numbers to fractions of full scale.
+    """Integers to floats in [0, 1].
 
     Args:
       pixels: uint8 or uint16 of any shape, or floats, which only become float32.
 
     Returns:
-      float32, in [0, 1] for whole numbers.
+      float32, in [0, 1] for integers.
 
     Raises:
       TypeError: for any other type of number.
@@ -35,7 +35,7 @@ def to_float(pixels: Array) -> Array:
 
 
 def from_float(image: np.ndarray | jax.Array, dtype: DTypeLike) -> np.ndarray:
-    """Fractions of full scale to whole numbers, rounded half to even; the inverse of `to_float`.
+    """Floats in [0, 1] to integers, rounded half to even; the inverse of `to_float`.
 
     Args:
       image: floats of any shape, clipped to [0, 1].
@@ -45,7 +45,7 @@ def from_float(image: np.ndarray | jax.Array, dtype: DTypeLike) -> np.ndarray:
       An array of the same shape, of that type.
 
     Raises:
-      ValueError: if the image holds NaN, which no whole number stands for.
+      ValueError: if the image holds NaN, which no integer stands for.
       TypeError: another type.
 
     Examples:
@@ -61,12 +61,12 @@ def from_float(image: np.ndarray | jax.Array, dtype: DTypeLike) -> np.ndarray:
 
 
 def to_gray(pixels: np.ndarray) -> np.ndarray:
-    """The BT.601 luma of whole numbers in RGB, (H, W, 3) -> (H, W, 1) of the same type."""
+    """The BT.601 luma of RGB integers, (H, W, 3) -> (H, W, 1) of the same type."""
     return from_float(to_float(pixels) @ LUMA, pixels.dtype)
 
 
 def like(image: np.ndarray, restored: np.ndarray) -> np.ndarray:
-    """The restored picture as numbers of the type that the picture has."""
+    """The restored image in the type of the input image."""
     if np.issubdtype(image.dtype, np.integer):
         return from_float(restored, image.dtype)
     return restored.astype(image.dtype)

@@ -8,10 +8,10 @@ from tlc_jax.ops.checks import check_maps
 
 
 def resize_bilinear(x: jax.Array, levels: int) -> jax.Array:
-    """Resize by 2**levels, as jax.image.resize does: antialiased when it shrinks.
+    """Resize by 2**levels, antialiased when it shrinks, as `jax.image.resize` does.
 
-    Equal where the sides divide by 2**-levels; others are cut, where that function stretches.
-    That function multiplies by dense matrices; this one reads only the pixels that weigh anything.
+    The results are equal if the sides divide by 2**-levels; else this cuts the rest off, where that
+    function stretches. That one multiplies by dense matrices; this reads only weighted pixels.
 
     Args:
       x: (N, H, W, C) floats.

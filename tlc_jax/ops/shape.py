@@ -26,18 +26,18 @@ def pixel_unshuffle(x: jax.Array, r: int) -> jax.Array:
     return x.reshape(n, h // r, w // r, c * r**2)
 
 
-PADDINGS = {"zeros": "constant", "end": "reflect", "both": "reflect"}  # by name, as numpy has them
+PADDINGS = {"zeros": "constant", "end": "reflect", "both": "reflect"}  # modes of numpy.pad
 
 Margins = tuple[tuple[int, int], tuple[int, int]]  # pixels (above, below), (left, right)
 
 
 def margins(size: tuple[int, int], multiple: int | tuple[int, int], padding: str) -> Margins:
-    """What to add to a picture of `size` for its sides to be multiples.
+    """Pixels to add around an image of `size` so that its sides are multiples.
 
     Args:
       size: (H, W).
       multiple: of both sides, or (of the height, of the width).
-      padding: "both" puts half of it before the picture, "zeros" and "end" all of it behind.
+      padding: "both" adds half above and to the left, "zeros" and "end" all below and to the right.
 
     Raises:
       ValueError: another padding.
@@ -55,13 +55,13 @@ def margins(size: tuple[int, int], multiple: int | tuple[int, int], padding: str
 
 
 def pad_to_multiple(x: Array, multiple: int | tuple[int, int], padding: str = "zeros") -> Array:
-    """Pixels around (..., H, W, C), until H and W are multiples.
+    """Pad (..., H, W, C), so that H and W are multiples.
 
     Args:
-      x: an array of JAX or of numpy, which stays one.
+      x: an array of JAX or of NumPy; the result is of the same kind.
       multiple: of both sides, or (of the height, of the width).
-      padding: "zeros" below and to the right, the picture reflected there, "end", or reflected on
-        "both" sides. A side too short for that is reflected again and again.
+      padding: "zeros" adds zeros below and to the right, "end" reflects the image there, "both" on
+        both sides of each axis. A side too short for that is reflected repeatedly.
 
     Raises:
       ValueError: another padding.

@@ -1,9 +1,9 @@
-"""Sums and moments of all runs of k positions along an axis, by merging those of shorter runs.
+"""Sums and moments over a sliding window along an axis, by merging those of shorter runs.
 
-Runs are merged and never taken off again. So NaN, infinity or a huge number in one position reaches
-the runs that hold it and no other, and the error grows neither with the axis nor with what else
-lies on it. As van Herk, and Gil and Werman, do for maxima, a run is the end of a block, whole
-blocks and the beginning of another.
+A run is k consecutive positions. Runs are merged and never subtracted. So NaN, infinity or a huge
+number in one position reaches only the runs that hold it, and the rounding error grows neither with
+the length of the axis nor with other values on it. As van Herk, and Gil and Werman, do for maxima,
+a run is the end of one block, whole blocks, and the beginning of another block.
 """
 
 import functools
@@ -22,20 +22,20 @@ Runs = tuple[jax.Array, ...]
 """(sum,) or (mean, biased variance) of runs of one length, arrays of one shape."""
 
 Merge = Callable[[Sequence[Runs], Sequence[Any]], Runs]
-"""From neighbours and their lengths, or numbers in proportion to them, to runs of them all."""
+"""Merges adjacent runs, given their lengths or numbers in proportion to them, into one run."""
 
-# Positions, of the fastest (2 cores, AVX-512).
-BLOCK = 4
-WIDE_BLOCK = 16  # where the window covers the axis
+# Positions in a block, the fastest measured (2 cores, AVX-512).
+BLOCK_LENGTH = 4
+WIDE_BLOCK_LENGTH = 16  # where the window covers the axis
 
 
 class Statistic(NamedTuple):
-    """What is known of runs."""
+    """A statistic of runs: the sum, or mean and variance."""
 
     first: Callable[[jax.Array], Runs]  # of single positions
     merge: Merge
-    whole: Callable[[jax.Array], Runs]  # of a map, from single positions
-    # From runs, those of k of them, their gradients and what sums over the k that hold a position.
+    whole: Callable[[jax.Array], Runs]  # of the whole map, from single positions
+    # Gradient of x, from x, its runs of k, their gradients, k, and sums over a position's runs.
     back: Callable[[Runs, Runs, Runs, int, Callable[[jax.Array], jax.Array]], Runs]
 
 
@@ -46,8 +46,8 @@ def _merge_sums(parts: Sequence[Runs], _: Sequence[Any]) -> Runs:
 def _merge_moments(parts: Sequence[Runs], counts: Sequence[Any]) -> Runs:
     """The updating formulae of Chan, Golub and LeVeque (1979), for several runs at once.
 
-    They look at differences of means only: nothing large cancels, a constant stays what it is, and
-    no variance is below zero.
+    Only differences of means enter: nothing large cancels, a constant map keeps its mean, and no
+    variance is negative.
     """
     shares = [count / sum(counts) for count in counts]
     means, variances = zip(*parts, strict=True)
@@ -63,7 +63,7 @@ def _whole_sum(x: jax.Array) -> Runs:
 
 
 def _whole_moments(x: jax.Array) -> Runs:
-    """The first mean may err, as it is a long sum of what may be far from zero."""
+    """The mean in two passes: the first sum is long, and its values may be far from zero."""
     mean_of = functools.partial(jnp.mean, axis=(1, 2), keepdims=True)
     rough = mean_of(x)
     mean = rough + mean_of(x - rough)
@@ -92,7 +92,7 @@ def _cut(runs: Any, start: int, count: int, step: int = 1) -> Runs:
 
 
 def _halves(x: Runs, k: int, merge: Merge) -> Runs:
-    """Of two runs of half the length, and of one position more if that is left over."""
+    """Each run from two of half its length, and one more position if k is odd."""
     if k == 1:
         return x
     half, rest = stored(_halves(x, k // 2, merge)), k % 2
@@ -102,14 +102,14 @@ def _halves(x: Runs, k: int, merge: Merge) -> Runs:
 
 
 def _reduce_window(x: Runs, k: int, merge: Merge) -> Runs:
-    """k additions for each output: the plainest form. For two arrays it is slow: halves, then."""
+    """k additions for each output, the plainest form; moments, too slow so, use `_halves`."""
     if merge is not _merge_sums:
         return _halves(x, k, merge)
     return (lax.reduce_window(x[0], 0.0, lax.add, (1, k, 1), (1, 1, 1), "VALID"),)
 
 
 def _cumsum(x: Runs, k: int, merge: Merge) -> Runs:
-    """Running totals, begun anew every k positions, from both sides: a run is two of them."""
+    """Cumulative sums from both ends that restart every k positions: a run merges two of them."""
     b, length, m = x[0].shape
 
     def join(one: Any, other: Any) -> tuple[jax.Array, Runs]:
@@ -126,15 +126,15 @@ def _cumsum(x: Runs, k: int, merge: Merge) -> Runs:
 
     count = length - k + 1
     ends, starts = _cut(totals(reverse=True), 0, count), _cut(totals(reverse=False), k - 1, count)
-    behind = (np.arange(count) % k)[None, :, None].astype(np.float32)  # positions of the next block
+    behind = (np.arange(count) % k)[None, :, None].astype(np.float32)  # positions in the next block
     both = merge([ends, starts], [k - behind, behind])
     return jax.tree.map(functools.partial(jnp.where, behind == 0), ends, both)
 
 
-def _blocks(x: Runs, k: int, merge: Merge, size: int = BLOCK) -> Runs:
-    """Positions to the end of a block, whole blocks in the same way, and positions of the next.
+def _blocks(x: Runs, k: int, merge: Merge, size: int = BLOCK_LENGTH) -> Runs:
+    """Merge the last positions of a block, whole blocks (recursively) and the first of the next.
 
-    So the cost does not grow with the window: the map is read about twice.
+    The cost does not grow with the window: the map is read about twice.
     """
     b, length, m = x[0].shape
     outputs = length - k + 1
@@ -147,7 +147,7 @@ def _blocks(x: Runs, k: int, merge: Merge, size: int = BLOCK) -> Runs:
     heads = -(-outputs // size)
 
     def lane(begin: int) -> Runs:
-        """The runs that begin here in each block."""
+        """The runs that begin at position `begin` of each block."""
         count, end = -(-(outputs - begin) // size), begin + k
         positions = (*range(begin, size), *range(end - end % size, end))
         parts = [_cut(x, i, count, size) for i in positions] + [_cut(between, 1, count)]
@@ -173,9 +173,9 @@ METHODS: dict[str, Callable[[Runs, int, Merge], Runs]] = {
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _runs(x: Runs, k: int, statistic: Statistic, method: str) -> Runs:
-    """Along the middle axis, which some run may be all of."""
+    """All runs of k along the middle axis; k may be its whole length."""
     if k == x[0].shape[1]:
-        return _blocks(x, k, statistic.merge, WIDE_BLOCK)
+        return _blocks(x, k, statistic.merge, WIDE_BLOCK_LENGTH)
     return METHODS[method](x, k, statistic.merge)
 
 
@@ -185,11 +185,11 @@ def _runs_forward(x: Runs, k: int, statistic: Statistic, method: str) -> tuple[R
 
 
 def _runs_backward(k: int, statistic: Statistic, method: str, saved: Any, gradient: Runs) -> Any:
-    """Sums over windows again. JAX's own way would pad and add for each part of each merge."""
+    """Sums over windows again; JAX's own gradient would pad and add for each part of a merge."""
     x, y = saved
 
     def held(y: jax.Array) -> jax.Array:
-        """Of each position, the sum over the runs that hold it."""
+        """For each position, the sum over the runs that hold it."""
         if k == x[0].shape[1]:
             return jnp.broadcast_to(y, x[0].shape)
         return _blocks((jnp.pad(y, ((0, 0), (k - 1, k - 1), (0, 0))),), k, _merge_sums)[0]
@@ -204,7 +204,7 @@ _runs.defvjp(_runs_forward, _runs_backward)
 def slide(
     x: jax.Array, window: tuple[int, int], statistic: Statistic, method: str = "auto"
 ) -> Runs:
-    """All windows inside a map, (N, H, W, C) float32 -> (N, H - k_h + 1, W - k_w + 1, C) each."""
+    """All windows inside a map: (N, H, W, C) float32 -> (N, H - k_h + 1, W - k_w + 1, C) each."""
     if window == x.shape[1:3]:
         return statistic.whole(x)
     # An axis that its window covers goes first: it leaves the other one less to do.
@@ -221,7 +221,7 @@ def along(runs: Runs, axis: int, k: int, statistic: Statistic, method: str = "au
     if k == 1:
         return runs
     if statistic is SUMS and axis == 2 and k == w:
-        # XLA:CPU's own is the fastest here, and along the other axis by far the slowest.
+        # XLA:CPU's own sum is the fastest here, and along the other axis by far the slowest.
         return (runs[0].sum(axis=axis, keepdims=True),)
     if axis == 1:
         apart, together = (n, h, w * c), (n, h - k + 1, w, c)

@@ -1,7 +1,7 @@
 """Where the windows of TLC lie: integer arithmetic on static sizes.
 
 Chu et al., "Improving Image Restoration by Revisiting Global Information Aggregation" (ECCV 2022,
-arXiv 2112.04491). A window is a pair (height, width); `None` stands for the whole map.
+arXiv 2112.04491). A window is a pair (height, width); `None` is the whole feature map.
 """
 
 import functools
@@ -17,10 +17,10 @@ import numpy as np
 from tlc_jax.ops.checks import check_maps
 
 Window = tuple[int, int] | None
-"""(height, width) in pixels of the map that it is for; `None` is the whole map."""
+"""(height, width) in pixels of the feature map it applies to; `None` is the whole map."""
 
-# What a tile of an attention costs, in pixels: its matrix of C x C is made, summed into windows and
-# comes back, and a pixel is multiplied by such matrices. Measured at Restormer's levels on a CPU.
+# The cost of the C x C matrix of one tile of channel attention, as a number of pixels that are
+# multiplied by such matrices. Measured at Restormer's levels on a CPU.
 TILE_COST = 200
 
 
@@ -29,11 +29,11 @@ def site_window(
 ) -> tuple[int, int]:
     """Window of one site of a network, in pixels of its feature map.
 
-    k = f * window // train_size on each axis, where f is the size of the site's map while a
-    training crop goes through the network. It does not depend on the picture to restore.
+    k = f * window // train_size on each axis, where f is the size of the site's feature map for a
+    training crop. It does not depend on the image to restore.
 
     Args:
-      size: (H, W) of that map.
+      size: (H, W) of the site's feature map for a training crop.
       train_size: (height, width) of the training crops, input pixels.
       window: (height, width) in input pixels.
 
@@ -49,7 +49,7 @@ def site_window(
 
 
 def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
-    """The window in force on a map of `size`: no larger than the map, all of it for `None`.
+    """The window, clipped to a map of `size`; `None` becomes the whole map.
 
     Examples:
       >>> clip_window((48, 48), (32, 160))
@@ -62,7 +62,7 @@ def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def check_pair(name: str, pair: tuple[int, int]) -> None:
-    """Refuse what is not a size in whole pixels."""
+    """Refuse anything but a tuple (height, width) of positive integers."""
 
     def whole(n: Any) -> bool:
         return isinstance(n, numbers.Integral) and not isinstance(n, bool) and int(n) > 0
@@ -103,10 +103,10 @@ Index = np.ndarray | jax.Array
 
 
 class AxisTiles(NamedTuple):
-    """An axis cut into cells, and each cell into tiles of one length, the last one filled up.
+    """An axis cut into cells, and each cell into tiles of equal length, the last one filled up.
 
-    So there is one loop over equal tiles, however many cells there are and whatever their lengths.
-    Arrays of numpy where the length of the axis is known before the program runs.
+    Equal tiles make one batch, whatever the number and lengths of the cells; they have nothing to
+    do with `tlc_jax.tiled`. NumPy arrays if the length of the axis is known while tracing.
     """
 
     source: Index  # (tiles * length,) the position on the axis of each position in the tiles
@@ -137,7 +137,7 @@ def axis_tiles(length: int, window: int, tile: int) -> AxisTiles:
 
 @functools.cache
 def tile_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
-    """The tiles that cost least for a map of `size`: few of them, and little to fill up.
+    """(height, width) of the cheapest tiles for a map of `size`: few tiles, little filling.
 
     Args:
       size: (H, W) of the map.
@@ -147,7 +147,7 @@ def tile_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]
       >>> tile_size((720, 1280), (384, 384))
       (56, 43)
     """
-    if window == size:  # nothing to fill up, but parts to work on at the same time
+    if window == size:  # no filling; several parts run in parallel
         parts = max(n for n in range(1, 17) if size[0] % n == 0)
         return size[0] // parts, size[1]
 
@@ -160,7 +160,7 @@ def tile_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]
 
 
 def cheapest_tile(rows: np.ndarray, columns: np.ndarray) -> tuple[int, int]:
-    """As `tile_size`, of the numbers of tiles along each axis by their length, from 1 on."""
+    """`tile_size`, from the numbers of tiles along each axis for tiles of length 1, 2, ..."""
     pixels = np.outer(rows * (np.arange(rows.size) + 1), columns * (np.arange(columns.size) + 1))
     best = np.unravel_index(np.argmin(pixels + TILE_COST * np.outer(rows, columns)), pixels.shape)
     return int(best[0]) + 1, int(best[1]) + 1
@@ -174,7 +174,7 @@ def extract_windows(x: jax.Array, window: Window) -> jax.Array:
       window: (height, width) in pixels, clipped to the map; `None` is the whole map.
 
     Returns:
-      (windows * N, h, w, C), row by row, those of all N at one place together.
+      (windows * N, h, w, C): windows row by row, and for each window all N images.
 
     Raises:
       ValueError: a window that is not two whole numbers of pixels, or an array that is not NHWC.
@@ -190,7 +190,7 @@ def extract_windows(x: jax.Array, window: Window) -> jax.Array:
 
 
 def average_windows(windows: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Inverse of `extract_windows`: where windows overlap, their mean with equal weights.
+    """Inverse of `extract_windows`; where windows overlap, their mean with equal weights.
 
     Args:
       windows: (windows * N, h, w, C) in the order of `extract_windows`.
@@ -210,7 +210,7 @@ def average_windows(windows: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def _average_axis(x: jax.Array, length: int, window: int, axis: int) -> jax.Array:
-    """Windows side by side along an axis to the axis itself, float32."""
+    """Merge windows that stand side by side along an axis into that axis, float32."""
     starts, position = np.array(axis_starts(length, window)), np.arange(length)
     holds = (starts[:, None] <= position) & (position < starts[:, None] + window)
     count, first = holds.sum(axis=0), holds.argmax(axis=0)

@@ -1,8 +1,8 @@
-"""TLC's operations on a map of which only a corner is the picture's, known when it runs.
+"""TLC's operations on an image that fills only the upper left corner of an array.
 
-A picture is put into the corner of a larger array, so that one compiled program serves pictures of
-many sizes. `extent` is the (height, width) of the corner, an integer array (2,) that is traced;
-what lies beyond it counts for nothing, and comes back as numbers without meaning.
+So one compiled program serves images of many sizes. `extent` is the (height, width) of the corner,
+an integer array (2,) that is traced. Values outside the corner have no influence on the result, and
+the result is meaningless there.
 """
 
 import functools
@@ -19,7 +19,7 @@ from tlc_jax.ops.windows import AxisTiles, Window, axis_starts, cheapest_tile, c
 
 
 def zero_beyond(x: jax.Array, extent: jax.Array) -> jax.Array:
-    """(N, H, W, C) with zeros outside of the corner."""
+    """(N, H, W, C) with zeros outside the corner."""
     _, h, w, _ = x.shape
     rows = (jnp.arange(h) < extent[0])[None, :, None, None]
     columns = (jnp.arange(w) < extent[1])[None, None, :, None]
@@ -27,22 +27,22 @@ def zero_beyond(x: jax.Array, extent: jax.Array) -> jax.Array:
 
 
 def window_mean_within(x: jax.Array, window: Window, extent: jax.Array) -> jax.Array:
-    """Mean of each window that lies inside the corner, then the last of them over and over.
+    """Mean of each window inside the corner; the last mean is repeated beyond them.
 
-    Arguments and shape are as of `window_mean` for the whole map, and `spread` makes of it what it
-    would make of the corner's own means.
+    Arguments and shape are as for `window_mean` of the whole array; `spread` then gives, in the
+    corner, what it gives for the corner alone.
     """
     _, h, w, _ = x.shape
     size = clip_window(window, (h, w))
     y = window_sum(zero_beyond(x, extent), size)
-    # A window that is larger than the corner is cut to it.
+    # A window larger than the corner is clipped to it.
     y = y / jnp.minimum(jnp.asarray(size), extent).prod().astype(y.dtype)
     (y,) = _last_repeated((y,), size, extent)
     return y
 
 
 def _last_repeated(runs: Runs, size: tuple[int, int], extent: jax.Array) -> Runs:
-    """With the last window inside the corner in place of those that reach beyond it."""
+    """Replace windows that reach beyond the corner by the last one inside it."""
     for axis, last in zip((1, 2), jnp.maximum(extent - jnp.asarray(size), 0), strict=True):
         index = jnp.arange(runs[0].shape[axis])
         if index.size > 1:
@@ -56,7 +56,7 @@ def _last_repeated(runs: Runs, size: tuple[int, int], extent: jax.Array) -> Runs
 def window_moments_within(
     x: jax.Array, window: Window, extent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance as of `window_moments`, laid out as by `window_mean_within`."""
+    """Mean and biased variance as `window_moments`, arranged as in `window_mean_within`."""
     size = clip_window(window, (x.shape[1], x.shape[2]))
     runs = MOMENTS.first(x.astype(jnp.float32))
     for axis in (1, 2):
@@ -66,7 +66,7 @@ def window_moments_within(
 
 
 def _moments_along(runs: Runs, axis: int, k: int, extent: jax.Array) -> Runs:
-    """Of all runs of k along an axis; if k is more than the extent, of that, over and over."""
+    """Moments of all runs of k along an axis; if k exceeds the extent, those of the extent."""
     length = runs[0].shape[axis]
 
     def of_extent(runs: Runs) -> Runs:
@@ -87,13 +87,13 @@ def _moments_along(runs: Runs, axis: int, k: int, extent: jax.Array) -> Runs:
     return lax.cond(extent < k, of_extent, lambda runs: along(runs, axis, k, MOMENTS), runs)
 
 
-@functools.partial(jax.jit, static_argnames=("size", "window"))  # one for all blocks of a level
+@functools.partial(jax.jit, static_argnames=("size", "window"))  # traced once for a level
 def tiles_within(
     extent: jax.Array, size: tuple[int, int], window: Window
 ) -> tuple[AxisTiles, AxisTiles]:
     """Tiles of both axes of the corner of a map of `size`, for `attention_of_tiles`.
 
-    There are as many as the whole map may need; those that the corner does not need are empty.
+    Their number is what the whole map may need; those that the corner does not need are empty.
     """
     window = clip_window(window, size)
     lengths = map(np.arange, (1, 1), (size[0] + 1, size[1] + 1))
@@ -104,7 +104,7 @@ def tiles_within(
 
 
 def _most_tiles(length: int, window: int, tile: Any) -> Any:
-    """How many tiles `length` positions may need: in each cell one may not be full."""
+    """The most tiles that `length` positions need: each cell may have one that is not full."""
     cells = 2 * len(axis_starts(length, window)) - 1
     return length // tile + cells
 

@@ -1,9 +1,9 @@
 """TLC as a transformation of any JAX function.
 
-Chu et al., arXiv 2112.04491: what a network aggregates over its whole picture becomes the same over
-windows. The function is traced for the picture and for a picture of the size of the window, and its
-equations are run in step. Maps are computed as the former has them; what was aggregated over
-positions, as the latter does, for each window.
+Chu et al., arXiv 2112.04491: what a network aggregates over the whole image becomes the same over
+windows. The function is traced for the image, and for an image of the size of the window; the
+equations of both traces are then run side by side. Feature maps follow the trace of the image.
+Statistics over positions follow the trace of the window, once for each window.
 """
 
 import functools
@@ -32,32 +32,32 @@ def localize(
 ) -> Callable[..., Any]:
     """TLC for any network: a function of the same signature, with local statistics.
 
-    Means and sums over the picture become those of the window around each position; so do
-    variances, each window with its own mean. Attention, between channels or positions, is that of
-    the fewest windows that cover the picture, averaged where they overlap. Convolutions, pooling,
-    resizing and what acts on single positions stay as they are. Whatever has no local form that is
-    known to be right is refused, with its line.
+    Means and sums over the image become those of the window around each position; so do variances,
+    each window with its own mean. Attention, between channels or positions, is computed in the
+    fewest windows that cover the image, and averaged where they overlap. Convolutions, pooling,
+    resizing and operations on single positions stay as they are. An operation without a local form
+    that is known to be right is refused, with its source line.
 
-    The parameters are the same. It takes functions of Flax (Linen, NNX), Equinox or plain JAX, and
-    goes with `jax.jit`, `grad` and `vmap`. A picture that the window covers runs `fn` itself.
-    Otherwise `fn` is traced for four sizes: put `jax.jit` around, so that it is once only.
+    The parameters are the same. `fn` may be of Flax (Linen, NNX), Equinox or plain JAX; the result
+    works with `jax.jit`, `grad` and `vmap`. An image no larger than the window runs `fn` itself.
+    Otherwise every call traces `fn` for four sizes: wrap the result in `jax.jit` to trace once.
 
     Args:
-      fn: a function of arrays that returns maps, such as `model.apply`. Networks that pad their
-        picture to a multiple take a window that is such a multiple.
+      fn: a function of arrays that returns feature maps or images, such as `model.apply`. If it
+        pads images to a multiple, the window has to be such a multiple.
       train_size: (height, width) of the training crops, in pixels.
-      window: (height, width) in pixels of the picture; `None` is 1.5 x `train_size`.
-      axes: rows and columns of the picture among its dimensions, (2, 3) of NCHW.
-      argnum: which positional argument is the picture, or a batch of pictures; the last one.
+      window: (height, width) in pixels of the image; `None` is 1.5 x `train_size`.
+      axes: which dimensions of the image are rows and columns: (1, 2) for NHWC, (2, 3) for NCHW.
+      argnum: which positional argument is the image, or a batch of images; -1 is the last.
 
     Returns:
       A function that takes and returns what `fn` does.
 
     Raises:
-      ValueError: sizes that are not two whole numbers; when it is called, axes or an argument that
-        are not there.
-      TypeError: no function; when it is called, a picture that is no array.
-      LocalizeError: when it is called, what has no local form.
+      ValueError: a size that is not two positive integers; when called, `axes` or `argnum` that do
+        not exist.
+      TypeError: `fn` is no function; when called, an image that is no array.
+      LocalizeError: when called, an operation without a local form.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -78,7 +78,8 @@ def localize(
     def local(*args: Any, **kwargs: Any) -> Any:
         if not -len(args) <= argnum < len(args):
             raise ValueError(
-                f"argument {argnum} is the picture, of {len(args)} by position; pass it so."
+                f"argument {argnum} is to be the picture, but {len(args)} were passed by position; "
+                "pass it by position, or give localize its argnum."
             )
         try:
             image = jnp.asarray(args[argnum])
@@ -88,7 +89,10 @@ def localize(
         rank = image.ndim
         there = {axis % rank for axis in axes if -rank <= axis < rank}
         if len(axes) != 2 or len(there) != 2:
-            raise ValueError(f"axes {axes} are no rows and columns of a picture {image.shape}.")
+            raise ValueError(
+                f"axes {axes} are no rows and columns of a picture of shape {image.shape}; give "
+                "localize axes=(1, 2) for NHWC, or (2, 3) for NCHW."
+            )
 
         def of_image(image: jax.Array) -> Any:
             others = list(args)
@@ -111,8 +115,8 @@ def localize(
                 if (height, width) == size or isinstance(error, LocalizeError):
                     raise
                 raise LocalizeError(
-                    f"the function takes a picture of {size}, but none of {(height, width)}, for "
-                    "which it has to be traced, too, with its other arguments as they are "
+                    f"the function takes a picture of {size}, but fails on one of "
+                    f"{(height, width)}, for which it is traced, too, with its other arguments unchanged "
                     f"({str(error).strip().partition(chr(10))[0] or type(error).__name__})."
                 ) from error
 
@@ -131,7 +135,7 @@ def localize(
         finally:
             folds.reset(before)
 
-    # As `functools.wraps`, but without the function itself, which may be an Equinox module.
+    # As `functools.wraps`, but without `__wrapped__`: `fn` may be an Equinox module.
     local.__name__ = getattr(fn, "__name__", type(fn).__name__)
     local.__doc__ = fn.__doc__
     local.__signature__ = inspect.signature(fn)

@@ -1,4 +1,4 @@
-"""Maps and statistics, position by position."""
+"""Rules of equations that act on single positions, or only rearrange positions."""
 
 import functools
 import math
@@ -49,18 +49,18 @@ ADDITIVE = {"add", "sub", "add_any"}
 
 
 def settled(equation: Equation, operands: Sequence[Any], size: int) -> Sequence[Any]:
-    """The operands, if what they say of the size of the picture does not matter."""
+    """The operands; refused if one of them depends on the image's size in a way that matters."""
     for operand in operands:
         if isinstance(operand, Plain) and not operand.settled(size):
             raise equation.refuse(
-                "it joins the picture with numbers that depend on the picture's size; what is "
-                "divided by a count of pixels, for example, is to be summed before"
+                "it joins the picture with numbers that depend on the picture's size; to divide by "
+                "a count of pixels, for example, sum first"
             )
     return operands
 
 
 def evened_out(operands: Sequence[Any]) -> tuple[list[Any], int]:
-    """Operands with their statistics spread where they are used as maps, and what is hidden."""
+    """Spread statistics that are used as maps; the operands, and the axes hidden in all."""
     evened: list[Any] = []
     for operand in operands:
         if isinstance(operand, Field) and operand.spread_out:
@@ -87,13 +87,13 @@ def positional(
     new: bool = False,
     alone: bool = False,
 ) -> list[Any]:
-    """As the function has it, whose rule has seen to it that no positions are aggregated.
+    """Run an equation as it is. The caller has made sure that it aggregates no positions.
 
     Args:
-      equation, operands: what is done to what.
-      check: whether to see to it that nothing tells the picture's size.
-      new: whether it makes a new map, of which it does not matter what was joined to it before.
-      alone: whether each position is by itself, so that it can be done again in a window.
+      equation, operands: the operation and its values.
+      check: whether to refuse operands that depend on the size of the image.
+      new: whether the result is a new map, to which a taint of the operands does not pass.
+      alone: whether it acts on single positions, so that it can be computed again in a window.
     """
     evened, hidden = evened_out(operands)
     if check:
@@ -116,12 +116,12 @@ def positional(
 
 
 def are_statistics(fields: Sequence[Field]) -> bool:
-    """Whether nothing but statistics of whole windows comes in: functions of them are free."""
+    """Whether all are statistics of whole windows, of which any function is allowed."""
     return all(one.hidden == FULL and not any(one.labels) for one in fields)
 
 
 def plainly(equation: Equation, operands: list[Any]) -> list[Any]:
-    """What does not depend on the picture, at each size."""
+    """Run an equation on values that do not depend on the image, at each size."""
     results = {size: run(equation, operands, size, 0) for size in SIZES}
 
     def known(i: int) -> Callable[[int], np.ndarray | None]:
@@ -132,12 +132,12 @@ def plainly(equation: Equation, operands: list[Any]) -> list[Any]:
             try:
                 with jax.ensure_compile_time_eval():
                     return np.asarray(bind(equation.each[size], args)[i])
-            except Exception:  # such as a key, which no array of numpy holds
+            except Exception:  # such as a random key, which is no NumPy array
                 return None
 
         return of_size
 
-    # Broadcasting and counting go on in a larger array as they begin in a smaller one.
+    # The smaller result of a broadcast or an iota is the beginning of the larger one.
     grows = equation.name in ("broadcast_in_dim", "iota")
     names = [name for name in equation.params if not (grows and name == "shape")]
     equal = all(operand.same for operand in operands) and equation.fixed(*names)
@@ -152,7 +152,7 @@ def plainly(equation: Equation, operands: list[Any]) -> list[Any]:
 
 
 def elementwise(equation: Equation, operands: list[Any]) -> Field:
-    """What acts on each position by itself."""
+    """An equation that acts on each position by itself."""
     if not equation.fixed(*equation.params):
         raise equation.refuse("what it does depends on the size of the picture")
     shapes = equation.result_shapes()
@@ -208,8 +208,8 @@ def elementwise(equation: Equation, operands: list[Any]) -> Field:
         shapes,
         {axis: grid[axis] for axis in axes_of(hidden)},
         Origin(equation, operands) if pending else None,
-        # What statistics scale, or are added to, is a new map; in a sum of what they are taken
-        # from, each window has its own.
+        # A map that statistics scale, or are added to, is a new map. If they were subtracted, a
+        # later sum over a window subtracts that window's own.
         None if scaled else next(iter(taints), ADDED if statistics else None),
     )
     if len(landed) == len(fields) == 1:
@@ -234,10 +234,9 @@ def _squares(equation: Equation, operands: Sequence[Any]) -> bool:
 
 
 def _is_cosine(fields: Sequence[Field]) -> bool:
-    """Whether a map is divided by its own length, which then belongs to the product to come.
+    """Whether a map is divided by its own norm, for the cosine similarity of an attention.
 
-    In an attention the lengths are those of its windows. All else that scales a map makes a new
-    one, whatever comes next.
+    The attention then takes the norm in each of its windows. Any other scaling makes a new map.
     """
     if len(fields) != 2:
         return False
@@ -259,7 +258,7 @@ def _is_cosine(fields: Sequence[Field]) -> bool:
 
 
 def _kept_apart(equation: Equation, operands: list[Any]) -> Field | None:
-    """A map and the statistic that is added to it, not yet joined; None of all else."""
+    """A map and the statistic added to it, kept apart (or squared so); None for all else."""
     fields = [one for one in operands if isinstance(one, Field)]
     centred = [one for one in fields if isinstance(one, Centred)]
     plain = [one for one in operands if isinstance(one, Plain)]
@@ -297,7 +296,7 @@ def _kept_apart(equation: Equation, operands: list[Any]) -> Field | None:
         shift = _joined(equation, shifts, signs)
     else:
         return None
-    # Sums take these two, and nothing more that is yet to be joined, apart.
+    # A sum can treat these two apart, but not a third part that is still to be joined.
     if base.taint or base.hidden | shift.hidden == base.hidden:
         return None
     shapes = equation.result_shapes()
@@ -317,7 +316,7 @@ def _negative(field: Field) -> Field:
 
 
 def broadcast_to(field: Field, shapes: Shapes) -> Field:
-    """A map as large as what it is added to makes it."""
+    """Broadcast a map to the shapes of the sum that it is a part of."""
     if field.shapes == shapes:
         return field
     front = field.array.shape[: len(axes_of(field.hidden))]
@@ -326,7 +325,7 @@ def broadcast_to(field: Field, shapes: Shapes) -> Field:
 
 
 def strip_of(equation: Equation, operand: Field, dim: int, side: str) -> Field:
-    """A border that was cut off, or turned around."""
+    """The result of an equation that cuts a border off a map, or rearranges a border."""
     (made,) = positional(equation, [operand])
     strip = Strip(made.hidden, lambda: made.array, made.shapes, made.grid, made.origin)
     strip.dim, strip.side = dim, side
@@ -334,7 +333,7 @@ def strip_of(equation: Equation, operand: Field, dim: int, side: str) -> Field:
 
 
 def layout(equation: Equation, operands: list[Any]) -> list[Any]:
-    """Pixels in another order of dimensions."""
+    """The same values in another order or shape of dimensions."""
     (operand,) = operands
     if isinstance(operand, Centred):
         base, shift = (
@@ -354,7 +353,7 @@ def layout(equation: Equation, operands: list[Any]) -> list[Any]:
 
 
 def broadcast(equation: Equation, operands: list[Any]) -> list[Any]:
-    """Repeated along new dimensions: statistics of windows meet a map."""
+    """Repeat values along new dimensions, as when statistics are combined with a map."""
     operand, *_ = operands
     shapes, dims = equation.result_shapes(), equation.params["broadcast_dimensions"]
     if isinstance(operand, Strip):
@@ -365,7 +364,7 @@ def broadcast(equation: Equation, operands: list[Any]) -> list[Any]:
     kept = {dim: label for dim, label in zip(dims, before, strict=True)}
     new = 0
     for dim, label in enumerate(after):
-        if shapes[FULL][dim] != shapes[0][dim]:  # an axis that its window covers is all there
+        if shapes[FULL][dim] != shapes[0][dim]:  # else its window covers it
             new |= label & ~kept.get(dim, 0)
     if new & ~operand.hidden:
         raise equation.refuse(
@@ -375,7 +374,7 @@ def broadcast(equation: Equation, operands: list[Any]) -> list[Any]:
     if isinstance(operand, Partly):
         return [operand.then(Origin(equation, operands), shapes)]
     hidden = operand.hidden
-    # What is repeated along hidden axes is not, for now.
+    # Along hidden axes the repetition is postponed: length 1 for now.
     shape = [1 if label & hidden else n for n, label in zip(shapes[hidden], after, strict=True)]
     array = vmapped(
         lambda x: lax.broadcast_in_dim(x, shape, dims), hidden, [True]
@@ -388,21 +387,21 @@ def broadcast(equation: Equation, operands: list[Any]) -> list[Any]:
 
 
 def tile(equation: Equation, operands: list[Any]) -> list[Any]:
-    """As `broadcast`, of what has the dimensions already."""
+    """`jnp.tile`: as `broadcast`, along dimensions that exist already."""
     (operand,), reps = operands, equation.params["reps"]
     shapes = equation.result_shapes()
     before, after = operand.labels, labels(shapes)
     if any(label & operand.hidden & ~old for old, label in zip(before, after, strict=True)):
         reps = [1 if label & operand.hidden else n for n, label in zip(reps, after, strict=True)]
     if any(n > 1 and label for n, label in zip(reps, after, strict=True)):
-        raise equation.refuse("it sets the picture beside itself")
+        raise equation.refuse("it repeats the picture side by side")
     array = vmapped(lambda x: jnp.tile(x, reps), operand.hidden, [True])(operand.array)
     origin = Origin(equation, operands) if operand.origin else None
     return [Field(operand.hidden, lambda: array, shapes, operand.grid, origin, operand.taint)]
 
 
 def reshape(equation: Equation, operands: list[Any]) -> list[Any]:
-    """Positions keep their place, or are flattened, or get their place back."""
+    """A reshape that keeps rows and columns, flattens them to one dimension, or undoes that."""
     (operand,) = operands
     if isinstance(operand, Partly):
         return [operand.then(Origin(equation, operands), equation.result_shapes())]
@@ -419,7 +418,7 @@ def reshape(equation: Equation, operands: list[Any]) -> list[Any]:
         return [strip_of(equation, operand, to[0], operand.side)]
     moved = False
     for left, right in grouped(before, after):
-        # Dimensions of length 1 tell nothing.
+        # Dimensions of length 1 do not matter.
         left = [dim for dim in left if dims[0][dim] or before[0][dim] != 1]
         right = [dim for dim in right if dims[1][dim] or after[0][dim] != 1]
         old, new = ([of[dim] for dim in some] for of, some in zip(dims, (left, right), strict=True))

@@ -1,4 +1,4 @@
-"""What looks at neighbours, at borders, or along other dimensions than rows and columns."""
+"""Rules of equations that read neighbours or borders, or run along other dimensions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ NOT_A_MULTIPLE = "it pads the window, too; give a window that is a multiple of w
 
 
 def stencil(equation: Equation, operands: list[Any]) -> list[Any]:
-    """Pooling in small windows."""
+    """Pooling over small neighbourhoods."""
     names = ["window_dimensions", "window_strides", "base_dilation", "window_dilation"]
     if not equation.fixed(*(name for name in names if name in equation.params)):
         raise equation.refuse("its windows depend on the size of the picture")
@@ -23,7 +23,7 @@ def stencil(equation: Equation, operands: list[Any]) -> list[Any]:
 
 
 def convolution(equation: Equation, operands: list[Any]) -> list[Any]:
-    """A kernel of a fixed size."""
+    """A convolution with a kernel of fixed size."""
     image, kernel = operands
     if not isinstance(image, Field) or not isinstance(kernel, Plain):
         raise equation.refuse("its kernel depends on the picture")
@@ -41,7 +41,7 @@ def convolution(equation: Equation, operands: list[Any]) -> list[Any]:
 def along(
     name: str, why: str, reorders: bool = False
 ) -> Callable[[Equation, list[Value]], list[Value]]:
-    """The rule of what goes along some dimensions, which are to be no rows or columns."""
+    """Make the rule of an operation along given dimensions, which must not be rows or columns."""
 
     def rule(equation: Equation, operands: list[Any]) -> list[Any]:
         named = equation.params[name]
@@ -49,7 +49,7 @@ def along(
         for i in range(len(operands)):
             shapes = equation.operand_shapes(i)
             dims = labels(shapes)
-            # An axis that its window covers is all there, as in the function.
+            # An axis no longer than its window is whole, as in the function.
             if dims and any(shapes[s][dim] != shapes[0][dim] for dim in named for s in SIZES):
                 if all(dims[dim] in (0, FULL) for dim in named):  # flattened
                     return in_still_windows(equation, operands, reorders)
@@ -60,7 +60,7 @@ def along(
 
 
 def gather(equation: Equation, operands: list[Any]) -> list[Any]:
-    """Places that are looked up, near to where they come to lie."""
+    """Indexing, if each position reads near its own place only."""
     image, index = operands
     numbers = equation.params["dimension_numbers"]
     dims = labels(equation.operand_shapes(0))
@@ -74,24 +74,24 @@ def gather(equation: Equation, operands: list[Any]) -> list[Any]:
         if n and d not in moving
     )
     if not isinstance(image, Field) or not isinstance(index, Plain) or not whole:
-        raise equation.refuse("it looks up places that depend on the picture")
+        raise equation.refuse("its indices depend on the picture")
     if not moving:
         return positional(equation, operands)
     spans = []
     for size in (0, FULL):
         found = index.known(size)
         if found is None or numbers.start_index_map != tuple(moving) or len(moving) != 1:
-            raise equation.refuse("it looks up places that are not known")
+            raise equation.refuse("its indices are not known while tracing")
         found = found.reshape(-1)
         scale = shapes[size][moving[0]] / len(found)
         spans.append(np.abs(found + 0.5 - (np.arange(len(found)) + 0.5) * scale).max(initial=0))
     if spans[0] > spans[1] + 1:
-        raise equation.refuse("it looks up places far away")
+        raise equation.refuse("its indices reach far away positions")
     return positional(equation, operands, check=False)
 
 
 def dynamic_slice(equation: Equation, operands: list[Any]) -> list[Any]:
-    """A part that is whole in rows and columns."""
+    """A slice that keeps all rows and columns."""
     starts = operands[1:]
     dims, shapes = labels(equation.operand_shapes(0)), equation.operand_shapes(0)
     sizes = equation.param("slice_sizes")
@@ -102,7 +102,7 @@ def dynamic_slice(equation: Equation, operands: list[Any]) -> list[Any]:
 
 
 def concatenate(equation: Equation, operands: list[Any]) -> list[Any]:
-    """Channels side by side; of rows or columns, a map between its own borders."""
+    """Concatenate channels; along rows or columns only a map between its own borders."""
     dim = equation.params["dimension"]
     if not labels(equation.result_shapes())[dim]:
         return positional(equation, operands, alone=True)
@@ -119,7 +119,7 @@ def concatenate(equation: Equation, operands: list[Any]) -> list[Any]:
 
 
 def stack(equation: Equation, operands: list[Any]) -> list[Any]:
-    """Maps side by side along a new dimension."""
+    """Stack maps along a new dimension."""
     return positional(equation, operands, alone=True)
 
 
@@ -151,18 +151,18 @@ def slice_(equation: Equation, operands: list[Any]) -> list[Any]:
 
 
 def rev(equation: Equation, operands: list[Any]) -> list[Any]:
-    """What is turned around, but not the picture."""
+    """Flip dimensions other than rows and columns, or a border."""
     (operand,) = operands
     dims = labels(equation.operand_shapes(0))
     if any(dims[dim] for dim in equation.params["dimensions"]):
-        raise equation.refuse("it turns the picture around")
+        raise equation.refuse("it flips the picture")
     if isinstance(operand, Strip):
         return [strip_of(equation, operand, operand.dim, operand.side)]
     return positional(equation, operands)
 
 
 def pad(equation: Equation, operands: list[Any]) -> list[Any]:
-    """Padding may depend on the size at the end of an axis, where it fills up to a multiple."""
+    """Padding, which may depend on the size only at the end of an axis, up to a multiple."""
     before = [[(low, inner) for low, _, inner in config]
               for config in equation.param("padding_config").values()]  # fmt: skip
     if not same(*before):
@@ -177,7 +177,7 @@ def pad(equation: Equation, operands: list[Any]) -> list[Any]:
 
 
 def trim(equation: Equation, operands: list[Any]) -> Value:
-    """What pads or cuts at some sizes only, at the end of axes."""
+    """An equation that pads or crops the end of axes, in some of the traces only."""
     field = operands[0]
     shapes = {
         size: eqn.outvars[0].aval.shape if eqn else field.shapes[size]
@@ -191,7 +191,7 @@ def trim(equation: Equation, operands: list[Any]) -> Value:
         ):
             raise equation.refuse("its padding above or to the left depends on the size")
     if not isinstance(field, Field) or field.hidden or field.origin:
-        raise equation.refuse("it is there at some sizes of the picture only")
+        raise equation.refuse("the function does it at some sizes of the picture only")
     if equation.each[FULL]:
         raise equation.refuse(NOT_A_MULTIPLE)
     eqn = equation.each[0]
@@ -206,7 +206,7 @@ def _trimming(eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
 
 
 def identity(equation: Equation, operands: list[Any]) -> list[Any]:
-    """A barrier keeps the compiler from moving things; of statistics it does not matter."""
+    """An optimization barrier, dropped for statistics, where it does not matter."""
     if all(type(one) is Field and not one.hidden for one in operands):
         return positional(equation, operands, alone=True)
     return operands

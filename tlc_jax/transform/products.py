@@ -1,4 +1,4 @@
-"""Products: of single positions, of rows or columns with a matrix, and attention."""
+"""Rules of matrix products: at single positions, along rows or columns, and attention."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tlc_jax.transform.values import Field, Plain
 
 
 def dot(equation: Equation, operands: list[Any]) -> list[Any]:
-    """A product of matrices, by what its sums run over."""
+    """A product of matrices; the dimensions that it sums over decide what becomes of it."""
     contracting, batch = equation.params["dimension_numbers"]
     dims = [labels(equation.operand_shapes(i)) for i in range(2)]
     summed = [dims[i][dim] for i in range(2) for dim in contracting[i]]
@@ -35,7 +35,7 @@ def dot(equation: Equation, operands: list[Any]) -> list[Any]:
 def _check_resize(
     equation: Equation, matrix: Plain, which: int, dims: list[tuple[int, ...]]
 ) -> None:
-    """A product along rows or columns is local if its matrix, near the diagonal, is a band."""
+    """Refuse a product along rows or columns unless its matrix is a band at the diagonal."""
     contracting, batch = equation.params["dimension_numbers"]
     axes = [dim for dim, label in enumerate(dims[which]) if label]
     refusal = equation.refuse("it sums over positions with weights that differ from place to place")
@@ -58,7 +58,7 @@ def _check_resize(
 
 
 def _reach(holds: np.ndarray) -> float:
-    """How far from its own place, in input pixels, an output pixel sees: (from, to) of bool."""
+    """How far from its own place an output reads, in input pixels; `holds` is (from, to)."""
     source, target = np.nonzero(holds)
     scale = holds.shape[0] / holds.shape[1]
     return float(np.abs(source + 0.5 - (target + 0.5) * scale).max(initial=0))

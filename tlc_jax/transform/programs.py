@@ -1,9 +1,9 @@
-"""A function traced for several sizes of its picture, and the equations of all traces in step.
+"""A function traced for several sizes of its image, and the equations of all traces side by side.
 
-A size is named by the axes on which the picture is cut to the window, as bits: 0 for none, ROWS,
-COLUMNS, or FULL for both. The same equation stands at the same place of each trace, and by how its
-shapes differ it tells which dimensions are rows and which are columns. An axis that the window
-covers is as long in all of these; there a trace of a longer picture, LONGER times the axis, tells.
+A size is named by bits, the axes on which the image is cut to the window: 0 for none, ROWS,
+COLUMNS, or FULL for both. Equation i is the same one in each trace; where its shapes differ between
+traces, they tell which dimensions are rows and which are columns. An axis no longer than the window
+has one length in all four; a fifth trace, LONGER * axis, then has an image twice as long on it.
 """
 
 import contextvars
@@ -47,7 +47,7 @@ class LocalizeError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Equation:
-    """One equation of the function, as it stands in each trace; None where one does without it."""
+    """One equation of the function, as it is in each trace; None where a trace lacks it."""
 
     each: dict[int, Any]
     callers: tuple[Any, ...] = ()
@@ -93,7 +93,7 @@ class Equation:
         return LocalizeError(f"no local form of {self.name} at {self.place()}: {why}.")
 
     def place(self) -> str:
-        """The line that the user wrote, as deep in his own code as it is known."""
+        """The line in the user's own code, the innermost that is known."""
         found = "an unknown line"
         for eqn in (*self.callers, self.any):
             frames = eqn.source_info.traceback.frames if eqn.source_info.traceback else []
@@ -101,7 +101,7 @@ class Equation:
             if ours:
                 found = f"{Path(ours[0].file_name).name}:{ours[0].line_num}"
             bodies = list(_bodies(eqn))
-            # What a library compiles once keeps the lines of who called it first.
+            # What a library compiles once keeps the traceback of its first caller.
             if bodies and _is_library(bodies[0].debug_info.func_filename or ""):
                 break
         return found
@@ -118,7 +118,7 @@ def _bodies(eqn: Any) -> Iterator[Any]:
 
 
 def body(eqn: Any) -> Any:
-    """What a call calls; None of an equation that is no plain call."""
+    """The jaxpr that an equation calls; None if it is no plain call."""
     if eqn.primitive.name in ("scan", "while", "cond"):
         return None
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
@@ -142,8 +142,8 @@ def same(*values: Any) -> bool:
 def in_step(jaxprs: dict[int, core.Jaxpr], callers: tuple[Any, ...] = ()) -> Iterator[Equation]:
     """The equations of all traces side by side.
 
-    A network that pads its picture to a multiple, or cuts the result back, does not where it fits
-    already: such an equation may be missing in some traces.
+    A network that pads to a multiple does not pad, nor crop, where the size fits: such an equation
+    may be missing in some traces.
     """
     rest = {size: list(jaxpr.eqns)[::-1] for size, jaxpr in jaxprs.items()}
     while any(rest.values()):
@@ -170,7 +170,7 @@ def _kind(eqn: Any | None) -> Any:
 
 
 def _trims(eqn: Any) -> bool:
-    """Whether an equation only pads or cuts."""
+    """Whether an equation only pads or crops."""
     if inner := body(eqn):
         return all(_trims(eqn) or eqn.primitive.name == "convert_element_type"
                    for eqn in inner.jaxpr.eqns) and bool(inner.jaxpr.eqns)  # fmt: skip
@@ -194,7 +194,7 @@ def labels(shapes: Shapes) -> tuple[int, ...]:
     )
 
 
-# How positions were flattened in the run at work: by the sizes of such a dimension, its parts.
+# How positions were flattened in the current call: the parts of a dimension, by its lengths.
 folds: contextvars.ContextVar[dict[Shape, Shapes | None]] = contextvars.ContextVar("folds")
 
 
@@ -203,14 +203,14 @@ def _key(shapes: Shapes, dim: int) -> Shape:
 
 
 def fold(shapes: Shapes, dim: int, parts: Shapes) -> None:
-    """Remember of which dimensions a flattened one was made, in row-major order."""
+    """Remember from which dimensions a flattened one was made, in row-major order."""
     known = folds.get().setdefault(_key(shapes, dim), parts)
-    if known != parts:  # both ways to flatten look the same afterwards
+    if known != parts:  # ambiguous: both are equally long
         folds.get()[_key(shapes, dim)] = None
 
 
 def parts_of(shapes: Shapes) -> list[Shapes | None]:
-    """For each dimension, of what it was flattened; None of one that was not, or unknown how."""
+    """For each dimension, what it was flattened from; None if it was not, or if that is unknown."""
     return [
         folds.get().get(_key(shapes, dim)) if label == FULL else None
         for dim, label in enumerate(labels(shapes))
@@ -218,7 +218,7 @@ def parts_of(shapes: Shapes) -> list[Shapes | None]:
 
 
 def unfolded(shapes: Shapes) -> Shapes:
-    """The shapes with flattened dimensions as they were before."""
+    """The shapes before flattening."""
     parts = parts_of(shapes)
     return {
         size: tuple(
@@ -231,12 +231,12 @@ def unfolded(shapes: Shapes) -> Shapes:
 
 
 def axes_of(size: int) -> list[int]:
-    """The axes in a set of them."""
+    """The single axes in a size or another set of axes."""
     return [axis for axis in (ROWS, COLUMNS) if size & axis]
 
 
 def bind(eqn: Any, args: Sequence[Any]) -> list[jax.Array]:
-    """Run one equation; its literals stay its own."""
+    """Run one equation on `args`, in which values for its literals are ignored."""
     given = {
         var: arg for var, arg in zip(eqn.invars, args, strict=True)
         if not isinstance(var, core.Literal)
@@ -251,7 +251,7 @@ def _unknown() -> Any:
 
 
 def grouped(before: Shapes, after: Shapes) -> list[tuple[list[int], list[int]]]:
-    """The dimensions of a reshape, of which none is empty, in the smallest groups of equal size."""
+    """Match the dimensions of a reshape, none empty, in the smallest groups of equal size."""
 
     def lengths(shapes: Shapes, dim: int) -> np.ndarray:
         return np.array([shape[dim] for shape in shapes.values()])

@@ -1,8 +1,8 @@
-"""What each equation of a function becomes when it is made local.
+"""The rules of `localize`: what each equation of a function becomes when it is made local.
 
-A map is computed as the function has it. What is aggregated over positions becomes statistics of
-windows, computed as the function has it for a picture of the size of the window. Where neither is
-known to be right, the function is refused.
+Feature maps are computed as in the function. Aggregates over positions become statistics of
+windows, computed as the function does for an image of the size of the window. If neither is known
+to be right, the function is refused.
 """
 
 import fractions
@@ -83,7 +83,7 @@ def walk(
             return _constant({s: np.asarray(a.val, a.aval.dtype) for s, a in atoms.items()})
         found = {id(value): value for value in (env[s][a] for s, a in atoms.items())}
         if len(found) > 1:
-            raise equation.refuse("it takes other things at other sizes of the picture")
+            raise equation.refuse("which values it takes depends on the size of the picture")
         (value,) = found.values()
         return value
 
@@ -99,7 +99,7 @@ def walk(
         for size, eqn in equation.each.items():
             if eqn:
                 env[size].update(zip(eqn.outvars, results, strict=True))
-            else:  # without it here, what it takes is what it returns
+            else:  # missing in this trace: its result is its operand
                 for var in [var for var, value in env[size].items() if value is operands[0]]:
                     env[size][var] = results[0]
     return [
@@ -134,7 +134,7 @@ def _constant(arrays: dict[int, Any]) -> Plain:
 
 
 def apply(equation: Equation, operands: list[Any]) -> list[Any]:
-    """One equation on values."""
+    """Apply the rule of one equation to values."""
     fields = [one for one in operands if isinstance(one, Field)]
     if None in equation.each.values():
         return [trim(equation, operands)]
@@ -156,7 +156,7 @@ def apply(equation: Equation, operands: list[Any]) -> list[Any]:
 
 
 def _call(equation: Equation, operands: list[Any]) -> list[Any]:
-    """What a library gives gradients of its own stays whole; all else is looked into."""
+    """A call with its own gradient stays whole if elementwise; else the called jaxpr is walked."""
     bodies = {size: body(eqn) for size, eqn in equation.each.items()}
     if equation.resizes:
         return _resize(equation, operands)
@@ -169,7 +169,7 @@ def _call(equation: Equation, operands: list[Any]) -> list[Any]:
 
 
 def _resize(equation: Equation, operands: list[Any]) -> list[Any]:
-    """`jax.image.resize` goes along the longer axis first: its traces need not be alike."""
+    """`jax.image.resize`, as a whole: it takes the longer axis first, so traces may differ."""
     if not isinstance(operands[0], Field):
         return (plainly if isinstance(operands[0], Plain) else in_still_windows)(equation, operands)
     before, after = equation.operand_shapes(0), equation.result_shapes()
@@ -178,7 +178,7 @@ def _resize(equation: Equation, operands: list[Any]) -> list[Any]:
         if len(scales) > 1:
             raise equation.refuse("its factor depends on the size of the picture")
     operand = operands[0]
-    if operand.hidden and not any(operand.labels):  # a single position becomes many alike
+    if operand.hidden and not any(operand.labels):  # one position becomes many equal ones
         (array,) = run(equation, [operand], FULL, operand.hidden)
         front = len(axes_of(operand.hidden))
         for dim, label in enumerate(labels(after)):
@@ -235,7 +235,7 @@ def _cond(equation: Equation, operands: list[Any]) -> list[Any]:
         return positional(equation, operands)
     others = _only_maps(equation, others)
     if not isinstance(index, Plain) or not (platforms or index.settled(0)):
-        raise equation.refuse("which way it takes depends on the picture")
+        raise equation.refuse("which branch it takes depends on the picture")
     shapes = [equation.result_shapes(i) for i in range(len(equation.any.outvars))]
     seen: list[Any] = []
     count = len(equation.params["branches"])
@@ -269,7 +269,7 @@ def _cond(equation: Equation, operands: list[Any]) -> list[Any]:
 def _scan(equation: Equation, operands: list[Any]) -> list[Any]:
     operands = _only_maps(equation, operands)
     if not equation.fixed("length", "num_consts", "num_carry", "reverse"):
-        raise equation.refuse("how often it goes round depends on the size of the picture")
+        raise equation.refuse("its number of steps depends on the size of the picture")
     params = equation.params
     consts_end = params["num_consts"]
     carry_end = consts_end + params["num_carry"]
@@ -280,8 +280,8 @@ def _scan(equation: Equation, operands: list[Any]) -> list[Any]:
     )
     for i in range(carry_end, len(operands)):
         if labels(equation.operand_shapes(i))[0]:
-            raise equation.refuse("it goes along rows or columns")
-    # What begins as a plain map of zeros, say, comes back as a map of the picture.
+            raise equation.refuse("it loops over rows or columns")
+    # A carry that begins as zeros, say, comes back as a map of the image.
     carry = [
         Field(0, lambda one=one: one.arrays[0], equation.operand_shapes(consts_end + i), {})
         if isinstance(one, Plain) and any(labels(equation.operand_shapes(consts_end + i))) else one
@@ -290,7 +290,7 @@ def _scan(equation: Equation, operands: list[Any]) -> list[Any]:
     jaxprs = equation.param("jaxpr")
 
     def inner(one: Any) -> Any:
-        """One step's part of what is scanned."""
+        """One step's slice of a scanned value."""
         shapes = {size: shape[1:] for size, shape in one.shapes.items()}
         if isinstance(one, Plain):
             return Plain(one.arrays, one.same)
@@ -313,7 +313,7 @@ def _scan(equation: Equation, operands: list[Any]) -> list[Any]:
 
     fixed = _pack(consts)
     seen: list[Any] = []
-    for _ in range(len(carry) + 1):  # what begins plain may come back as a map
+    for _ in range(len(carry) + 1):  # a plain carry may come back as a map
         first = [jax.tree.map(lambda x: x[0], tree) for tree in _pack(rows)]
         jax.eval_shape(step, _pack(carry), first)
         grown = [

@@ -1,4 +1,7 @@
-"""Stretches of a function that are run in TLC's still windows, and averaged where these overlap."""
+"""Parts of a function that run in TLC's still windows, and are averaged where these overlap.
+
+Still windows are the fewest that cover a map, as for attention; other windows slide.
+"""
 
 import itertools
 import math
@@ -23,16 +26,16 @@ from tlc_jax.transform.programs import (
 )
 from tlc_jax.transform.values import ADDED, Field, Misfit, Origin, Plain, Still
 
-AT_ONCE = 2**14  # positions in the windows that run side by side, where they are small
+AT_ONCE = 2**14  # positions in small windows that run at once
 
 
 def in_still_windows(
     equation: Equation, operands: Sequence[Any], reordered: bool = False
 ) -> list[Any]:
-    """What is done in windows that lie still, and averaged once it has places again.
+    """Run an equation in still windows; average results that have rows and columns.
 
     Args:
-      equation, operands: what is done to what.
+      equation, operands: the operation and its values.
       reordered: whether it puts positions in another order, as sorting does.
     """
     results: list[Any] = []
@@ -45,8 +48,8 @@ def in_still_windows(
         if array is None:
             results.append(still)
             continue
-        # What comes out of an attention is a new map, and so is what statistics scale. All else may
-        # be on its way to a sum, which is then that of each window.
+        # The output of an attention is a new map, and so is a map that statistics scale. All else
+        # may still be summed, which is then done in each window.
         new = equation.name in ("reshape", "dot_general", "transpose") or (
             equation.name in ("mul", "div") and not any(one.taint for one in fields)
         )
@@ -58,7 +61,7 @@ def in_still_windows(
 
 
 def land(still: Still) -> jax.Array | None:
-    """The map that a value in still windows has become; None where it has no places (yet)."""
+    """The averaged map of a value in still windows; None while it has no rows and columns."""
     where = places(still.shapes)
     if not where:
         return None
@@ -68,7 +71,7 @@ def land(still: Still) -> jax.Array | None:
     found = [places(one.shapes) for one in maps]
     if not all(found):
         raise Misfit("it takes windows of what has no rows and columns")
-    # Rows merged with pictures, for example, are as many as no map has.
+    # Rows merged with the batch, for example, are as many as no map has.
     sides = [unfolded(one.shapes) for one in maps]
     grids = [{axis: (one[0][dim], one[FULL][dim]) for axis, dim in of.items()}
              for one, of in zip(sides, found, strict=True)]  # fmt: skip
@@ -77,7 +80,7 @@ def land(still: Still) -> jax.Array | None:
     starts = {axis: axis_starts(shape[dim], window[dim]) for axis, dim in where.items()}
     corners = [_corners(one, of, starts, {a: shape[d] for a, d in where.items()})
                for one, of in zip(sides, found, strict=True)]  # fmt: skip
-    # Made before the loop, in which they would be the loop's own.
+    # Computed before the loop: arrays are cached, and would be tracers of the loop.
     arrays = [one.array.reshape(of[0]) for one, of in zip(maps, sides, strict=True)]
 
     def in_window(number: tuple[jax.Array, ...]) -> jax.Array:
@@ -118,7 +121,7 @@ def land(still: Still) -> jax.Array | None:
 
 
 def places(shapes: Shapes) -> dict[int, int]:
-    """By axis the dimension that holds its positions, unfolded; empty if not each has one."""
+    """By axis, its dimension after unflattening; empty unless each axis has exactly one."""
     found = {}
     dims = labels(unfolded(shapes))
     for axis in axes_of(FULL):
@@ -130,7 +133,7 @@ def places(shapes: Shapes) -> dict[int, int]:
 
 
 def began_still(field: Field) -> bool:
-    """Whether it was joined to what exists in still windows only."""
+    """Whether it was made from a value that exists only in still windows."""
     todo: list[Any] = [field]
     while todo:
         one = todo.pop()
@@ -141,7 +144,7 @@ def began_still(field: Field) -> bool:
 
 
 def _history(still: Still) -> tuple[list[Origin], list[Field]]:
-    """What makes a value, in order, and the maps that it is made of."""
+    """The equations that make a value, in order, and the maps that it is made from."""
     origins: dict[int, Origin] = {}
     maps: dict[int, Field] = {}
     todo: list[Any] = [still]

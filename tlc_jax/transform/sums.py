@@ -32,7 +32,7 @@ def reduce_sum(equation: Equation, operands: list[Any]) -> list[Any]:
 
 
 def reduce_window_sum(equation: Equation, operands: list[Any]) -> list[Any]:
-    """A sum over windows, which may cover the picture."""
+    """Sum pooling, whose window may be the whole image."""
     (operand,) = operands
     dims = labels(equation.operand_shapes(0))
     windows = equation.param("window_dimensions")
@@ -44,7 +44,7 @@ def reduce_window_sum(equation: Equation, operands: list[Any]) -> list[Any]:
     once = {n for dim, n in enumerate(windows[0]) if dim not in covered}
     once |= {*params["base_dilation"], *params["window_dilation"]}
     if once != {1} or any(map(any, params["padding"])):
-        raise equation.refuse("its windows cover the picture and more")
+        raise equation.refuse("its window covers the picture and more, such as padding")
     return [summed(equation, operand, covered, keep=True)]
 
 
@@ -97,7 +97,7 @@ def _centred_over(field: Field) -> int:
 
 
 def _finished(equation: Equation, operand: Partly, origin: Origin) -> Field:
-    """The second of two sums, each over an axis: both are done now."""
+    """The second of two sums, over one axis each: compute both at once."""
     of = operand.of
     dims = labels(of.shapes)
     over = {axis: dims.index(axis) for axis in axes_of(_centred_over(of))}
@@ -118,7 +118,7 @@ def _sum_of_windows(
     """Sums over windows, all hidden axes in front, the summed dimensions of length 1."""
     count = math.prod(windows.values())
     constant = operand.hidden & sum(over)
-    if constant:  # statistics that were spread: as often as a window has positions
+    if constant:  # spread statistics: times the positions of a window
         rest = {axis: dim for axis, dim in over.items() if not axis & constant}
         times = math.prod(windows[axis] for axis in axes_of(constant))
         if rest:
@@ -139,7 +139,7 @@ def _sum_of_windows(
             shift = shift.reshape(*shift.shape, *[1] * rank)
         if isinstance(operand, Centred):
             return sums(of.base, over, windows) + np.float32(count) * shift
-        # Of each window, with its own shift: k (variance + (mean + shift)^2).
+        # For each window, with its own shift: k (variance + (mean + shift)^2).
         mean, variance = moments(of.base, over, windows)
         return np.float32(count) * (variance + jnp.square(mean + shift))
     return sums(operand, over, windows)

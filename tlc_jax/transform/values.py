@@ -1,4 +1,4 @@
-"""What the variables of a function hold while it is made local."""
+"""The values of a function's variables while it is made local."""
 
 import functools
 import itertools
@@ -30,9 +30,9 @@ Grid = dict[int, tuple[int, int]]
 
 
 class Plain:
-    """What does not depend on the picture; where it depends on the size, one array for each.
+    """A value that does not depend on the image, except on its size: an array for each size.
 
-    `same` means that it is known to be equal at all sizes, as far as the smaller arrays reach.
+    `same`: the arrays are known to be equal, as far as the smaller ones reach.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Plain:
         return known is not None and bool((known == number).all())
 
     def settled(self, size: int) -> bool:
-        """Whether at `size` it is what it is in a window: else it tells where in the picture."""
+        """Whether it is equal at `size` and in a window; else it depends on the position."""
         if self.same:
             return True
         here, window = self.known(size), self.known(FULL)
@@ -68,14 +68,14 @@ class Plain:
 
 
 class Field:
-    """What depends on the picture: a map, or statistics of windows.
+    """A value that depends on the image: a feature map, or statistics of windows.
 
-    It may be made anew in a window if it has an `origin`; without, it is a map to start from. What
-    has a `taint` is used as a map, but is not summed over positions.
+    With an `origin` it can be computed again in a window; without one, windows are cut from it. A
+    `taint` is the reason why the map must not be summed over positions.
 
-    `hidden` are the axes over which it was aggregated. Its array has one axis in front for each, a
-    position for every window that lies inside the map, and then the shape that it has at the size
-    `hidden`; a dimension along which the statistics were spread is still of length 1.
+    `hidden` are the axes over which it was aggregated. Its array has a leading axis for each, with
+    an entry for every window inside the map, and then its shape at the size `hidden`; a dimension
+    along which the statistics are spread still has length 1.
     """
 
     def __init__(
@@ -89,9 +89,9 @@ class Field:
     ) -> None:
         self.hidden, self.shapes, self.grid = hidden, shapes, grid
         self.origin, self.taint = origin, taint
-        self.alias = self  # the first that has its numbers, in another type or arrangement
-        self.square_of: Field | None = None  # the alias of what it is the square of
-        self.still: Still | None = None  # what it is in windows that lie still, whose mean it is
+        self.alias = self  # the first with the same numbers, of any type and layout
+        self.square_of: Field | None = None  # the alias of the field that this is the square of
+        self.still: Still | None = None  # its values in still windows, which it averages
         self._make = make
 
     @functools.cached_property
@@ -109,14 +109,15 @@ class Field:
 
     @property
     def spread_out(self) -> int:
-        """The hidden axes along which it is used as a map."""
+        """The hidden axes along which the statistics are used as a map."""
         return self.hidden & functools.reduce(int.__or__, self.labels, 0)
 
 
 class Centred(Field):
-    """A map less a statistic of its windows, in the sum of which each window has its own.
+    """A map minus a statistic of its windows, as x - mean: `base` + `shift`, kept apart.
 
-    The array is what single positions see.
+    A sum over a window takes that window's own statistic. The array has that of the window around
+    each position.
     """
 
     def __init__(self, base: Field, shift: Field, shapes: Shapes, origin: "Origin | None") -> None:
@@ -125,7 +126,7 @@ class Centred(Field):
 
         super().__init__(
             base.hidden, make, shapes, base.grid, origin,
-            "the difference of a map and its statistic is more than squared before it is summed",
+            "the difference of a map and its statistic is summed, but neither as it is nor squared",
         )  # fmt: skip
         self.base, self.shift = base, shift
 
@@ -141,7 +142,7 @@ class Squared(Field):
 
 
 class Partly(Field):
-    """The sum of what is `Centred` over one axis, on its way to be summed over the other one."""
+    """A sum of a `Centred` or its square over one axis, before that over the other axis."""
 
     def __init__(
         self,
@@ -153,27 +154,27 @@ class Partly(Field):
     ) -> None:
         def make() -> jax.Array:
             raise Misfit(
-                "it takes what was centred by a mean over both axes, and summed over one of them"
+                "it takes a map that was centred by a mean over both axes, then summed over one"
             )
 
         super().__init__(of.hidden | sum(over), make, shapes, {}, origin)
         self.of, self.over, self.scale = of, over, scale
 
     def then(self, origin: "Origin", shapes: Shapes, scales: bool = False) -> "Partly":
-        """The same after another equation, which scales it or arranges its dimensions."""
+        """The same after one more equation, which scales it or rearranges its dimensions."""
         scale = (*self.scale, origin) if scales else self.scale
         return Partly(self.of, self.over, scale, shapes, origin)
 
 
 class Strip(Field):
-    """A border of a map, of the same width at all sizes, to pad the map with."""
+    """A border cut from a map, of the same width at all sizes, to pad the map with."""
 
     dim: int  # along which it is a border
     side: str  # "begin" or "end"
 
 
 class Still:
-    """What exists in each of the windows that lie still, as in TLC's attention, and only there."""
+    """A value that exists only in each still window, as in TLC's attention."""
 
     def __init__(self, origin: "Origin", shapes: Shapes, lost: bool = False) -> None:
         self.origin, self.shapes = origin, shapes
@@ -184,7 +185,7 @@ Value = Plain | Field | Still
 
 
 class Origin:
-    """How a value was made, to make it anew in a window: the result of an equation of operands."""
+    """The equation, operands and result number of a value, to compute it again in a window."""
 
     count = itertools.count()
 
@@ -194,10 +195,10 @@ class Origin:
 
 
 def spread_axis(array: jax.Array, front: int, dim: int, length: int) -> jax.Array:
-    """Statistics along axis `front` go to `dim`, replicated at the edges to `length` positions."""
+    """Move statistics from axis `front` to `dim`, their edges replicated to `length`."""
     inside = array.shape[front]
     if inside == 1:
-        length = 1  # left for broadcasting
+        length = 1  # for broadcasting
     index = np.clip(np.arange(length) - (length - inside) // 2, 0, inside - 1)
     array = jnp.take(array, index, axis=front, mode="clip")
     array = jnp.moveaxis(array, front, dim)
@@ -205,12 +206,12 @@ def spread_axis(array: jax.Array, front: int, dim: int, length: int) -> jax.Arra
 
 
 def fit(field: Field, hidden: int, result: Shapes) -> jax.Array:
-    """The array of a field where it meets others that are aggregated over `hidden` axes only.
+    """The array of a field, for use with fields that are aggregated over `hidden` axes only.
 
     Args:
       field: aggregated over these and perhaps more axes, along which it is spread.
       hidden: the axes that stay in front.
-      result: the shapes of what comes of it.
+      result: the shapes of the combined value.
 
     Returns:
       `hidden` axes in front, then a shape that broadcasts to that of the result.
@@ -251,7 +252,7 @@ def fit(field: Field, hidden: int, result: Shapes) -> jax.Array:
 def unfold_array(
     array: jax.Array, front: int, parts: Sequence[Shapes | None], shape: Sequence[int]
 ) -> jax.Array:
-    """Flattened dimensions as they were, in an array of this shape that may have 1 for them."""
+    """Undo flattening in an array of `shape`, whose flattened dimensions may have length 1."""
     sides: list[int] = []
     for n, length, part in zip(array.shape[front:], shape, parts, strict=True):
         if part is None:
@@ -287,11 +288,11 @@ def unfolded_field(field: Any) -> Any:
 
 
 class Misfit(Exception):
-    """Why values cannot meet; whoever knows the equation says where."""
+    """Why values cannot be combined; the caller, who knows the equation, adds where."""
 
 
 def joined(grids: Sequence[Grid], hidden: int) -> Grid:
-    """The grid of what is made of several fields."""
+    """The grid of a value that is made from several fields."""
     found: Grid = {}
     for grid in grids:
         for axis in axes_of(hidden):
@@ -310,7 +311,7 @@ def vmapped(
 
 
 def run(equation: Equation, operands: Sequence[Any], size: int, hidden: int) -> list[jax.Array]:
-    """An equation, as it stands at `size`, on arrays, those of fields with hidden axes in front.
+    """Run an equation of the trace at `size`; results have their hidden axes in front.
 
     `operands` are fields, plain values and arrays with hidden axes.
     """
@@ -336,7 +337,7 @@ def sums(field: Field, dims: dict[int, int], windows: dict[int, int]) -> jax.Arr
 
 
 def moments(field: Field, dims: dict[int, int], windows: dict[int, int]) -> list[jax.Array]:
-    """As `sums`, mean and biased variance."""
+    """Mean and biased variance; otherwise as `sums`."""
     return _sliding(field, dims, windows, window_moments)
 
 
