@@ -89,6 +89,7 @@ def assert_as_exact_as(ours, exact, usual):
 @pytest.mark.parametrize(("size", "window"), CASES, ids=str)
 def test_against_float64(size, window, method):
     x = image(size, mean=0.5)
+    options = {"window": window, "method": method}
 
     @jax.jit
     def all_of_them(x):
@@ -166,6 +167,7 @@ def test_error_does_not_grow_along_the_axis(method):
 
 
 def statistics(x, window, method="auto"):
+    options = {"window": window, "method": method}
     return window_sum(x, **options), *window_moments(x, **options)
 
 
