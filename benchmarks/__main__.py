@@ -1,8 +1,8 @@
 """Speed, memory and ratios, of this library and of PyTorch in one run, in turns.
 
-Figures are added to a JSON file named after the device, and Markdown tables are made of it. Times
-are medians over the turns, compiling apart; ratios are medians of the turns' own ratios, so that
-what else the machine does falls on all.
+Figures are added to a JSON file named after the device, from which Markdown tables are made. Times
+are medians over the turns, without compiling. Ratios are medians of each turn's ratio, so that a
+busy machine slows down all contestants alike.
 
     python -m benchmarks                                     # all of it: many hours on a CPU
     python -m benchmarks networks --network nafnet --size 720x1280
@@ -25,10 +25,10 @@ from benchmarks.contestant import DTYPES, FORMS, NETWORKS, PEERS, Contestant
 from benchmarks.networks import race, ratio, ratios
 
 SIZES = [(256, 256), (512, 512), (720, 1280), (2160, 3840)]
-BATCHES = {(256, 256): (1, 8)}  # 1 of other sizes
-WINDOW = 384  # pixels; of a picture that is no larger, local is global
+BATCHES = {(256, 256): (1, 8)}  # 1 for other sizes
+WINDOW = 384  # pixels; for a picture no larger, local is global
 RESULTS = Path(__file__).parent / "results"
-WORSE = 1.2  # a ratio that is so many times the recorded one
+WORSE = 1.2  # how many times the recorded ratio counts as worse
 
 
 def size(text: str) -> tuple[int, int]:
@@ -37,7 +37,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def races(arguments: argparse.Namespace) -> Iterator[list[Contestant]]:
-    """What was asked for, one case after the other: the contestants."""
+    """The contestants of each case that was asked for, case by case."""
     for network, size, dtype in itertools.product(
         arguments.network, arguments.size, arguments.dtype
     ):
@@ -53,7 +53,7 @@ def races(arguments: argparse.Namespace) -> Iterator[list[Contestant]]:
 
 
 def growth(arguments: argparse.Namespace) -> dict[str, float]:
-    """What a pixel of a 4K picture costs, over what one of a 720p picture does."""
+    """The time for a pixel of a 4K picture, over that for a pixel of a 720p picture."""
     sizes = (720, 1280), (2160, 3840)
     contestants = [Contestant("nafnet", size, platform=arguments.platform) for size in sizes]
     measured = race(contestants, arguments.repeats, arguments.patience)
@@ -68,7 +68,7 @@ def growth(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def is_worse(case: str, recorded: dict[str, float], now: dict[str, float]) -> bool:
-    """Print the ratios of a case beside the recorded ones; whether one is worse, or none there."""
+    """Print a case's ratios beside the recorded ones; True if one is worse, or if there is none."""
     changes = {name: now[name] / recorded[name] for name in recorded if name in now}
     for name, change in changes.items():
         mark = "WORSE" if change > WORSE else ""
@@ -96,7 +96,7 @@ def main() -> None:
     results = report.read(path, machine)
     check = arguments.part == "check"  # unless asked for more, minutes: what TLC costs, and PyTorch
     if not check and results["machine"] != machine:
-        parser.error(f"{path} is of another system or other versions: choose another --output.")
+        parser.error(f"{path} is of another system or other versions; choose another --output.")
     arguments.platform = machine["platform"]
     on_cpu = arguments.platform == "cpu"
     arguments.network = arguments.network or (["nafnet"] if check else NETWORKS)

@@ -1,7 +1,7 @@
-"""One contestant in a process of its own, so that its memory is its own.
+"""One contestant, in a process of its own so that its memory can be measured.
 
-It gets ready, says how, and then restores the picture once for each line that it reads. Every
-answer is one line of JSON.
+It compiles, answers with what that took, and then restores the picture once for each line that it
+reads. Every answer is one line of JSON.
 
     python -m benchmarks.contestant '{"network": "nafnet", "size": [256, 256]}'
 """
@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-# The last three are PyTorch's; what it compiles is channels_last.
+# The last three are of PyTorch; "compile" is channels_last, too.
 FORMS = ("ours", "eager", "channels_last", "compile")
-PEERS = ("nafnet", "nafnet64", "restormer")  # what PyTorch has here; the next only we have
+PEERS = ("nafnet", "nafnet64", "restormer")  # have a PyTorch version here
 NETWORKS = (*PEERS, "mprnet", "hinet")
 DTYPES = ("float32", "tf32", "bfloat16")
 
@@ -29,7 +29,7 @@ class Contestant:
     dtype: str = "float32"  # "tf32": products of float32 with 10 bits, on GPUs
     form: str = "ours"
     mode: str = "local"  # or "global"
-    platform: str = "cpu"  # or "gpu": of all contestants the same
+    platform: str = "cpu"  # or "gpu"; the same for all contestants
 
     @property
     def case(self) -> str:
@@ -39,12 +39,12 @@ class Contestant:
 
 class Ready(NamedTuple):
     run: Callable[[], Any]
-    device_peak: Callable[[], int | None]  # bytes; None where the device is the processor
-    about: dict[str, float]  # what the compiler knows
+    device_peak: Callable[[], int | None]  # bytes; None on a CPU
+    about: dict[str, float]  # figures from the compiler
 
 
 def ours(what: Contestant) -> Callable[[], Ready]:
-    """What is to be timed as compiling."""
+    """A contestant of this library; the function returned is timed as compiling."""
     import jax
 
     import tlc_jax as tlc
@@ -81,7 +81,7 @@ def ours(what: Contestant) -> Callable[[], Ready]:
 
 
 def theirs(what: Contestant) -> Callable[[], Ready]:
-    """The same of the PyTorch peer; its compiler tells nothing."""
+    """A contestant of the PyTorch peer, whose compiler gives no figures."""
     import torch
 
     from benchmarks import torch_peer
@@ -117,7 +117,7 @@ def theirs(what: Contestant) -> Callable[[], Ready]:
 
 
 def kernel_bytes(file: str, key: str) -> int:
-    """A line of a file of Linux, such as "VmHWM: 1024 kB"."""
+    """The bytes in a line of a /proc file, such as "VmHWM: 1024 kB"."""
     with open(file) as lines:
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
 
@@ -125,11 +125,11 @@ def kernel_bytes(file: str, key: str) -> int:
 def main() -> None:
     asked = json.loads(sys.argv[1])
     what = Contestant(**asked | {"size": tuple(asked["size"])})
-    # What does not fit fails by itself, before the system kills whatever it likes.
+    # A limit, so that a process that does not fit fails before the system kills some other one.
     free = kernel_bytes("/proc/meminfo", "MemAvailable")
     resource.setrlimit(resource.RLIMIT_DATA, (int(0.95 * free),) * 2)
 
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever libraries print is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print, too
 
     def answer(value: Any) -> None:
         print(json.dumps(value), file=answers, flush=True)

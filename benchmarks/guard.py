@@ -2,9 +2,9 @@
 
     python -m benchmarks.guard kodak24
 
-Rows of Markdown. Usual pictures: photographs as they are, noisy, shaken, restored by the weights of
-the package. Unusual: tones that no picture has, patterns, and networks whose channel attention
-answers too strongly, which is what makes patches of false colour.
+Prints a Markdown table. Usual pictures: photographs as they are, noisy, or shaken, restored with
+the weights of the package. Unusual: tones that no picture has, patterns, and networks with channel
+attention made too strong, which causes patches of false colour.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tlc_jax.training.degradations import EightBits
 
 
 class Case(NamedTuple):
-    """A kind of picture, and what restores it."""
+    """A kind of degraded picture, and the network that restores it."""
 
     name: str
     task: str
@@ -46,14 +46,14 @@ def cases() -> Iterator[Case]:
 
 
 def half_a_pattern(key: jax.Array, image: np.ndarray) -> np.ndarray:
-    """The left half black and white pixel by pixel."""
+    """The left half becomes a checkerboard of black and white pixels."""
     rows, columns = np.indices(image.shape[:2])
     pattern = ((rows + columns) % 2)[..., None]
     return np.where((columns < image.shape[1] / 2)[..., None], pattern, image).astype(np.float32)
 
 
 def stronger(params: Any, gain: float) -> Any:
-    """Parameters whose channel attention answers `gain` times as strongly to its statistics."""
+    """Parameters with the weights of channel attention multiplied by `gain`."""
 
     def scaled(path: Any, leaf: np.ndarray) -> np.ndarray:
         return leaf * gain if "sca" in jax.tree_util.keystr(path) and leaf.ndim == 4 else leaf

@@ -1,4 +1,4 @@
-"""Networks against each other: they take turns, each in a process of its own."""
+"""Time networks against each other: they take turns, each in a process of its own."""
 
 import contextlib
 import json
@@ -12,15 +12,15 @@ from typing import Any
 
 from benchmarks.contestant import Contestant
 
-SETTLE = 0.5  # seconds in which a contestant gives back the memory of its turn
+SETTLE = 0.5  # seconds for a contestant to free the memory of its turn
 
 
 class Worker:
-    """The process of a contestant; it is stopped while others have their turn."""
+    """The process of a contestant, stopped while others have their turn."""
 
     def __init__(self, what: Contestant) -> None:
         command = [sys.executable, "-m", "benchmarks.contestant", json.dumps(what.__dict__)]
-        # What an earlier run compiled would hide what compiling takes.
+        # Without caches, which would hide the time of compiling.
         fresh = {
             name: value for name, value in os.environ.items() if "COMPILATION_CACHE" not in name
         }
@@ -43,7 +43,7 @@ class Worker:
         self.process.wait()
 
     def hear(self) -> Any:
-        """Its next answer; None of one that could not go on."""
+        """Its next answer; None if the process ended."""
         self.process.send_signal(signal.SIGCONT)
         line = self.process.stdout.readline()
         time.sleep(SETTLE)
@@ -51,7 +51,7 @@ class Worker:
         return json.loads(line) if line else None
 
     def turn(self) -> float | None:
-        with contextlib.suppress(BrokenPipeError):  # of one that ended since
+        with contextlib.suppress(BrokenPipeError):  # if it ended meanwhile
             self.process.stdin.write("\n")
             self.process.stdin.flush()
         return self.hear()
@@ -62,10 +62,10 @@ class Worker:
 
 
 def race(contestants: list[Contestant], repeats: int, patience: float) -> list[dict[str, Any]]:
-    """Get all ready, let them take turns, and return what was measured: bytes and seconds.
+    """Start all contestants, let them take turns, and return their seconds and bytes.
 
-    There are `repeats` turns, or fewer: none begins after `patience` seconds. What fails, for want
-    of memory most often, says so by itself and is left out.
+    There are `repeats` turns, or fewer: none begins after `patience` seconds. A contestant that
+    fails, mostly for want of memory, prints why and is left out.
     """
     ready: list[tuple[Contestant, Worker, dict[str, Any]]] = []
     done = []
@@ -83,7 +83,7 @@ def race(contestants: list[Contestant], repeats: int, patience: float) -> list[d
                 ready.append((what, worker, result))
         start = time.monotonic()
         for turn in range(repeats):
-            # To and fro, so that none always follows the same one.
+            # The order alternates, so that none always follows the same one.
             for what, worker, result in ready[:: (-1) ** turn]:
                 seconds = worker.turn()
                 if seconds is None:
@@ -109,7 +109,7 @@ def ratio(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def ratios(race: list[dict[str, Any]]) -> dict[str, float]:
-    """What local costs us, and what we take of each peer's time: the less the better."""
+    """Our time local over global, and ours over that of each peer: the less the better."""
     by_name = {f"{one['form']} {one['mode']}": one for one in race}
     pairs = [("ours local", "ours global")]
     pairs += [(f"ours {one['mode']}", f"{one['form']} {one['mode']}") for one in race]

@@ -1,7 +1,7 @@
-"""The operations that TLC changes and those that a network's time goes to, each by itself.
+"""The operations that TLC changes, and those that take most of a network's time, one by one.
 
-Prints the rows of tables as JSON: milliseconds of each way, medians over turns, and largest errors
-against float64. Where there is a local way, the global one stands beside it.
+Prints the rows of tables as JSON: milliseconds of each implementation, medians over turns, and the
+largest errors against float64. Local operations are listed beside the global one.
 
     python -m benchmarks.operations
 """
@@ -29,11 +29,11 @@ NETWORKS = (
     tlc.MPRNet.variant("deblurring"),
     tlc.HINet.variant("sidd"),
 )
-LONGEST_DIRECT = 100  # pixels of a window; many seconds beyond, as the cost grows with it
+LONGEST_DIRECT = 100  # pixels, side of a window; for larger ones it takes many seconds
 
 
 def milliseconds(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Medians over turns in which every way runs once, after it was compiled."""
+    """Medians over turns; in each, every implementation runs once, compiled before."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, run in ways.items():
@@ -49,7 +49,7 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]
 
 
 def means(repeats: int) -> list[dict[str, Any]]:
-    """Every map that these networks pool, by every method."""
+    """The means of every feature map that these networks pool, by every method."""
     local = (model.clone(local_mode=True) for model in NETWORKS)
     found = [site for model in local for site in tlc.sites(model, SIZE)]
     cases = sorted({(*site.size, site.channels, *site.window) for site in found}, reverse=True)
@@ -72,7 +72,7 @@ def means(repeats: int) -> list[dict[str, Any]]:
 
 
 def prefix_sum_mean(x: np.ndarray, window: tuple[int, int]) -> np.ndarray:
-    """As the releases do it: differences at four corners of a two-way prefix sum in x's type.
+    """The mean as releases compute it, from four corners of a summed-area table in x's type.
 
     PyTorch adds up in float64 on a CPU, and rounds each sum that it stores.
     """
@@ -107,7 +107,7 @@ def attention(repeats: int) -> list[dict[str, Any]]:
 
 
 def depthwise(repeats: int) -> list[dict[str, Any]]:
-    """Shifted products against the grouped convolution of the compiler."""
+    """Our sum of shifted products against XLA's grouped convolution."""
     results = []
     for h, w, c in ((256, 256, 64), (64, 64, 256), (32, 32, 512)):
         x = jax.random.normal(jax.random.key(0), (1, h, w, c))
@@ -129,7 +129,7 @@ def depthwise(repeats: int) -> list[dict[str, Any]]:
 
 
 def ceilings(repeats: int) -> list[dict[str, Any]]:
-    """What the device can do, in TFLOP/s of products of matrices and GB/s of a copy."""
+    """The limits of the device: TFLOP/s of matrix products, and GB/s of a copy."""
     n = 4096
     row = {}
     for dtype, precision in (

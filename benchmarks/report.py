@@ -20,7 +20,7 @@ DEVICE = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind)"
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """The hardware, the system and the versions that the figures depend on."""
     # In a process of its own, which leaves the device to the contestants.
     told = subprocess.check_output([sys.executable, "-c", DEVICE], text=True)
     kind, device = told.strip().split(maxsplit=1)
@@ -46,7 +46,7 @@ def file(folder: Path, machine: dict[str, Any]) -> Path:
 
 
 def read(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
-    """What was recorded; nothing so far of this machine where there is no file."""
+    """The recorded figures; without a file, none so far, of this machine."""
     recorded = json.loads(path.read_text()) if path.exists() else {"machine": machine}
     return {"networks": {}, "growth": {}, "operations": {}, "start": {}} | recorded
 

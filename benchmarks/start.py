@@ -1,4 +1,4 @@
-"""What the first picture of a new process costs beyond its own time, with a warm cache.
+"""The time of the first picture of a new process besides restoring it, with a warm cache.
 
 python -m benchmarks.start
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def first_picture() -> dict[str, float]:
-    """Seconds of each step for NAFNet width 32 local at 1280x720: the second of two processes."""
+    """Seconds of each step in the second of two processes: NAFNet width 32, local, 1280x720."""
     import jax
     import jax.numpy as jnp
 
@@ -30,7 +30,7 @@ def first_picture() -> dict[str, float]:
             start = time.perf_counter()
             steps = json.loads(subprocess.check_output(command, env=cache, text=True))
             whole = time.perf_counter() - start
-    # It restores the picture twice, to tell the cache's time from the picture's.
+    # The picture is restored twice; the difference is the time of reading the cache.
     return steps | {"all but the picture": whole - 2 * steps["picture"]}
 
 

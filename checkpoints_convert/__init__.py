@@ -33,7 +33,7 @@ RELEASES = {
     for name, release in module.RELEASES.items()
 }
 
-# What the published file names tell of their task.
+# The task, by a pattern in the published file name.
 TASKS = (
     (r"dual_pixel_defocus", catalogue.DUAL_PIXEL),
     (r"defocus", catalogue.DEFOCUS),
@@ -50,18 +50,18 @@ TASKS = (
 def convert_state_dict(
     tensors: Mapping[str, np.ndarray], **overrides: Any
 ) -> tuple[Network, Params]:
-    """Turn a release's tensors into a network and its parameters.
+    """Turn a release's state dict into a network and its parameters.
 
     Args:
-      tensors: arrays by the release's names (a PyTorch state_dict as NumPy arrays, or MAXIM's flat
-        dictionary of paths), without wrappers.
+      tensors: NumPy arrays by the release's names: a PyTorch state dict, or MAXIM's flat dictionary
+        of paths, without wrappers such as "params".
       **overrides: fields of the network that replace what the shapes tell, e.g. `train_size`.
 
     Returns:
       The network, global, and its parameter tree of NumPy arrays.
 
     Raises:
-      ConversionError: of no known network, or with tensors unknown, missing, misshapen or not
+      ConversionError: the network is unknown, or a tensor is unknown, missing, misshapen or not
         finite.
 
     Examples:
@@ -81,7 +81,7 @@ def convert_state_dict(
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
         config = release.infer_config(shapes)
-    except Exception as error:  # whatever shapes that were not foreseen lead to
+    except Exception as error:  # whatever unforeseen shapes lead to
         reason = (
             f"{error} is missing"
             if isinstance(error, KeyError)
@@ -95,7 +95,7 @@ def convert_state_dict(
         model = cls(**(config | overrides))
         model.check_windows()
         target = abstract_params(model)
-    except Exception as error:  # whatever a network raises for sizes that it cannot have
+    except Exception as error:  # whatever a network raises for impossible fields
         raise ConversionError(
             f"looks like {cls.__name__}, which cannot be of this configuration: "
             f"{first_line(error).rstrip('.')}; take the file as its authors publish it, and fields "

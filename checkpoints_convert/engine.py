@@ -1,8 +1,8 @@
-"""From the tensors of a release to our parameter tree, strictly both ways.
+"""From the state dict of a release to our parameter tree; every tensor and parameter must match.
 
-A network brings a table of rules: which module of ours a module of the release becomes, and how
-tensors of its kind are stored. Every tensor must be taken by one rule and every parameter be filled
-by one tensor; whatever does not fit is reported at once.
+Each network has a table of rules: which module of ours a module of the release becomes, and how
+tensors of its kind are stored. Every tensor has to match a rule, and every parameter to be filled
+by one tensor; all mismatches are reported together.
 """
 
 import re
@@ -28,12 +28,12 @@ def _as_it_is(x: np.ndarray) -> np.ndarray:
 
 
 def _from_oihw(x: np.ndarray) -> np.ndarray:
-    # To HWIO; a depthwise (C, 1, k, k) to (k, k, 1, C). Another rank is reported as a wrong shape.
+    # To HWIO; a depthwise (C, 1, k, k) to (k, k, 1, C). Other ranks are reported later, by shape.
     return x.transpose(2, 3, 1, 0) if x.ndim == 4 else x
 
 
 def _from_iohw(x: np.ndarray) -> np.ndarray:
-    # Flax's transposed convolution counts the taps of its kernel from the other end.
+    # Flax's transposed convolution has its kernel flipped.
     return x.transpose(2, 3, 0, 1)[::-1, ::-1] if x.ndim == 4 else x
 
 
@@ -63,7 +63,7 @@ class Rule(NamedTuple):
 
 
 class Release(NamedTuple):
-    """How one network is published, by its name in `tlc_jax.MODELS`."""
+    """How the authors of one network publish it."""
 
     mark: str  # a tensor that only this network has, as a regular expression
     infer_config: Callable[[Shapes], dict[str, Any]]
@@ -73,7 +73,7 @@ class Release(NamedTuple):
 
 
 def count(names: Shapes, pattern: str) -> int:
-    """How long a list of modules is; `pattern` is the start of their names, its group the index."""
+    """The length of a list of modules; `pattern` begins their names, with the index as group."""
     # Counted, as a name with a huge index must not ask for that many modules.
     found = (re.match(pattern, name) for name in names)
     return len({match[1] for match in found if match})
@@ -82,17 +82,17 @@ def count(names: Shapes, pattern: str) -> int:
 def fill(
     target: Params, tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], unused: str
 ) -> Params:
-    """The parameter tree `target`, of shapes, filled with `tensors`.
+    """Fill the parameter tree `target`, which holds shapes, with `tensors`.
 
     Args:
       target: the tree of the network, as `abstract_params` gives it.
       tensors: by the release's names.
-      rules: where each of them goes.
-      unused: a regular expression for names that a release has and the result does not need.
+      rules: which parameter each of them becomes.
+      unused: a regular expression for tensors that the network does not need.
 
     Raises:
-      ConversionError: with every tensor that is unknown, misshapen, not finite, repeated or
-      missing.
+      ConversionError: lists every tensor that is unknown, misshapen, not finite, repeated or
+        missing.
     """
     wanted = jax.tree.map(lambda leaf: leaf.shape, flatten_dict(target, sep="/"))
     filled: dict[str, np.ndarray] = {}
@@ -121,9 +121,9 @@ def fill(
 
 
 def _place(name: str, rules: Sequence[Rule]) -> tuple[str, Transform, bool]:
-    """Where a tensor goes in our tree, how, and whether others go there, too.
+    """The path of a tensor in our tree, its transform, and whether other tensors share the path.
 
-    The path is empty for a name that no rule knows.
+    The path is empty for a name that matches no rule.
     """
     parts = re.fullmatch(r"(.*)[./](\w+)", name)
     module_name, tensor = parts.groups() if parts else ("", "")

@@ -5,12 +5,12 @@ from typing import Any
 from checkpoints_convert.engine import CONV, NORM, UPCONV, Release, Rule, Shapes, count
 from checkpoints_convert.shared import attention_rules
 
-BLOCK = r"(down_path_\d\.\d+|up_path_\d\.\d+\.conv_block)"
+BLOCK_NAME = r"(down_path_\d\.\d+|up_path_\d\.\d+\.conv_block)"
 RULES = (
     Rule(r"(conv_01|conv_02|cat12|last|skip_conv_\d\.\d+)", "{}", CONV),
     *attention_rules(r"(sam12)"),
-    Rule(BLOCK + r"\.(identity|conv_1|conv_2|csff_enc|csff_dec)", "{}/{}", CONV),
-    Rule(BLOCK + r"\.(norm)", "{}/{}", NORM),
+    Rule(BLOCK_NAME + r"\.(identity|conv_1|conv_2|csff_enc|csff_dec)", "{}/{}", CONV),
+    Rule(BLOCK_NAME + r"\.(norm)", "{}/{}", NORM),
     Rule(r"(down_path_\d\.\d+\.downsample)", "{}", CONV),
     Rule(r"(up_path_\d\.\d+\.up)", "{}", UPCONV),
 )

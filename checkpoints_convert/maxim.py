@@ -6,7 +6,7 @@ from typing import Any
 from checkpoints_convert.engine import FLAX, Release, Rule, Shapes, count
 
 RULES = (Rule(r"(.+)", "{}", FLAX),)
-# The half and quarter size outputs of the last stage, which only training looks at.
+# The half and quarter size outputs of the last stage, used in training only.
 UNUSED = r"stage_\d+_output_conv_[12]/(kernel|bias)"
 
 

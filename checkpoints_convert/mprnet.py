@@ -30,7 +30,7 @@ def infer_mprnet(shapes: Shapes) -> dict[str, Any]:
 
 
 def _reduction(shapes: Shapes) -> int:
-    """The number that divides the channels of every level, rounded down, to its hidden ones."""
+    """The r for which every level has channels // r hidden channels."""
     attention = "stage1_encoder.encoder_level{}.0.CA.conv_du.0.weight"
     squeezes = [shapes[attention.format(level)][:2] for level in (1, 2, 3)]
     largest = max(channels for _, channels in squeezes)

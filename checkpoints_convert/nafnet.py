@@ -5,13 +5,13 @@ from typing import Any
 from checkpoints_convert.engine import CONV, Release, Rule, Shapes, count
 from checkpoints_convert.shared import naf_rules
 
-BLOCK = r"((?:encoders|decoders)\.\d+\.\d+|middle_blks\.\d+)"
+BLOCK_NAME = r"((?:encoders|decoders)\.\d+\.\d+|middle_blks\.\d+)"
 RULES = (
     Rule(r"(intro|ending|downs\.\d+)", "{}", CONV),
     Rule(r"(ups\.\d+)\.0", "{}", CONV),
-    *naf_rules(BLOCK, "{}"),  # and those of Baseline, but for the attention
-    Rule(BLOCK + r"\.(se)\.1", "{}/{}/Conv_0", CONV),
-    Rule(BLOCK + r"\.(se)\.3", "{}/{}/Conv_1", CONV),
+    *naf_rules(BLOCK_NAME, "{}"),  # Baseline's blocks, too, but for their attention
+    Rule(BLOCK_NAME + r"\.(se)\.1", "{}/{}/Conv_0", CONV),
+    Rule(BLOCK_NAME + r"\.(se)\.3", "{}/{}/Conv_1", CONV),
 )
 
 

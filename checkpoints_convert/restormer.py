@@ -4,14 +4,18 @@ from typing import Any
 
 from checkpoints_convert.engine import CONV, NORM, Release, Rule, Shapes, count, vectors
 
-BLOCK = r"((?:encoder_level[1-3]|decoder_level[1-3]|latent|refinement)\.\d+)"
+BLOCK_NAME = r"((?:encoder_level[1-3]|decoder_level[1-3]|latent|refinement)\.\d+)"
 RULES = (
     Rule(r"(output|skip_conv|reduce_chan_level[23])", "{}", CONV),
     Rule(r"(patch_embed)\.proj", "{}", CONV),
     Rule(r"(down\d_\d|up\d_\d)\.body\.0", "{}", CONV),
-    Rule(BLOCK + r"\.(norm[12])\.body", "{}/{}", NORM),
-    Rule(BLOCK + r"\.(attn)", "{}/{}", vectors("temperature")),
-    Rule(BLOCK + r"\.(attn|ffn)\.(qkv|qkv_dwconv|dwconv|project_in|project_out)", "{}/{}/{}", CONV),
+    Rule(BLOCK_NAME + r"\.(norm[12])\.body", "{}/{}", NORM),
+    Rule(BLOCK_NAME + r"\.(attn)", "{}/{}", vectors("temperature")),
+    Rule(
+        BLOCK_NAME + r"\.(attn|ffn)\.(qkv|qkv_dwconv|dwconv|project_in|project_out)",
+        "{}/{}/{}",
+        CONV,
+    ),
 )
 PUBLISHED_EXPANSION = 2.66
 
@@ -35,7 +39,7 @@ def infer_restormer(shapes: Shapes) -> dict[str, Any]:
 
 
 def _expansion(shapes: Shapes, levels: tuple[str, ...]) -> float:
-    """A factor f with int(dim * f) hidden channels at every level; the published one if it fits."""
+    """An f with int(dim * f) hidden channels at every level; the published one if it fits."""
     sizes = [shapes[f"{level}.0.ffn.project_out.weight"][:2] for level in levels]
     low = max(hidden / dim for dim, hidden in sizes)
     high = min((hidden + 1) / dim for dim, hidden in sizes)

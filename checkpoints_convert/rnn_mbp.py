@@ -18,7 +18,7 @@ RULES = (
     *orsnet_rules("TFR", "forward/TFR", slope="forward/TFR"),
     Rule(r"(recons)", "forward/{}", CONV),
 )
-UNUSED = r"fusion\.(weight|bias)"  # trained along, and never called
+UNUSED = r"fusion\.(weight|bias)"  # in the file, but never called
 
 
 def infer_rnn_mbp(shapes: Shapes) -> dict[str, Any]:

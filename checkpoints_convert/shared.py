@@ -1,10 +1,10 @@
-"""What several networks share, as their releases name it."""
+"""Rules for blocks that several networks share, by the releases' names."""
 
 from checkpoints_convert.engine import CONV, NORM, SLOPE, Rule, vectors
 
 
 def naf_rules(source: str, path: str) -> tuple[Rule, ...]:
-    """Rules for NAFNet's blocks that match `source`; `path` as of `block_rules`."""
+    """Rules for NAFNet's blocks that match `source`; `path` as for `block_rules`."""
     return (
         Rule(source, path, vectors("beta", "gamma")),
         Rule(source + r"\.(norm[12])", path + "/{}", NORM),
@@ -14,7 +14,7 @@ def naf_rules(source: str, path: str) -> tuple[Rule, ...]:
 
 
 def attention_rules(source: str) -> tuple[Rule, ...]:
-    """Rules for the supervised attention module named `source`, a regular expression of a group."""
+    """Rules for a supervised attention module; `source`, of one group, matches its name."""
     names = {"conv1": "Conv_0", "conv2": "Conv_1", "conv3": "Conv_2"}
     return tuple(Rule(f"{source}.{theirs}", f"{{}}/{ours}", CONV) for theirs, ours in names.items())
 
@@ -25,7 +25,7 @@ def block_rules(source: str, path: str, slope: str) -> tuple[Rule, ...]:
     Args:
       source: a regular expression for their names.
       path: their names here, with {} for the groups of `source`.
-      slope: where the PReLU slope lies that they all share; the same groups.
+      slope: the path of the PReLU slope that all of them share, with the same groups.
     """
     return (
         Rule(source + r"\.body\.([02])", path + "/body_{}", CONV),
@@ -36,7 +36,7 @@ def block_rules(source: str, path: str, slope: str) -> tuple[Rule, ...]:
 
 
 def unet_rules(source: str, path: str, slope: str, fused: str) -> tuple[Rule, ...]:
-    """Rules for MPRNet's encoders and decoders; `fused` starts the names of what encoders add."""
+    """Rules for MPRNet's encoders and decoders; `fused` begins the names of fusion layers."""
     return (
         *block_rules(source + r"\.((?:en|de)coder_level\d\.\d|skip_attn\d)", path + "/{}", slope),
         Rule(source + r"\.(down\d\d)\.down\.1", path + "/{}", CONV),

@@ -1,4 +1,4 @@
-"""Files of weights -> tensors by name. Nothing that a file holds is ever run."""
+"""Read files of weights as tensors by name. No code from a file is ever run."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import numpy as np
 
 from checkpoints_convert.engine import ConversionError
 
-# Where releases keep their tensors inside the file; of two, the averaged ones are meant for use.
+# The keys of a state dict inside a file, in order of preference: averaged weights first.
 WRAPPERS = ("params_ema", "params", "state_dict")
 FLAX_TARGET = "opt/target/"
 
@@ -19,7 +19,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a .pth, .pt, .safetensors or .npz file by their bare names, as float32.
 
     Raises:
-      ConversionError: no such file, not of these kinds, damaged, or holding more than tensors.
+      ConversionError: the file is missing, of another kind, damaged, or holds more than tensors.
     """
     if not path.is_file():
         raise ConversionError(f"{path}: there is no such file; name a published checkpoint.")
@@ -52,7 +52,7 @@ def _read_torch(path: Path) -> Any:
             f"{path}: reading it needs PyTorch; install it with pip install 'tlc-jax[convert]'."
         ) from None
     try:
-        with warnings.catch_warnings(action="ignore"):  # what it warns of, it refuses below
+        with warnings.catch_warnings(action="ignore"):  # it raises for what it warns of
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, LookupError):  # a text read as a pickle may raise the latter
         raise ConversionError(
@@ -93,7 +93,7 @@ READERS = {
 
 
 def _bare(path: Path, content: Any) -> dict[str, np.ndarray]:
-    """The tensors without what training code wraps around them and puts before their names."""
+    """The tensors without the wrappers and name prefixes of training code."""
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

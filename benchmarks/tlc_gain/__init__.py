@@ -1,1 +1,1 @@
-"""What TLC gains, measured with networks that are trained here."""
+"""What TLC gains, measured with networks trained here."""

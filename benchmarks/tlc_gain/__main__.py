@@ -2,10 +2,10 @@
 
     python -m benchmarks.tlc_gain build/tlc_gain --kodak kodak24
 
-fetches the photographs (see `photographs.py`), trains networks of three kinds of site, which takes
-hours, restores the photographs in all ways, and writes `results/` beside this file and the plots of
-`docs/images`. `--maxim` names MAXIM's checkpoint for GoPro and `--frame` a blurred frame and the
-sharp one. What is trained is not trained again.
+fetches the photographs (see `photographs.py`), trains networks with three kinds of site, which
+takes hours, restores the photographs in all ways, and writes `results/` beside this file and the
+plots of `docs/images`. `--maxim` names MAXIM's checkpoint for GoPro, and `--frame` a blurred frame
+and its ground truth. Networks that are trained already are not trained again.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def measure_networks(
     kinds: dict[str, Network],
     folders: dict[str, Path],
 ) -> None:
-    """All that is measured of networks whose training crops are known."""
+    """Measure the networks whose training crops are known."""
     small, large = folders
     one_of_each = {name: net for name, net in kinds.items() if name.endswith("seed 0")}
     if "ways" in wanted:
@@ -111,7 +111,7 @@ def record(part: str, figures: object, *names: str) -> None:
 
 
 def draw() -> None:
-    """The figures and tables of what was recorded."""
+    """Draw the figures and write the tables of the recorded results."""
     results = json.loads((RESULTS / "results.json").read_text())
     for part, plot in {
         "ways": plots.windows,

@@ -1,4 +1,4 @@
-"""PSNR of one network on photographs: global, in windows of several sizes, in tiles."""
+"""PSNR of one network on photographs: global, local with windows of several sizes, in tiles."""
 
 import functools
 import itertools
@@ -26,7 +26,7 @@ Restore = Callable[[np.ndarray], np.ndarray]
 
 
 class Network(NamedTuple):
-    """What is measured: a network, and what it is to take away."""
+    """A network, and the degradation that it is measured on."""
 
     model: nn.Module
     params: Any
@@ -52,27 +52,28 @@ def ways(network: Network) -> dict[str, tuple[nn.Module, Restore]]:
 def degraded(
     degradation: Degradation, folder: Path
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """The names of a folder's photographs, these degraded, and as they are; the same every time."""
+    """By photograph of a folder: name, degraded image, ground truth; the same every time."""
     degrade = jax.jit(degradation)
     for number, file in enumerate(sorted(folder.glob("*.png"))):
-        truth = read_image(file)
-        yield file.stem, np.asarray(degrade(jax.random.key(number), truth)), truth
+        ground_truth = read_image(file)
+        image = np.asarray(degrade(jax.random.key(number), ground_truth))
+        yield file.stem, image, ground_truth
 
 
 def by_way(network: Network, folder: Path) -> dict[str, dict[str, float]]:
-    """By the name of the photograph and the way to restore it: PSNR in dB."""
+    """PSNR in dB, by the name of the photograph and the way to restore it."""
     restored_by = {way: way_to for way, (_, way_to) in ways(network).items()}
     return {
-        name: {"input": psnr(image, truth)}
-        | {way: psnr(way_to(image), truth) for way, way_to in restored_by.items()}
-        for name, image, truth in degraded(network.degradation, folder)
+        name: {"input": psnr(image, ground_truth)}
+        | {way: psnr(way_to(image), ground_truth) for way, way_to in restored_by.items()}
+        for name, image, ground_truth in degraded(network.degradation, folder)
     }
 
 
 def seconds(network: Network, folder: Path) -> dict[str, float]:
-    """By the way to restore a folder's first photograph: the time it takes, the median of seven.
+    """Seconds to restore a folder's first photograph, the median of seven, by the way to do it.
 
-    The ways take turns, so that what else the machine does falls on all of them.
+    The ways take turns, so that a busy machine slows down all alike.
     """
     _, image, _ = next(degraded(network.degradation, folder))
     times: dict[str, list[float]] = {}
@@ -88,14 +89,14 @@ def seconds(network: Network, folder: Path) -> dict[str, float]:
 
 
 def by_size(network: Network, folder: Path) -> dict[int, list[float]]:
-    """By the side of a picture: what local gains, in dB, on each photograph.
+    """Gain in dB of local over global statistics on each photograph, by the side of the pictures.
 
-    For every size the same pixels, the middle of those photographs that are as large as the largest
-    size; it is divided into as many pictures as it takes.
+    The middle of each photograph that is as large as the largest size is divided into pictures of
+    one size, so that all sizes have the same pixels.
     """
     variants = [ways(network)[way][1] for way in (LOCAL, "global")]
     gains: dict[int, list[float]] = {size: [] for size in SIZES}
-    for _, image, truth in degraded(network.degradation, folder):
+    for _, image, ground_truth in degraded(network.degradation, folder):
         h, w, _ = image.shape
         side = max(SIZES)
         if min(h, w) < side:
@@ -107,7 +108,7 @@ def by_size(network: Network, folder: Path) -> dict[int, list[float]]:
             local, everywhere = (
                 psnr(
                     np.concatenate([way(image[middle][part]) for part in parts]),
-                    np.concatenate([truth[middle][part] for part in parts]),
+                    np.concatenate([ground_truth[middle][part] for part in parts]),
                 )
                 for way in variants
             )
@@ -115,6 +116,6 @@ def by_size(network: Network, folder: Path) -> dict[int, list[float]]:
     return gains
 
 
-def psnr(image: np.ndarray, truth: np.ndarray) -> float:
-    """In dB, of the picture as it is written: in 8 bits."""
-    return float(metrics.psnr(from_float(image, np.uint8), truth))
+def psnr(image: np.ndarray, ground_truth: np.ndarray) -> float:
+    """PSNR in dB of the image as it is written, in 8 bits."""
+    return float(metrics.psnr(from_float(image, np.uint8), ground_truth))

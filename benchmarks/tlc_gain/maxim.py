@@ -1,7 +1,7 @@
 """TLC on MAXIM with Google's weights, on a frame of GoPro, averaged over alignments.
 
-MAXIM's blocks lie on a lattice of up to 64 pixels, and where it lies against the picture moves the
-result by more than TLC does. So each way to restore is tried with the lattice at several places.
+MAXIM's blocks lie on a lattice of up to 64 pixels, whose alignment with the picture changes the
+result by more than TLC does. So each way to restore is measured at several alignments.
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ SHIFTS = alignments(3)
 
 
 def by_way(
-    model: Maxim, params: Any, image: np.ndarray, truth: np.ndarray
+    model: Maxim, params: Any, image: np.ndarray, ground_truth: np.ndarray
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The ways to restore: "psnr" in dB for each of `SHIFTS`, and that of the "mean" picture."""
-    model = model.clone(padding="end")  # where the lattice begins in the upper left corner
+    """By way: "psnr" in dB for each of `SHIFTS`, and the PSNR of the "mean" of the results."""
+    model = model.clone(padding="end")  # with it the lattice begins in the upper left corner
     both = model.clone(local_mode=True)
     side = model.train_size[0]
     ways = {
@@ -33,12 +33,12 @@ def by_way(
                 window=(round(factor * side),) * 2
             )
             for factor in FACTORS
-            if factor != 1.5  # which is the one above; the grid's window is not chosen
+            if factor != 1.5  # that is "both local"; the grid's window is fixed
         },
         "tiles": model,
     }
     for way, variant in ways.items():
-        of_each, total = [], np.zeros_like(truth)
+        of_each, total = [], np.zeros_like(ground_truth)
         for shift in SHIFTS:
             if way == "tiles":
                 restored = restore(variant, params, moved(image, shift), way=tiled(side, side // 8))
@@ -46,6 +46,6 @@ def by_way(
                 restored = restore(variant, params, moved(image, shift))
             h, w, _ = image.shape
             restored = restored[shift[0] : shift[0] + h, shift[1] : shift[1] + w]
-            of_each.append(psnr(restored, truth))
+            of_each.append(psnr(restored, ground_truth))
             total += restored / len(SHIFTS)
-        yield way, {"psnr": of_each, "mean": psnr(total, truth)}
+        yield way, {"psnr": of_each, "mean": psnr(total, ground_truth)}

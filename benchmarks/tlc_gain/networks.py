@@ -1,4 +1,4 @@
-"""Networks of three kinds of site, trained alike on crops of 64 pixels to take away noise."""
+"""Networks with three kinds of site, trained alike on crops of 64 pixels to remove noise."""
 
 import dataclasses
 from pathlib import Path
@@ -24,7 +24,7 @@ MODELS = {
 
 
 def trained(name: str, seed: int, photographs: Path, runs: Path) -> Network:
-    """A network of `MODELS`, trained in a folder of `runs` as far as it is not yet."""
+    """A network of `MODELS`, trained in a folder of `runs`; an interrupted run is resumed."""
     config = dataclasses.replace(
         denoise.config,
         model=MODELS[name],

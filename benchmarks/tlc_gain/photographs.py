@@ -1,8 +1,8 @@
-"""The photographs that are trained on and tested with, from packages of Debian and of Python.
+"""The photographs for training and testing, from packages of Debian and of Python.
 
-`photographs.tsv` lists each one with its author and licence. Those to train on are in the public
-domain, CC0 or CC-BY; they are made smaller by `scale`, at which they show neither noise nor traces
-of compression. On Debian:
+`photographs.tsv` lists each one with its author and licence. Those for training are in the public
+domain, CC0 or CC-BY; they are resized by `scale`, so that they show neither noise nor traces of
+compression. On Debian:
 
     python -m benchmarks.tlc_gain.photographs build/photographs
 
@@ -30,7 +30,7 @@ WHEELS = {"scikit-image", "scikit-learn"}
 
 @functools.cache
 def unpacked(package: str, version: str, scratch: Path) -> Path:
-    """The files of a package, by the version that the list was made with or the one at hand."""
+    """The files of a package: of this version for Python, of the available one for Debian."""
     folder = scratch / package
     folder.mkdir()
     if package in WHEELS:

@@ -1,4 +1,4 @@
-"""The figures of the evidence, from its results."""
+"""The figures of `docs/paper.md`, from the recorded results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from benchmarks.tlc_gain.gain import FACTORS, LOCAL
 
 
 def mean_gain(scores: dict[str, dict[str, float]], way: str) -> float:
-    """Of a way to restore over the global one: the mean over photographs, in dB."""
+    """Mean gain in dB over photographs, of a way to restore over the global one."""
     return float(np.mean([one[way] - one["global"] for one in scores.values()]))
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of their mean."""
+    """The standard error of the mean of the values."""
     return float(np.std(values, ddof=1) / len(values) ** 0.5)
 
 
@@ -62,7 +62,7 @@ def sizes(gains: dict[str, dict[int, list[float]]], path: Path) -> None:
 
 
 def distances(networks: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
-    """How far the statistics in force at a crop are from its own; at 1 they say nothing of it."""
+    """The distance of statistics used at a crop from its own, by site; 1 is that of constants."""
     figure = Figure(figsize=(5 * len(networks), 3.6), layout="constrained")
     for axes, (name, ways) in zip(
         figure.subplots(1, len(networks), sharey=True, squeeze=False)[0],

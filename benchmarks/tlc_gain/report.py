@@ -1,4 +1,4 @@
-"""The tables of the evidence, from its results."""
+"""The tables of the recorded results, in Markdown."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the weights of the package do on photographs that they were not trained on."""
+"""PSNR of the package's weights on photographs that they were not trained on."""
 
 import functools
 from pathlib import Path
@@ -13,7 +13,7 @@ NOISE = {
     f"noise, sigma {sigma}": InTurn((GaussianNoise((sigma, sigma)), EightBits()))
     for sigma in (15, 25, 50)
 }
-# Paths that no training saw: there the whole photograph is shaken alike.
+# Paths unlike those of training, where the whole photograph is shaken alike.
 SHAKE = {
     "camera shake": InTurn((CameraShake((5, 12), (0, 8)), EightBits())),
     "camera shake, noise, sigma 1": InTurn(
@@ -23,7 +23,7 @@ SHAKE = {
 
 
 def nonlocal_means(image: np.ndarray) -> np.ndarray:
-    """scikit-image's, as its gallery has the fast one, with its own estimate of the noise."""
+    """scikit-image's fast non-local means, as in its gallery, with its own noise estimate."""
     from skimage.restoration import denoise_nl_means, estimate_sigma
 
     sigma = float(np.mean(estimate_sigma(image, channel_axis=-1)))
@@ -34,9 +34,9 @@ def nonlocal_means(image: np.ndarray) -> np.ndarray:
 
 
 def scores(folder: Path, others: dict[str, Restore]) -> dict[str, dict[str, list[float]]]:
-    """By what degraded the photographs and what restored them: PSNR of each in dB.
+    """PSNR in dB of each photograph, by degradation and by what restored it.
 
-    `others` are ways to take away noise besides ours.
+    `others` are further denoisers to compare with.
     """
     as_it_is: dict[str, Restore] = {"input": lambda image: image}
     denoise, deblur = map(_modes, ("denoise", "deblur"))
@@ -48,9 +48,9 @@ def scores(folder: Path, others: dict[str, Restore]) -> dict[str, dict[str, list
     ):
         for case, degradation in cases.items():
             found: dict[str, list[float]] = {name: [] for name in ways}
-            for _, image, truth in degraded(degradation, folder):
+            for _, image, ground_truth in degraded(degradation, folder):
                 for name, way in ways.items():
-                    found[name].append(psnr(way(image), truth))
+                    found[name].append(psnr(way(image), ground_truth))
             table[case] = found
             print(folder.name, case, {way: np.mean(of) for way, of in found.items()}, flush=True)
     return table

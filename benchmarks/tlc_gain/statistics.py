@@ -1,9 +1,9 @@
-"""The mismatch that TLC mends: what a network aggregates on crops, whole photographs, in windows.
+"""The mismatch that TLC reduces: statistics of crops, of whole photographs, and of windows.
 
 Chu et al., arXiv 2112.04491, section 3.2, where the paper shows it as histograms. A photograph is
-divided into crops of the training size. Each has statistics of its own, and beside them those that
-are in force at its middle: of the whole photograph, or of the window there. A window of 1x covers
-what the crop does: where even that is far from the crop, it is the crop's borders that matter.
+divided into crops of the training size. The statistics of each crop are compared with those that
+the network uses at its middle: of the whole photograph, or of the window there. A window of 1x
+covers the same pixels as the crop: if even its statistics differ, the crop's borders are why.
 """
 
 import functools
@@ -23,7 +23,7 @@ Values = dict[str, np.ndarray]  # by the name of a site, (crops, statistics)
 
 
 def measured(network: Network, photographs: Path) -> dict[str, Values]:
-    """What each site aggregates, for all crops of the photographs, in their order."""
+    """The statistics at each site, for all crops of the photographs, in their order."""
     model, params, degradation = network
     side = model.train_size[0]
     variants = {way: ways(network)[way][0] for way in ("global", LOCAL, "local 1x")}
@@ -47,7 +47,7 @@ def measured(network: Network, photographs: Path) -> dict[str, Values]:
 def _of_images(
     model: nn.Module, params: Any, images: jax.Array, crops: tuple[int, int]
 ) -> dict[str, jax.Array]:
-    """By site, (crops, statistics): of images that are the crops, or one that they divide."""
+    """By site, (crops, statistics); `images` are the crops, or one image divided into them."""
     found = {}
 
     def note(name: str, layer: Any, args: tuple, window: Window) -> None:
@@ -64,7 +64,7 @@ def _of_images(
 def _windows(x: jax.Array, window: tuple[int, int], crops: tuple[int, int]) -> jax.Array:
     """(windows, pixels, C): whole maps, or of one map (1, H, W, C) around the middle of each crop.
 
-    Near the border it is the nearest window that lies inside, as in the network.
+    Near the border it is the nearest window inside the map, as in the network.
     """
     n, *size, c = x.shape
     if window == (*size,):
@@ -81,7 +81,7 @@ def _windows(x: jax.Array, window: tuple[int, int], crops: tuple[int, int]) -> j
 
 
 def _aggregated(site: str, maps: list[jax.Array], heads: int) -> jax.Array:
-    """(windows, statistics): means, means and spreads, or a head's cosines between q and k."""
+    """(windows, statistics): means; means and deviations; or cosines of q and k for each head."""
     x = maps[0]
     if site == "mean":
         return x.mean(axis=1)
@@ -93,10 +93,10 @@ def _aggregated(site: str, maps: list[jax.Array], heads: int) -> jax.Array:
 
 
 def distances(values_by_way: dict[str, Values]) -> dict[str, dict[str, float]]:
-    """By way and site, how far what is in force at a crop is from the crop's own statistics.
+    """By way and site, the distance of the statistics used at a crop from the crop's own.
 
-    The root of the mean square over crops, over the standard deviation of the crops: what says
-    nothing of a place is at 1 or farther. The median over a site's statistics.
+    It is the root mean square difference over crops, divided by the standard deviation over crops:
+    statistics that are the same everywhere are at 1 or more. The median over a site's statistics.
     """
     return {
         way: {site: float(np.median(_distances(values_by_way, way, site))) for site in values}
@@ -106,7 +106,7 @@ def distances(values_by_way: dict[str, Values]) -> dict[str, dict[str, float]]:
 
 
 def example(values_by_way: dict[str, Values]) -> tuple[str, dict[str, np.ndarray]]:
-    """A site, the middle one, and by way one of its statistics: of median distance in windows."""
+    """The middle site, and by way its statistic whose distance is the median in windows."""
     names = [*values_by_way["crops"]]
     site = names[len(names) // 2]
     of_windows = _distances(values_by_way, LOCAL, site)

@@ -1,4 +1,4 @@
-"""NAFNet (Chen et al., ECCV 2022, arXiv 2204.04676), by the names of the published tensors."""
+"""NAFNet (Chen et al., ECCV 2022, arXiv 2204.04676), with the published tensors' names."""
 
 from collections.abc import Sequence
 

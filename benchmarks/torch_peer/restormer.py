@@ -1,4 +1,4 @@
-"""Restormer (Zamir et al., CVPR 2022, arXiv 2111.09881), by the names of the published tensors."""
+"""Restormer (Zamir et al., CVPR 2022, arXiv 2111.09881), with the published tensors' names."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from .nafnet import LayerNorm2d
 
 
 class BiasFreeNorm2d(nn.Module):
-    """Division by the channels' standard deviation, the mean left in."""
+    """Layer norm that divides by the standard deviation but keeps the mean."""
 
     def __init__(self, channels: int, eps: float = 1e-5):
         super().__init__()
@@ -70,7 +70,7 @@ class FeedForward(nn.Module):
 
 
 def named(name: str, module: nn.Module) -> nn.Sequential:
-    """The module one name deeper, where the published tensors have theirs."""
+    """Nest a module under `name`, as in the names of the published tensors."""
     return nn.Sequential(OrderedDict([(name, module)]))
 
 

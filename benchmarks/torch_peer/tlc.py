@@ -1,4 +1,4 @@
-"""Test-time Local Converter (Chu et al., ECCV 2022, arXiv 2112.04491): windows for statistics."""
+"""Test-time Local Converter (Chu et al., ECCV 2022, arXiv 2112.04491): statistics in windows."""
 
 import math
 from typing import TypeVar
@@ -66,9 +66,9 @@ LOCAL = {nn.AdaptiveAvgPool2d: LocalAvgPool2d, ChannelAttention: LocalChannelAtt
 
 
 def make_local(model: Network, train_size: Size = (256, 256)) -> Network:
-    """Turn a model local in place. The window, in input pixels, is 1.5 x `train_size`.
+    """Make a model local, in place. The window, in input pixels, is 1.5 x `train_size`.
 
-    A site has windows in proportion to the map that it had of a training crop.
+    The window of a site is in proportion to its feature map for a training crop.
     """
 
     def along(train: int, level: int) -> int:

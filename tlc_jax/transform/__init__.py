@@ -116,8 +116,8 @@ def localize(
                     raise
                 raise LocalizeError(
                     f"the function takes a picture of {size}, but fails on one of "
-                    f"{(height, width)}, for which it is traced, too, with its other arguments unchanged "
-                    f"({str(error).strip().partition(chr(10))[0] or type(error).__name__})."
+                    f"{(height, width)}, for which it is traced, too, with other arguments as they "
+                    f"are ({str(error).strip().partition(chr(10))[0] or type(error).__name__})."
                 ) from error
 
         sizes = {0: size, ROWS: (cut[0], size[1]), COLUMNS: (size[0], cut[1]), FULL: cut}
