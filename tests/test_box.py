@@ -277,7 +277,6 @@ def test_half_precision_is_summed_in_float32(dtype, method):
     """4560 pixels of about 100: a bfloat16 sum stands still on its way, a float16 one overflows."""
     x = image((80, 90), mean=100.0, sd=10.0, dtype=dtype)
     window = (57, 80)
-    options = {"window": window, "method": method}
     exact = around(views(np.float64(x), window).mean(axis=(-1, -2)), (80, 90), window)
     with np.errstate(over="ignore"):
         naive = float(np.add.accumulate(np.asarray(x[0, :57, :80, 0]).ravel())[-1])
