@@ -20,8 +20,9 @@ LOWEST ?=
 BIN := $(VENV)/bin
 
 # Operations, networks, conversion, restoring and the command line; all that needs torch.
-CORE := $(patsubst %,tests/test_%.py,attention spatial windows shape_and_conv networks maxim nafssr \
-  convert checkpoints restore guard cli torch_peer benchmarks)
+CORE := $(patsubst %,tests/test_%.py,attention spatial shape_and_conv convert checkpoints restore \
+  cli torch_peer) $(addprefix tests/test_,box.py::test_against_float64 \
+  networks.py::test_numbers_of_the_release maxim.py::test_equals_the_release)
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-core check docs notebooks package bench bench-check clean
