@@ -2,7 +2,7 @@
 # make test    run the tests and the doctests
 # make check   lint, formatting, types, the container file
 # make docs    the documentation, into build/docs; a broken link or name is an error
-# make notebooks   bring both files of each notebook to the newer one of the two
+# make notebooks   bring both files of each notebook to the newer of the two, and run them; minutes
 # make package the sdist and the wheel, into dist; the wheel must work in an environment of its own
 # make bench   measure speed and memory against PyTorch; hours
 # make bench-check   whether the recorded ratios still hold; minutes
@@ -38,7 +38,7 @@ docs: .venv/set-up-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/docs
 
 notebooks: .venv/set-up-dev
-	$(BIN)/jupytext --sync notebooks/*.ipynb
+	JAX_PLATFORMS=cpu $(BIN)/python -m notebooks
 
 # What is installed restores a picture, outside of the source tree.
 package: .venv/set-up-dev

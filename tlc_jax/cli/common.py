@@ -120,8 +120,9 @@ def load_params(
 
 def progress(jobs: Sequence[Job]) -> Iterable[Job]:
     """The jobs one after the other, with a bar where there are several and somebody looks."""
-    hidden = len(jobs) < 2 or not console.is_terminal
-    return track(jobs, "", console=console, transient=True, disable=hidden)
+    if len(jobs) < 2 or not console.is_terminal:
+        return jobs
+    return track(jobs, "", console=console, transient=True)
 
 
 @contextlib.contextmanager
