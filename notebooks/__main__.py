@@ -14,7 +14,6 @@ from pathlib import Path
 import jupytext.cli
 import nbclient
 import nbformat
-from jupyter_client.manager import KernelManager
 from PIL import Image
 
 FOLDER = Path(__file__).parent
@@ -52,22 +51,30 @@ def with_address(notebook: nbformat.NotebookNode, name: str, repository: str) ->
     install.source = re.sub(r'(?m)^REPOSITORY = ".*?"', line, install.source)
 
 
-def execute(
-    notebook: nbformat.NotebookNode, folder: Path, kernel: KernelManager | None = None
-) -> None:
-    """Runs all cells in a folder, in a new kernel where none is given.
-
-    None of them may write to stderr, where warnings go.
-    """
-    nbclient.NotebookClient(
-        notebook,
-        km=kernel,
+def client(folder: Path) -> nbclient.NotebookClient:
+    """Runs notebooks in a folder."""
+    return nbclient.NotebookClient(
+        nbformat.v4.new_notebook(),
         timeout=1200,
         startup_timeout=180,
         kernel_name="python3",
         record_timing=False,
         resources={"metadata": {"path": folder}},
-    ).execute()
+    )
+
+
+def execute(
+    client: nbclient.NotebookClient, notebook: nbformat.NotebookNode, *, last: bool = True
+) -> None:
+    """Runs all cells, of which none may write to stderr, where warnings go.
+
+    Args:
+      client: what runs them; it starts a kernel where it has none.
+      notebook: gets what they show.
+      last: the kernel ends with it.
+    """
+    client.nb = notebook
+    client.execute(cleanup_kc=last)
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             assert output.get("name") != "stderr", output.text
@@ -93,7 +100,7 @@ def main() -> None:
         notebook = nbformat.read(path, as_version=4)
         with_address(notebook, path.stem, address())
         with tempfile.TemporaryDirectory() as folder:
-            execute(notebook, Path(folder))
+            execute(client(Path(folder)), notebook)
         notebook.metadata = nbformat.from_dict(METADATA)
         for cell in notebook.cells:
             for output in cell.get("outputs", ()):
