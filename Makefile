@@ -3,7 +3,7 @@
 # make test-core   those of them in which versions matter most
 # make check   lint, formatting, types, the container file
 # make docs    the documentation, into build/docs; a broken link or name is an error
-# make notebooks   bring both files of each notebook to the newer one of the two
+# make notebooks   bring both files of each notebook to the newer of the two, and run them; minutes
 # make package the sdist and the wheel, into dist; the wheel must work in an environment of its own
 # make bench   measure speed and memory against PyTorch; hours
 # make bench-check   whether the recorded ratios still hold; minutes
@@ -28,10 +28,10 @@ CORE := $(patsubst %,tests/test_%.py,attention spatial shape_and_conv convert ch
 .PHONY: demo test test-core check docs notebooks package bench bench-check clean
 
 demo: $(VENV)/set-up-demo
-	$(BIN)/tlc-jax restore examples/noisy.png -o build/demo.png --overwrite \
-	  --reference examples/kodim.png
-	$(BIN)/tlc-jax restore examples/shaken.png -o build/sharp.png --overwrite --task deblur \
-	  --reference examples/kodim.png
+	$(BIN)/tlc-jax restore tlc_jax/examples/noisy.png -o build/demo.png --overwrite \
+	  --reference tlc_jax/examples/kodim.png
+	$(BIN)/tlc-jax restore tlc_jax/examples/shaken.png -o build/sharp.png --overwrite --task deblur \
+	  --reference tlc_jax/examples/kodim.png
 
 test: $(VENV)/set-up-$(EXTRA)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -50,7 +50,7 @@ docs: $(VENV)/set-up-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/docs
 
 notebooks: $(VENV)/set-up-dev
-	$(BIN)/jupytext --sync notebooks/*.ipynb
+	JAX_PLATFORMS=cpu $(BIN)/python -m notebooks
 
 # What is installed restores a picture, outside of the source tree.
 package: $(VENV)/set-up-dev
@@ -58,8 +58,8 @@ package: $(VENV)/set-up-dev
 	$(BIN)/python -m build --outdir dist
 	$(PYTHON) -m venv build/installed
 	build/installed/bin/pip install --quiet dist/*.whl
-	cd build/installed && bin/tlc-jax restore ../../examples/noisy.png -o noiseless.png
-	cd build/installed && bin/tlc-jax restore ../../examples/shaken.png -o sharp.png --task deblur
+	cd build/installed && bin/tlc-jax restore ../../tlc_jax/examples/noisy.png -o noiseless.png
+	cd build/installed && bin/tlc-jax restore ../../tlc_jax/examples/shaken.png -o sharp.png --task deblur
 	test -f build/installed/lib/python*/site-packages/tlc_jax/py.typed
 
 bench: $(VENV)/set-up-dev

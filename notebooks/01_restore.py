@@ -1,6 +1,8 @@
 # %% [markdown]
 # # Restoring a photograph
 #
+# In Colab: File, Upload notebook.
+#
 # A photograph in, the restored one out, with the two small networks that come with the package:
 # "denoise" takes away noise, "deblur" the shake of a camera.
 # Both run with TLC, the Test-time Local Converter (Chu, Chen, Chen and Lu, ECCV 2022,
@@ -12,27 +14,37 @@
 # %% [markdown]
 # ## Install
 #
-# This works on the CPU, GPU and TPU runtimes of Colab, and does nothing where the package is
-# installed already. The runtime's own JAX stays; where pip replaces something else that the runtime
-# has in use, it says so, and the runtime has to be restarted.
+# Nothing happens where the package is installed already. Else pip takes the wheel that lies beside
+# the notebook, or the package by its name. The runtime's own JAX stays, for its GPU or TPU.
 
 # %%
+import subprocess
+import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-REPOSITORY = ""  # where you got this notebook from: the address that git clones
+PACKAGE = "tlc-jax[plot]"
+REPOSITORY = ""  # [project.urls] of pyproject.toml
 
 if find_spec("tlc_jax") is None:
-    assert REPOSITORY, "Set REPOSITORY above to the address of the tlc-jax repository."
-    keep = [f"{name}=={version(name)}" for name in ("jax", "jaxlib") if find_spec(name)]
-    Path("keep.txt").write_text("\n".join(keep))
-    # !git clone --quiet --depth 1 {REPOSITORY} tlc-jax
-    # %pip install --quiet --constraint keep.txt "./tlc-jax[plot]"
+    sources = [f"{PACKAGE} @ {wheel.resolve().as_uri()}" for wheel in Path().glob("tlc_jax-*.whl")]
+    sources.append(PACKAGE)
+    if REPOSITORY:
+        sources.append(f"{PACKAGE} @ git+{REPOSITORY}")
+    keep = [f"jax=={version('jax')}"] if find_spec("jax") else []
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", *keep]
+    if all(subprocess.run([*pip, source]).returncode for source in sources):
+        error = ImportError(
+            "tlc-jax is not installed: upload the wheel that `make package` builds beside this "
+            "notebook, or pip install your copy of the repository, then run this cell again."
+        )
+        error._render_traceback_ = lambda: [str(error)]  # in Jupyter and Colab, without a traceback
+        raise error
 
 # %% [markdown]
-# All that the notebook writes goes into the folder `results`. The repository's examples lie beside
-# the notebooks, or in the copy that the cell above made.
+# All that the notebook writes goes into the folder `results`. The example pictures come with the
+# package.
 
 # %%
 import jax
@@ -45,19 +57,18 @@ from tlc_jax.evaluation.sheets import comparison, most_different
 from tlc_jax.files.pictures import read_picture
 from tlc_jax.ops.pixels import to_float
 
-PLACES = [Path("examples"), Path("../examples"), Path("tlc-jax/examples")]
-EXAMPLES = next((place for place in PLACES if place.is_dir()), PLACES[0])
+EXAMPLES = Path(tlc.__file__).parent / "examples"
 RESULTS = Path("results")
 RESULTS.mkdir(exist_ok=True)
-print(f"JAX {jax.__version__} on {jax.default_backend()}")
+print("JAX runs on", jax.default_backend())
 
 # %% [markdown]
 # ## Your photograph
 #
 # Give the path of a picture (in Colab: drop it on the Files pane, or set UPLOAD and choose it when
 # asked) and what to do with it: "denoise", "deblur", or the folder of a checkpoint.
-# If you have the true picture, give it as REFERENCE.
-# Without a PICTURE, the notebook takes two of the repository's, spoilt from one photograph of the
+# If you have the ground truth, give it as REFERENCE.
+# Without a PICTURE, the notebook takes two of the package's, degraded from one photograph of the
 # Kodak set: one with noise, one shaken.
 
 # %% tags=["parameters"]
@@ -95,7 +106,7 @@ def restore_file(source, task):
     restored = tlc.restore(local, params, picture.pixels)
     path = RESULTS / f"{Path(source).stem}-{Path(task).name}.png"
     tlc.write_image(path, restored, alpha=picture.alpha, icc_profile=picture.icc_profile)
-    print(f"{source} -> {path}")
+    print(f"{Path(source).name} -> {path}")
     return to_float(picture.pixels), to_float(restored)
 
 

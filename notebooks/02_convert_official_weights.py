@@ -1,6 +1,8 @@
 # %% [markdown]
 # # From the authors' weights to the paper's table
 #
+# In Colab: File, Upload notebook.
+#
 # The authors of each network publish weights that were trained for weeks, mostly as PyTorch's
 # `.pth` files. This notebook converts one, restores a picture with it, and measures it as the
 # paper of TLC does (Chu, Chen, Chen and Lu, ECCV 2022,
@@ -10,27 +12,37 @@
 # %% [markdown]
 # ## Install
 #
-# This works on the CPU, GPU and TPU runtimes of Colab, and does nothing where the package is
-# installed already. The runtime's own JAX stays; where pip replaces something else that the runtime
-# has in use, it says so, and the runtime has to be restarted.
+# Nothing happens where the package is installed already. Else pip takes the wheel that lies beside
+# the notebook, or the package by its name. The runtime's own JAX stays, for its GPU or TPU.
 
 # %%
+import subprocess
+import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-REPOSITORY = ""  # where you got this notebook from: the address that git clones
+PACKAGE = "tlc-jax[convert,plot]"
+REPOSITORY = ""  # [project.urls] of pyproject.toml
 
 if find_spec("tlc_jax") is None:
-    assert REPOSITORY, "Set REPOSITORY above to the address of the tlc-jax repository."
-    keep = [f"{name}=={version(name)}" for name in ("jax", "jaxlib") if find_spec(name)]
-    Path("keep.txt").write_text("\n".join(keep))
-    # !git clone --quiet --depth 1 {REPOSITORY} tlc-jax
-    # %pip install --quiet --constraint keep.txt "./tlc-jax[convert,plot]"
+    sources = [f"{PACKAGE} @ {wheel.resolve().as_uri()}" for wheel in Path().glob("tlc_jax-*.whl")]
+    sources.append(PACKAGE)
+    if REPOSITORY:
+        sources.append(f"{PACKAGE} @ git+{REPOSITORY}")
+    keep = [f"jax=={version('jax')}"] if find_spec("jax") else []
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", *keep]
+    if all(subprocess.run([*pip, source]).returncode for source in sources):
+        error = ImportError(
+            "tlc-jax is not installed: upload the wheel that `make package` builds beside this "
+            "notebook, or pip install your copy of the repository, then run this cell again."
+        )
+        error._render_traceback_ = lambda: [str(error)]  # in Jupyter and Colab, without a traceback
+        raise error
 
 # %% [markdown]
-# All that the notebook writes goes into the folder `results`. The repository's examples lie beside
-# the notebooks, or in the copy that the cell above made.
+# All that the notebook writes goes into the folder `results`. The example pictures come with the
+# package.
 
 # %%
 import re
@@ -52,11 +64,10 @@ from tlc_jax.files import datasets as data
 from tlc_jax.files.catalogue import PUBLISHED
 from tlc_jax.files.checkpoints import describe
 
-PLACES = [Path("examples"), Path("../examples"), Path("tlc-jax/examples")]
-EXAMPLES = next((place for place in PLACES if place.is_dir()), PLACES[0])
+EXAMPLES = Path(tlc.__file__).parent / "examples"
 RESULTS = Path("results")
 RESULTS.mkdir(exist_ok=True)
-print(f"JAX {jax.__version__} on {jax.default_backend()}")
+print("JAX runs on", jax.default_backend())
 
 # %% [markdown]
 # ## What is published
@@ -198,9 +209,9 @@ if Path(WEIGHTS).stem == "stand-in":
 # %% [markdown]
 # ## A restored picture
 #
-# Give a picture that these weights are for, and its truth. Without one, it is the repository's
-# shaken photograph. The sheet shows input, global, local, where those two differ, and enlarged the
-# places where they differ most.
+# Give a picture that these weights are for, and its ground truth. Without one, it is the shaken
+# photograph of the package. The sheet shows input, global, local, where those two differ, and
+# enlarged the places where they differ most.
 
 # %% tags=["parameters"]
 PICTURE = ""  # @param {type: "string"}
@@ -241,7 +252,8 @@ for pair in data.dataset(Path(DATA))[:PICTURES]:
     report["images"][pair.name] = evaluate.evaluate(model, params, pair, MODES)
     evaluate.write_report(report, RESULTS / "report.json")
 print("Measured here:")
-display(Markdown(evaluate.table(report)))
+# But for its last column, seconds: here the machine has much else to do.
+display(Markdown(re.sub(r"[^|]+\|$", "", evaluate.table(report), flags=re.MULTILINE)))
 print(evaluate.notes(report))
 
 # %% [markdown]
@@ -266,4 +278,4 @@ display(Markdown("\n".join(rows)))
 
 # %% [markdown]
 # `tlc-jax evaluate --data GoPro --checkpoint results/NAME --mode local,global --report report.json`
-# does the same, and goes on where it was stopped.
+# does the same, and resumes where it was stopped.

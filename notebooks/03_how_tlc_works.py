@@ -1,6 +1,8 @@
 # %% [markdown]
 # # How TLC works
 #
+# In Colab: File, Upload notebook.
+#
 # Restoration networks are trained on small crops and then run on whole photographs. Layers that
 # aggregate over all positions, such as channel attention, then meet other statistics than in
 # training. TLC, the Test-time Local Converter, aggregates in a window around each position instead,
@@ -14,27 +16,37 @@
 # %% [markdown]
 # ## Install
 #
-# This works on the CPU, GPU and TPU runtimes of Colab, and does nothing where the package is
-# installed already. The runtime's own JAX stays; where pip replaces something else that the runtime
-# has in use, it says so, and the runtime has to be restarted.
+# Nothing happens where the package is installed already. Else pip takes the wheel that lies beside
+# the notebook, or the package by its name. The runtime's own JAX stays, for its GPU or TPU.
 
 # %%
+import subprocess
+import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-REPOSITORY = ""  # where you got this notebook from: the address that git clones
+PACKAGE = "tlc-jax[plot]"
+REPOSITORY = ""  # [project.urls] of pyproject.toml
 
 if find_spec("tlc_jax") is None:
-    assert REPOSITORY, "Set REPOSITORY above to the address of the tlc-jax repository."
-    keep = [f"{name}=={version(name)}" for name in ("jax", "jaxlib") if find_spec(name)]
-    Path("keep.txt").write_text("\n".join(keep))
-    # !git clone --quiet --depth 1 {REPOSITORY} tlc-jax
-    # %pip install --quiet --constraint keep.txt "./tlc-jax[plot]"
+    sources = [f"{PACKAGE} @ {wheel.resolve().as_uri()}" for wheel in Path().glob("tlc_jax-*.whl")]
+    sources.append(PACKAGE)
+    if REPOSITORY:
+        sources.append(f"{PACKAGE} @ git+{REPOSITORY}")
+    keep = [f"jax=={version('jax')}"] if find_spec("jax") else []
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", *keep]
+    if all(subprocess.run([*pip, source]).returncode for source in sources):
+        error = ImportError(
+            "tlc-jax is not installed: upload the wheel that `make package` builds beside this "
+            "notebook, or pip install your copy of the repository, then run this cell again."
+        )
+        error._render_traceback_ = lambda: [str(error)]  # in Jupyter and Colab, without a traceback
+        raise error
 
 # %% [markdown]
-# All that the notebook writes goes into the folder `results`. The repository's examples lie beside
-# the notebooks, or in the copy that the cell above made.
+# All that the notebook writes goes into the folder `results`. The example pictures come with the
+# package.
 
 # %%
 import functools
@@ -48,18 +60,17 @@ from tlc_jax import ops
 from tlc_jax.evaluation.sheets import most_different, window_map
 from tlc_jax.inference.sites import at_sites
 
-PLACES = [Path("examples"), Path("../examples"), Path("tlc-jax/examples")]
-EXAMPLES = next((place for place in PLACES if place.is_dir()), PLACES[0])
+EXAMPLES = Path(tlc.__file__).parent / "examples"
 RESULTS = Path("results")
 RESULTS.mkdir(exist_ok=True)
-print(f"JAX {jax.__version__} on {jax.default_backend()}")
+print("JAX runs on", jax.default_backend())
 
 # %% [markdown]
 # ## A network and a picture
 #
-# The small deblurrer of the package, a NAFNet, and a shaken photograph whose truth is known. Its
-# channel attention weighs each channel by the mean of that channel. Any pair of pictures larger
-# than the window will do, and any checkpoint of a NAFNet.
+# The small deblurrer of the package, a NAFNet, and a shaken photograph with its ground truth. The
+# channel attention of the network weighs each channel by the mean of that channel. Any pair of
+# pictures larger than the window will do, and any checkpoint of a NAFNet.
 
 # %% tags=["parameters"]
 CHECKPOINT = "deblur"  # @param {type: "string"}
@@ -251,10 +262,11 @@ for way, result in ({"input": image} | results).items():
 top, left, height, width = most_different(abs(results["local (TLC)"] - results["global"]), 1)[0]
 here = np.s_[top : top + height, left : left + width]
 figure, axes = plt.subplots(1, 5, figsize=(20, 3.2), layout="constrained")
-shown = {"input": image} | results | {"truth": truth}
+shown = {"input": image} | results | {"ground truth": truth}
 for one, (way, result) in zip(axes, shown.items(), strict=True):
     one.imshow(result[here].clip(0, 1), interpolation="nearest")
-    one.set_title(way if way == "truth" else f"{way}, {tlc.psnr(result[here], truth[here]):.2f} dB")
+    psnr = "" if result is truth else f", {tlc.psnr(result[here], truth[here]):.2f} dB"
+    one.set_title(way + psnr)
     one.axis("off")
 figure.savefig(RESULTS / "side_by_side.png")
 plt.show()
@@ -262,13 +274,13 @@ plt.show()
 # %% [markdown]
 # Above, how they differ from the global one, on a logarithmic scale: tiles leave the edges of their
 # lattice, windows change by a row or a column from one position to the next. Below, where a result
-# is nearer to the truth than the global one (blue), or farther from it (red), in dB over 16 x 16
-# pixels.
+# is nearer to the ground truth than the global one (blue), or farther from it (red), in dB over
+# 16 x 16 pixels.
 
 
 # %%
 def squared_error(result, side=16):
-    """Against the truth, the mean over blocks; what is left over below and right is cut off."""
+    """Against the ground truth, the mean over blocks; the rest below and right is cut off."""
     error = np.square(result - truth).mean(axis=-1)
     h, w = (length // side for length in error.shape)
     return error[: h * side, : w * side].reshape(h, side, w, side).mean(axis=(1, 3))

@@ -1,34 +1,46 @@
 # %% [markdown]
 # # Train your own
 #
-# Fine-tuning: a network that knows photographs learns what spoils *yours*. Here the denoiser of the
-# package, which knows Gaussian noise, learns noise that went through JPEG compression. A few steps
-# show how it goes; a useful network takes thousands, see `docs/training.md`.
+# In Colab: File, Upload notebook.
+#
+# Fine-tuning: a network that knows photographs learns what degrades *yours*. Here the denoiser of
+# the package, which knows Gaussian noise, learns noise that went through JPEG compression. A few
+# steps show how it goes; a useful network takes thousands, see `docs/training.md`.
 
 # %% [markdown]
 # ## Install
 #
-# This works on the CPU, GPU and TPU runtimes of Colab, and does nothing where the package is
-# installed already. The runtime's own JAX stays; where pip replaces something else that the runtime
-# has in use, it says so, and the runtime has to be restarted.
+# Nothing happens where the package is installed already. Else pip takes the wheel that lies beside
+# the notebook, or the package by its name. The runtime's own JAX stays, for its GPU or TPU.
 
 # %%
+import subprocess
+import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-REPOSITORY = ""  # where you got this notebook from: the address that git clones
+PACKAGE = "tlc-jax[plot,train]"
+REPOSITORY = ""  # [project.urls] of pyproject.toml
 
 if find_spec("tlc_jax") is None:
-    assert REPOSITORY, "Set REPOSITORY above to the address of the tlc-jax repository."
-    keep = [f"{name}=={version(name)}" for name in ("jax", "jaxlib") if find_spec(name)]
-    Path("keep.txt").write_text("\n".join(keep))
-    # !git clone --quiet --depth 1 {REPOSITORY} tlc-jax
-    # %pip install --quiet --constraint keep.txt "./tlc-jax[plot,train]"
+    sources = [f"{PACKAGE} @ {wheel.resolve().as_uri()}" for wheel in Path().glob("tlc_jax-*.whl")]
+    sources.append(PACKAGE)
+    if REPOSITORY:
+        sources.append(f"{PACKAGE} @ git+{REPOSITORY}")
+    keep = [f"jax=={version('jax')}"] if find_spec("jax") else []
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", *keep]
+    if all(subprocess.run([*pip, source]).returncode for source in sources):
+        error = ImportError(
+            "tlc-jax is not installed: upload the wheel that `make package` builds beside this "
+            "notebook, or pip install your copy of the repository, then run this cell again."
+        )
+        error._render_traceback_ = lambda: [str(error)]  # in Jupyter and Colab, without a traceback
+        raise error
 
 # %% [markdown]
-# All that the notebook writes goes into the folder `results`. The repository's examples lie beside
-# the notebooks, or in the copy that the cell above made.
+# All that the notebook writes goes into the folder `results`. The example pictures come with the
+# package.
 
 # %%
 import dataclasses
@@ -46,17 +58,16 @@ from tlc_jax.training.configs import denoise
 from tlc_jax.training.degradations import GaussianNoise, InTurn, Jpeg
 from tlc_jax.training.run import train
 
-PLACES = [Path("examples"), Path("../examples"), Path("tlc-jax/examples")]
-EXAMPLES = next((place for place in PLACES if place.is_dir()), PLACES[0])
+EXAMPLES = Path(tlc.__file__).parent / "examples"
 RESULTS = Path("results")
 RESULTS.mkdir(exist_ok=True)
-print(f"JAX {jax.__version__} on {jax.default_backend()}")
+print("JAX runs on", jax.default_backend())
 
 # %% [markdown]
 # ## Photographs
 #
-# A folder of clean photographs to train on, and another one to measure with; what spoils them is
-# made on the way. Without folders, crops of the repository's example: from its left two thirds to
+# A folder of clean photographs to train on, and another one to measure with; the degraded ones are
+# made on the way. Without folders, crops of the package's example: from its left two thirds to
 # train on, and the right third to measure with, so that nothing is measured that was trained on.
 
 # %% tags=["parameters"]
@@ -79,7 +90,7 @@ found, held_out = photographs(Path(PHOTOGRAPHS)), photographs(Path(HELD_OUT))
 print(f"{len(found)} photographs to train on, {len(held_out)} to measure with")
 
 # %% [markdown]
-# ## What spoils them
+# ## What degrades them
 #
 # A degradation is called with a random key and a photograph; those of
 # `tlc_jax.training.degradations` combine. Write your own where you know what your
@@ -94,9 +105,9 @@ figure, axes = plt.subplots(1, 5, figsize=(14, 3.2), layout="constrained")
 axes[0].imshow(first)
 axes[0].set_title("clean")
 for number, one in enumerate(axes[1:]):
-    spoilt = np.asarray(DEGRADATION(jax.random.key(number), first))
-    one.imshow(spoilt.clip(0, 1))
-    one.set_title(f"{tlc.psnr(spoilt, first):.2f} dB")
+    degraded = np.asarray(DEGRADATION(jax.random.key(number), first))
+    one.imshow(degraded.clip(0, 1))
+    one.set_title(f"{tlc.psnr(degraded, first):.2f} dB")
 for one in axes:
     one.axis("off")
 figure.savefig(RESULTS / "draws.png")
@@ -132,7 +143,7 @@ config = dataclasses.replace(
 # %% [markdown]
 # ## Train
 #
-# A run is a folder. Interrupt it and run this cell again: it goes on. To begin anew, or with other
+# A run is a folder. Interrupt it and run this cell again: it resumes. To begin anew, or with other
 # settings, name another folder. Validation restores whole pictures, global and local.
 
 # %% tags=["parameters"]
@@ -141,7 +152,8 @@ RUN = "results/run"  # @param {type: "string"}
 
 # %%
 def tell(report):
-    """Prints numbers, and notes as of pictures that cannot be read."""
+    """Prints notes, as of pictures that cannot be read, and what was measured but for the speed."""
+    report.pop("samples_per_second", None)
     told = (f"{name} {x:.4g}" if name != "note" else x for name, x in report.items())
     print(*told, sep="  ")
 
@@ -181,11 +193,11 @@ plt.show()
 
 # %%
 truth = to_float(next(iter(held_out.values()))(3))
-spoilt = np.asarray(DEGRADATION(jax.random.key(0), truth))
-pictures = {"spoilt": spoilt}
+degraded = np.asarray(DEGRADATION(jax.random.key(0), truth))
+pictures = {"degraded": degraded}
 for name, source in {"before": "denoise", "fine-tuned": checkpoint}.items():
     model, params = tlc.load(source)
-    pictures[name] = tlc.restore(model.clone(local_mode=True), params, spoilt)
+    pictures[name] = tlc.restore(model.clone(local_mode=True), params, degraded)
 for name, pixels in pictures.items():
     tlc.write_image(RESULTS / f"{name}.png", pixels)
     print(f"{name:11}PSNR {tlc.psnr(pixels, truth):.2f} dB")
@@ -193,7 +205,7 @@ for name, pixels in pictures.items():
 side = min(192, *truth.shape[:2])
 top, left = ((length - side) // 2 for length in truth.shape[:2])
 figure, axes = plt.subplots(1, 4, figsize=(16, 4.5), layout="constrained")
-for one, (name, pixels) in zip(axes, (pictures | {"truth": truth}).items(), strict=True):
+for one, (name, pixels) in zip(axes, (pictures | {"ground truth": truth}).items(), strict=True):
     shown = pixels if pixels is truth else pixels.clip(0, 1)
     one.imshow(shown[top : top + side, left : left + side], interpolation="nearest")
     one.set_title(name if pixels is truth else f"{name}, {tlc.psnr(pixels, truth):.2f} dB")

@@ -1,6 +1,8 @@
 # %% [markdown]
 # # Your own network
 #
+# In Colab: File, Upload notebook.
+#
 # TLC is not about certain networks. Whatever averages over positions, takes moments over them or
 # attends between channels can do so in windows when it restores. Here a small network of our own
 # learns to take away noise in some seconds, and restores a photograph with global and with local
@@ -9,27 +11,37 @@
 # %% [markdown]
 # ## Install
 #
-# This works on the CPU, GPU and TPU runtimes of Colab, and does nothing where the package is
-# installed already. The runtime's own JAX stays; where pip replaces something else that the runtime
-# has in use, it says so, and the runtime has to be restarted.
+# Nothing happens where the package is installed already. Else pip takes the wheel that lies beside
+# the notebook, or the package by its name. The runtime's own JAX stays, for its GPU or TPU.
 
 # %%
+import subprocess
+import sys
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-REPOSITORY = ""  # where you got this notebook from: the address that git clones
+PACKAGE = "tlc-jax[plot]"
+REPOSITORY = ""  # [project.urls] of pyproject.toml
 
 if find_spec("tlc_jax") is None:
-    assert REPOSITORY, "Set REPOSITORY above to the address of the tlc-jax repository."
-    keep = [f"{name}=={version(name)}" for name in ("jax", "jaxlib") if find_spec(name)]
-    Path("keep.txt").write_text("\n".join(keep))
-    # !git clone --quiet --depth 1 {REPOSITORY} tlc-jax
-    # %pip install --quiet --constraint keep.txt "./tlc-jax[plot]"
+    sources = [f"{PACKAGE} @ {wheel.resolve().as_uri()}" for wheel in Path().glob("tlc_jax-*.whl")]
+    sources.append(PACKAGE)
+    if REPOSITORY:
+        sources.append(f"{PACKAGE} @ git+{REPOSITORY}")
+    keep = [f"jax=={version('jax')}"] if find_spec("jax") else []
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", *keep]
+    if all(subprocess.run([*pip, source]).returncode for source in sources):
+        error = ImportError(
+            "tlc-jax is not installed: upload the wheel that `make package` builds beside this "
+            "notebook, or pip install your copy of the repository, then run this cell again."
+        )
+        error._render_traceback_ = lambda: [str(error)]  # in Jupyter and Colab, without a traceback
+        raise error
 
 # %% [markdown]
-# All that the notebook writes goes into the folder `results`. The repository's examples lie beside
-# the notebooks, or in the copy that the cell above made.
+# All that the notebook writes goes into the folder `results`. The example pictures come with the
+# package.
 
 # %%
 import flax.linen as nn
@@ -44,11 +56,10 @@ import tlc_jax as tlc
 from tlc_jax import ops
 from tlc_jax.layers import Conv1x1, LocalPool
 
-PLACES = [Path("examples"), Path("../examples"), Path("tlc-jax/examples")]
-EXAMPLES = next((place for place in PLACES if place.is_dir()), PLACES[0])
+EXAMPLES = Path(tlc.__file__).parent / "examples"
 RESULTS = Path("results")
 RESULTS.mkdir(exist_ok=True)
-print(f"JAX {jax.__version__} on {jax.default_backend()}")
+print("JAX runs on", jax.default_backend())
 
 # %% [markdown]
 # ## The operation

@@ -35,7 +35,7 @@ from tlc_jax.inference import guard
 from tlc_jax.jobs import JobError
 
 ROOT = Path(__file__).parent.parent
-NOISY, SHAKEN = (ROOT / "examples" / name for name in ("noisy.png", "shaken.png"))
+NOISY, SHAKEN = (ROOT / "tlc_jax/examples" / name for name in ("noisy.png", "shaken.png"))
 EXAMPLE = ROOT / "tlc_jax/examples/noisy.jpg"
 CHROMIUM = shutil.which("chromium")
 COMMAND = str(Path(sys.executable).parent / "tlc-jax")

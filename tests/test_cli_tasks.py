@@ -41,7 +41,7 @@ NETWORKS = {
 }
 FRAMES = 30
 H, W = 36, 48
-EXAMPLE = Path(__file__).parent.parent / "examples/kodim.png"
+EXAMPLE = Path(__file__).parent.parent / "tlc_jax/examples/kodim.png"
 PHOTO = np.asarray(Image.open(EXAMPLE).convert("RGB"))
 
 

@@ -11,7 +11,7 @@ from tlc_jax.files.pictures import read_picture
 from tlc_jax.inference import guard, programs
 from tlc_jax.ops.pixels import to_float
 
-NOISY = read_picture(Path(__file__).parent.parent / "examples/noisy.png").pixels
+NOISY = read_picture(Path(__file__).parent.parent / "tlc_jax/examples/noisy.png").pixels
 MODEL, PARAMS = tlc.load("denoise")
 LOCAL = MODEL.clone(local_mode=True)
 

@@ -375,7 +375,7 @@ def cmyk_profile():
 
 
 def test_cmyk(tmp_path):
-    image = Image.fromarray(np.uint8([[[0, 0, 0, 0], [255, 0, 0, 0]]]).repeat(8, 0), "CMYK")
+    image = Image.frombytes("CMYK", (2, 8), bytes([0, 0, 0, 0, 255, 0, 0, 0]) * 8)
     path = tmp_path / "a.tif"
     picture = read_picture(saved(path, image))
     assert picture.pixels[0].tolist() == [[255, 255, 255], [0, 255, 255]]

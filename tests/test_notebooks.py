@@ -1,8 +1,10 @@
-"""Every notebook runs from a fresh kernel, shows what its reader must see, and is stored clean."""
+"""Every notebook runs, shows what its reader must see and what is stored, and installs itself."""
 
 import re
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +21,8 @@ import nbclient
 import nbformat
 from safetensors.numpy import save_file
 
+from notebooks.__main__ import METADATA, address, client, execute, with_address
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -28,9 +32,8 @@ Run = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where all of them run, beside the examples; what one of them compiles the next one has."""
+    """Where all of them run; what one of them compiles the next one has."""
     folder = tmp_path_factory.mktemp("notebooks")
-    (folder / "examples").symlink_to(ROOT / "examples")
     # Matplotlib looks for fonts once on a machine, and says so on stderr where that takes long.
     subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -42,43 +45,78 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path) -> Run:
+def kernel(folder: Path) -> Iterator[nbclient.NotebookClient]:
+    """One for all of them, as each new one would import JAX; `make notebooks` takes new ones."""
+    kernel = client(folder)
+    yield kernel
+    execute(kernel, nbformat.v4.new_notebook())
+
+
+@pytest.fixture(scope="module")
+def run(kernel: nbclient.NotebookClient) -> Run:
     """Runs a notebook with some of its parameters replaced.
 
+    Up to the first of those, it must show the words and pictures that are stored, and the numbers
+    but for rounding.
+
     Returns:
-      What its cells showed in words. No cell may write to stderr, where warnings go.
+      What its cells showed in words.
     """
 
     def run(name: str, **values: object) -> str:
-        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-        for cell in notebook.cells:
+        stored = read(name)
+        notebook = read(name)
+        unchanged = len(notebook.cells)
+        for number, cell in enumerate(notebook.cells):
             if "parameters" in cell.metadata.get("tags", ()):
                 for parameter in [*values]:
                     line = f"{parameter} = {values[parameter]!r}"
                     cell.source, found = re.subn(rf"(?m)^{parameter} = .*$", line, cell.source)
                     if found:
                         del values[parameter]
+                        unchanged = min(unchanged, number)
         assert not values, "no such parameters"
-        nbclient.NotebookClient(
-            notebook,
-            timeout=300,
-            startup_timeout=180,
-            kernel_name="python3",
-            resources={"metadata": {"path": folder}},
-        ).execute()
-        outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-        shown = [output.data for output in outputs if "data" in output]
-        assert any("image/png" in data for data in shown)
-        text = ""
-        for output in outputs:
-            if output.output_type == "stream":
-                assert output.name == "stdout", output.text
-                text += output.text
-            else:
-                text += output.data.get("text/markdown", "") + "\n"
-        return text
+        notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+        execute(kernel, notebook, last=False)
+        shown = [displayed(cell) for cell in notebook.cells[1:]]
+        expected = [displayed(cell) for cell in stored.cells]
+        for (text, pictures), (stored_text, stored_pictures) in zip(
+            shown[:unchanged], expected[:unchanged], strict=True
+        ):
+            words, figures = apart(text)
+            stored_words, stored_figures = apart(stored_text)
+            assert (words, pictures) == (stored_words, stored_pictures), "make notebooks"
+            assert figures == pytest.approx(stored_figures, rel=1e-3, abs=0.02), "make notebooks"
+        assert any(pictures for _, pictures in shown)
+        return "".join(text for text, _ in shown)
 
     return run
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def displayed(cell: nbformat.NotebookNode) -> tuple[str, int]:
+    """The words, and the number of pictures."""
+    text, pictures = "", 0
+    for output in cell.get("outputs", ()):
+        if output.output_type == "stream":
+            text += output.text
+        else:
+            text += output.data.get("text/markdown", "") + "\n"
+            pictures += any(kind.startswith("image/") for kind in output.data)
+    return text, pictures
+
+
+def apart(text: str) -> tuple[str, list[float]]:
+    """The words, and the numbers but for those in names.
+
+    Words without digests, and without what depends on whether PyTorch is there.
+    """
+    text = re.sub(r"\b[0-9a-f]{64}\b|\.(pth|safetensors)\b", "", text)
+    number = r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)"
+    return re.sub(number, "", text), [*map(float, re.findall(number, text))]
 
 
 def numbers(pattern: str, text: str) -> list[float]:
@@ -104,7 +142,9 @@ def test_restore(run, folder):
         before, after = numbers(rf"{name}\.png -> {path}\nPSNR (\S+) -> (\S+) dB", text)
         assert after > before + 1
         written = read_picture(folder / path).pixels
-        expected = by_command_line(folder, ROOT / "examples" / f"{name}.png", "--task", task)
+        expected = by_command_line(
+            folder, ROOT / "tlc_jax/examples" / f"{name}.png", "--task", task
+        )
         np.testing.assert_array_equal(written, expected)
     assert 0 < numbers(r"largest difference: (\S+) of full scale", text)[0] < 0.5
 
@@ -145,7 +185,7 @@ def test_own_weights_and_picture(run, folder, golden):
 @pytest.mark.parametrize("name", ["02_convert_official_weights", "03_how_tlc_works"])
 def test_a_picture_is_not_measured_against_the_truth_of_another(run, name):
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="or neither"):
-        run(name, PICTURE=str(ROOT / "examples/noisy.png"))
+        run(name, PICTURE=str(ROOT / "tlc_jax/examples/noisy.png"))
 
 
 def test_how_tlc_works(run):
@@ -198,16 +238,76 @@ def test_both_files_are_one_notebook(path):
 
 
 @each_notebook
-def test_is_stored_clean(path):
+def test_is_stored_as_it_ran(path):
+    """From the first cell to the last, and without what is of one machine only."""
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata == METADATA
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [*range(1, len(code) + 1)], "make notebooks"
     for cell in notebook.cells:
-        if cell.cell_type == "code":
-            assert not cell.outputs and cell.execution_count is None, cell.id
-        assert not re.search(r"(?<![\w.:/])(/[\w.]+/|[A-Z]:\\|~/)", cell.source), cell.id
+        for text in (cell.source, displayed(cell)[0]):
+            assert not re.search(r"(?<![\w.:/])(/[\w.]+/|[A-Z]:\\|~/)", text), cell.id
+
+
+def test_they_are_small():
+    assert sum(path.stat().st_size for path in NOTEBOOKS) < 4e6
 
 
 def test_one_install_cell_but_for_the_extras():
-    cells = [nbformat.read(path, as_version=4).cells[2].source for path in NOTEBOOKS]
-    assert len({re.sub(r"\[[a-z,]+\]\"$", "", cell) for cell in cells}) == 1
+    cells = [read(path.stem).cells[2].source for path in NOTEBOOKS]
+    assert len({re.sub(r"tlc-jax\[[a-z,]+\]", "", cell) for cell in cells}) == 1
+
+
+@each_notebook
+def test_the_address_is_that_of_the_package(path):
+    notebook = nbformat.read(path, as_version=4)
+    with_address(notebook, path.stem, address())
+    assert notebook == nbformat.read(path, as_version=4), "make notebooks"
+
+
+def test_an_address_is_taken_to_the_badge_and_the_install_cell():
+    notebook = read("01_restore")
+    with_address(notebook, "01_restore", "https://github.com/owner/name")
+    title, _, install, *_ = notebook.cells
+    colab = "https://colab.research.google.com/github/owner/name/blob/main/notebooks/"
+    assert f"]({colab}01_restore.ipynb)\n" in title.source
+    assert '\nREPOSITORY = "https://github.com/owner/name"' in install.source
+    with_address(notebook, "01_restore", address())
+    assert notebook == read("01_restore")
+
+
+def test_install(folder, tmp_path, monkeypatch):
+    """The first cell, in a Python that has what the package needs and not the package itself."""
+    pytest.importorskip("hatchling")
+    build = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path)
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    venv.create(tmp_path / "venv", symlinks=True)
+    (site,) = tmp_path.glob("venv/lib/python*/site-packages")
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if entry.suffix != ".pth" and not entry.name.startswith(("tlc_jax", "checkpoints_convert")):
+            (site / entry.name).symlink_to(entry)
+    python = tmp_path / "venv/bin/python"
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    (tmp_path / "here").mkdir()
+
+    def call(*command: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=tmp_path / "here", capture_output=True, text=True)
+
+    def install() -> subprocess.CompletedProcess[str]:
+        return call(python, "-m", "IPython", "--colors=nocolor", "-c", cell.source)
+
+    _, _, cell, *_ = read("01_restore").cells
+    failed = install()
+    assert failed.returncode == 1
+    said = [line for line in failed.stdout.splitlines() if line]
+    assert len(said) == 1 and said[0].startswith("tlc-jax is not installed: upload the wheel")
+    (wheel,) = tmp_path.glob("*.whl")
+    wheel = wheel.rename(tmp_path / "here" / wheel.name)
+    for _ in ("installs", "does nothing"):
+        installed = install()
+        assert (installed.returncode, installed.stdout) == (0, ""), installed.stderr
+        wheel.unlink(missing_ok=True)
+    found = call(python, "-c", "import tlc_jax; print(tlc_jax.__file__)")
+    assert found.stdout == f"{site}/tlc_jax/__init__.py\n", found.stderr

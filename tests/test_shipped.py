@@ -15,7 +15,7 @@ from tlc_jax.ops.pixels import from_float
 from tlc_jax.training.degradations import CameraShake, EightBits, GaussianNoise, InTurn
 
 ROOT = Path(__file__).parent.parent
-EXAMPLES = ROOT / "examples"
+EXAMPLES = ROOT / "tlc_jax/examples"
 TRUTH = tlc.read_image(EXAMPLES / "kodim.png")
 
 
@@ -103,11 +103,13 @@ def test_the_command_line_needs_no_more_than_a_picture(terminal, tmp_path, page)
 def test_the_readme_runs(monkeypatch, tmp_path):
     """Its example restores, and its badges say what the package says of itself."""
     (code,) = re.findall("```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (tmp_path / "examples").symlink_to(EXAMPLES)
+    (tmp_path / "tlc_jax").mkdir()
+    (tmp_path / "tlc_jax/examples").symlink_to(EXAMPLES)
     monkeypatch.chdir(tmp_path)
     exec(code, {})
     gained = [
-        tlc.psnr(tlc.read_image(file), TRUTH) for file in ("examples/shaken.png", "sharp.png")
+        tlc.psnr(tlc.read_image(file), TRUTH)
+        for file in ("tlc_jax/examples/shaken.png", "sharp.png")
     ]
     assert gained[1] > gained[0] + 1.8
     package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

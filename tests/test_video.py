@@ -24,7 +24,7 @@ from tlc_jax.files.video import VIDEOS, WRITABLE, VideoError, VideoWriter, read_
 
 av = pytest.importorskip("av")
 
-PHOTOGRAPH = np.asarray(Image.open(Path(__file__).parents[1] / "examples" / "kodim.png"))
+PHOTOGRAPH = np.asarray(Image.open(Path(__file__).parents[1] / "tlc_jax/examples" / "kodim.png"))
 NTSC = Fraction(30000, 1001)
 LUMA = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}
 

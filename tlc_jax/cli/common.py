@@ -138,9 +138,9 @@ def each(items: Sequence[T], do: Callable[[T], None]) -> bool:
 
     With a bar where there are several and somebody looks.
     """
-    hidden = len(items) < 2 or not console.is_terminal
+    bar = len(items) > 1 and console.is_terminal
     done = True
-    for item in track(items, "", console=console, transient=True, disable=hidden):
+    for item in track(items, "", console=console, transient=True) if bar else items:
         try:
             do(item)
         except ERRORS as error:
