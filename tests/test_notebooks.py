@@ -28,14 +28,13 @@ Run = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where all of them run, beside the examples; what one of them compiles the next one has."""
+    """Where all of them run, beside the examples."""
     folder = tmp_path_factory.mktemp("notebooks")
     (folder / "examples").symlink_to(ROOT / "examples")
     # Matplotlib looks for fonts once on a machine, and says so on stderr where that takes long.
     subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_PLATFORMS", "cpu")
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
         for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
             patch.setenv(variable, str(folder / ".jupyter"))
         yield folder
