@@ -88,7 +88,6 @@ def serving(make_folder, *options):
     folder = make_folder("page")
     environment = {
         "TMPDIR": str(folder),
-        "XDG_CACHE_HOME": str(make_folder("cache")),
         "GRADIO_HEARTBEAT_INTERVAL": "0.5",  # by which it sees that a visitor has left
     }
     process = subprocess.Popen(

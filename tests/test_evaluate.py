@@ -1,7 +1,6 @@
 """Evaluation: the numbers of a report, what survives an interruption, and what the user is told."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -498,8 +497,7 @@ def test_as_a_process(world):
     """No traceback, and the progress bar is none where nobody looks."""
     (world / "in/b.png").write_text("damaged")
     command = [Path(sys.executable).parent / "tlc-jax", "evaluate", *REPORTED.split()]
-    environment = os.environ | {"XDG_CACHE_HOME": str(world / "cache")}
-    ended = subprocess.run(command, cwd=world, env=environment, capture_output=True, text=True)
+    ended = subprocess.run(command, cwd=world, capture_output=True, text=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith("tlc-jax: ") and len(ended.stderr.splitlines()) == 1
     assert "| mean of 2 of 3 |" in ended.stdout
