@@ -74,7 +74,7 @@ def test_buckets_that_grow_into_each_other():
 
 def test_bad_buckets(random_params):
     model, mprnet = NETWORKS["nafnet"], tlc.MPRNet(8, 4, 4, num_cab=1, reduction=2)
-    with pytest.raises(ValueError, match=r"\(16, 20\) is too small for a picture of \(17, 20\)"):
+    with pytest.raises(ValueError, match=r"\(16, 20\) is too small for an image of \(17, 20\)"):
         tlc.restore(model, random_params(model), photo(17, 20, 3), bucket=(16, 20))
     with pytest.raises(ValueError, match="MPRNet has no buckets"):
         tlc.restore(mprnet, random_params(mprnet), photo(16, 16, 3), bucket=(16, 16))

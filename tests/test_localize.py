@@ -746,7 +746,7 @@ def test_bad_arguments():
     for axes in ((1, 7), (1, 1), (1, -3), (1, 2, 3)):
         with pytest.raises(ValueError, match="no rows and columns"):
             localize(squeeze_excite, TRAIN, axes=axes)(x)
-    with pytest.raises(ValueError, match="argument 1 is to be the picture, but 1 were passed"):
+    with pytest.raises(ValueError, match="argument 1 is to be the image, but 1 were passed"):
         localize(squeeze_excite, TRAIN, argnum=1)(x)
     with pytest.raises(TypeError, match="an array, got dict"):
         localize(squeeze_excite, TRAIN)({"image": x})

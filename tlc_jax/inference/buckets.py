@@ -77,7 +77,7 @@ def put_into(model: Network, image: np.ndarray, bucket: Size) -> tuple[np.ndarra
     below, right = bucket[0] - h, bucket[1] - w
     if below < 0 or right < 0:
         raise ValueError(
-            f"a bucket of {bucket} is too small for a picture of {h, w}; give a larger bucket."
+            f"a bucket of {bucket} is too small for an image of {h, w}; give a larger bucket."
         )
     image = model.pad(image)
     extent = np.array(image.shape[:2], np.int32)

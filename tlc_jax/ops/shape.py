@@ -1,4 +1,4 @@
-"""Rearrangements of pixels and channels, and padding to a multiple."""
+"""Pixel shuffle, its inverse (space to depth), and padding to a multiple."""
 
 from typing import Any, TypeVar
 

@@ -78,19 +78,19 @@ def localize(
     def local(*args: Any, **kwargs: Any) -> Any:
         if not -len(args) <= argnum < len(args):
             raise ValueError(
-                f"argument {argnum} is to be the picture, but {len(args)} were passed by position; "
+                f"argument {argnum} is to be the image, but {len(args)} were passed by position; "
                 "pass it by position, or give localize its argnum."
             )
         try:
             image = jnp.asarray(args[argnum])
         except (TypeError, ValueError):
             kind = type(args[argnum]).__name__
-            raise TypeError(f"argument {argnum} is the picture, an array, got {kind}.") from None
+            raise TypeError(f"argument {argnum} is the image, an array, got {kind}.") from None
         rank = image.ndim
         there = {axis % rank for axis in axes if -rank <= axis < rank}
         if len(axes) != 2 or len(there) != 2:
             raise ValueError(
-                f"axes {axes} are no rows and columns of a picture of shape {image.shape}; give "
+                f"axes {axes} are no rows and columns of an image of shape {image.shape}; give "
                 "localize axes=(1, 2) for NHWC, or (2, 3) for NCHW."
             )
 
@@ -115,7 +115,7 @@ def localize(
                 if (height, width) == size or isinstance(error, LocalizeError):
                     raise
                 raise LocalizeError(
-                    f"the function takes a picture of {size}, but fails on one of "
+                    f"the function takes an image of {size}, but fails on one of "
                     f"{(height, width)}, for which it is traced, too, with other arguments as they "
                     f"are ({str(error).strip().partition(chr(10))[0] or type(error).__name__})."
                 ) from error

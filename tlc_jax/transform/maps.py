@@ -53,7 +53,7 @@ def settled(equation: Equation, operands: Sequence[Any], size: int) -> Sequence[
     for operand in operands:
         if isinstance(operand, Plain) and not operand.settled(size):
             raise equation.refuse(
-                "it joins the picture with numbers that depend on the picture's size; to divide by "
+                "it joins the image with numbers that depend on the image's size; to divide by "
                 "a count of pixels, for example, sum first"
             )
     return operands
@@ -154,7 +154,7 @@ def plainly(equation: Equation, operands: list[Any]) -> list[Any]:
 def elementwise(equation: Equation, operands: list[Any]) -> Field:
     """An equation that acts on each position by itself."""
     if not equation.fixed(*equation.params):
-        raise equation.refuse("what it does depends on the size of the picture")
+        raise equation.refuse("what it does depends on the size of the image")
     shapes = equation.result_shapes()
     first, *others = operands
     scales = equation.name in LINEAR and all(isinstance(one, Plain) for one in others)
@@ -358,7 +358,7 @@ def broadcast(equation: Equation, operands: list[Any]) -> list[Any]:
     shapes, dims = equation.result_shapes(), equation.params["broadcast_dimensions"]
     if isinstance(operand, Strip):
         if sum(map(bool, labels(shapes))) != sum(map(bool, operand.labels)):
-            raise equation.refuse("it repeats a border of the picture")
+            raise equation.refuse("it repeats a border of the image")
         return [strip_of(equation, operand, dims[operand.dim], operand.side)]
     before, after = labels(equation.operand_shapes(0)), labels(shapes)
     kept = {dim: label for dim, label in zip(dims, before, strict=True)}
@@ -369,7 +369,7 @@ def broadcast(equation: Equation, operands: list[Any]) -> list[Any]:
     if new & ~operand.hidden:
         raise equation.refuse(
             f"it repeats what does not vary along {NAMES[new & ~operand.hidden]} but depends on "
-            "the picture"
+            "the image"
         )
     if isinstance(operand, Partly):
         return [operand.then(Origin(equation, operands), shapes)]
@@ -394,7 +394,7 @@ def tile(equation: Equation, operands: list[Any]) -> list[Any]:
     if any(label & operand.hidden & ~old for old, label in zip(before, after, strict=True)):
         reps = [1 if label & operand.hidden else n for n, label in zip(reps, after, strict=True)]
     if any(n > 1 and label for n, label in zip(reps, after, strict=True)):
-        raise equation.refuse("it repeats the picture side by side")
+        raise equation.refuse("it repeats the image side by side")
     array = vmapped(lambda x: jnp.tile(x, reps), operand.hidden, [True])(operand.array)
     origin = Origin(equation, operands) if operand.origin else None
     return [Field(operand.hidden, lambda: array, shapes, operand.grid, origin, operand.taint)]
@@ -414,7 +414,7 @@ def reshape(equation: Equation, operands: list[Any]) -> list[Any]:
     if isinstance(operand, Strip):
         (to,) = (right for left, right in grouped(before, after) if operand.dim in left)
         if len(to) != 1 or any(dims[1][dim] for dim in to):
-            raise equation.refuse("it takes a border of the picture by itself")
+            raise equation.refuse("it takes a border of the image by itself")
         return [strip_of(equation, operand, to[0], operand.side)]
     moved = False
     for left, right in grouped(before, after):
@@ -433,7 +433,7 @@ def reshape(equation: Equation, operands: list[Any]) -> list[Any]:
             continue
         if simple and majors[0] == 1:
             raise equation.refuse(
-                f"it cuts the {NAMES[max(old)]} of the picture into a fixed number of parts"
+                f"it cuts the {NAMES[max(old)]} of the image into a fixed number of parts"
             )
         parts = [{s: tuple(of[s][dim] for dim in some) for s in of}
                  for of, some in ((before, left), (after, right))]  # fmt: skip

@@ -18,7 +18,7 @@ def stencil(equation: Equation, operands: list[Any]) -> list[Any]:
     """Pooling over small neighbourhoods."""
     names = ["window_dimensions", "window_strides", "base_dilation", "window_dilation"]
     if not equation.fixed(*(name for name in names if name in equation.params)):
-        raise equation.refuse("its windows depend on the size of the picture")
+        raise equation.refuse("its windows depend on the size of the image")
     return positional(equation, operands)
 
 
@@ -26,15 +26,15 @@ def convolution(equation: Equation, operands: list[Any]) -> list[Any]:
     """A convolution with a kernel of fixed size."""
     image, kernel = operands
     if not isinstance(image, Field) or not isinstance(kernel, Plain):
-        raise equation.refuse("its kernel depends on the picture")
+        raise equation.refuse("its kernel depends on the image")
     fixed = ("window_strides", "lhs_dilation", "rhs_dilation", "feature_group_count",
              "batch_group_count")  # fmt: skip
     dims = labels(equation.operand_shapes(0))
     batch, feature = equation.params["dimension_numbers"].lhs_spec[:2]
     if not equation.fixed(*fixed) or any(labels(equation.operand_shapes(1))):
-        raise equation.refuse("its kernel depends on the size of the picture")
+        raise equation.refuse("its kernel depends on the size of the image")
     if dims[batch] or dims[feature]:
-        raise equation.refuse("it takes rows or columns for channels or pictures")
+        raise equation.refuse("it uses rows or columns as channels or batch")
     return positional(equation, operands, new=True)
 
 
@@ -74,7 +74,7 @@ def gather(equation: Equation, operands: list[Any]) -> list[Any]:
         if n and d not in moving
     )
     if not isinstance(image, Field) or not isinstance(index, Plain) or not whole:
-        raise equation.refuse("its indices depend on the picture")
+        raise equation.refuse("its indices depend on the image")
     if not moving:
         return positional(equation, operands)
     spans = []
@@ -97,7 +97,7 @@ def dynamic_slice(equation: Equation, operands: list[Any]) -> list[Any]:
     sizes = equation.param("slice_sizes")
     whole = all(sizes[s][d] == shapes[s][d] for s in sizes for d, n in enumerate(dims) if n)
     if not whole or not all(isinstance(one, Plain) for one in starts):
-        raise equation.refuse("it cuts out a part whose place depends on the picture")
+        raise equation.refuse("it cuts out a part whose place depends on the image")
     return positional(equation, operands)
 
 
@@ -108,13 +108,13 @@ def concatenate(equation: Equation, operands: list[Any]) -> list[Any]:
         return positional(equation, operands, alone=True)
     whole = [i for i in range(len(operands)) if labels(equation.operand_shapes(i))[dim]]
     if len(whole) > 1:
-        raise equation.refuse("it sets parts of the picture side by side")
+        raise equation.refuse("it sets parts of the image side by side")
     if not whole:
-        raise equation.refuse("it sets borders of the picture side by side")
+        raise equation.refuse("it sets borders of the image side by side")
     for i, operand in enumerate(operands):
         side = "begin" if i < whole[0] else "end"
         if isinstance(operand, Strip) and (operand.dim, operand.side) != (dim, side):
-            raise equation.refuse("it sets one border of the picture beside the other")
+            raise equation.refuse("it sets one border of the image beside the other")
     return positional(equation, operands)
 
 
@@ -129,7 +129,7 @@ def slice_(equation: Equation, operands: list[Any]) -> list[Any]:
     shapes, results = equation.operand_shapes(0), equation.result_shapes()
     starts, limits = equation.param("start_indices"), equation.param("limit_indices")
     if isinstance(operand, Strip):
-        raise equation.refuse("it takes a border of the picture by itself")
+        raise equation.refuse("it takes a border of the image by itself")
     strip = None
     for dim, label in enumerate(labels(shapes)):
         if not label:
@@ -155,7 +155,7 @@ def rev(equation: Equation, operands: list[Any]) -> list[Any]:
     (operand,) = operands
     dims = labels(equation.operand_shapes(0))
     if any(dims[dim] for dim in equation.params["dimensions"]):
-        raise equation.refuse("it flips the picture")
+        raise equation.refuse("it flips the image")
     if isinstance(operand, Strip):
         return [strip_of(equation, operand, operand.dim, operand.side)]
     return positional(equation, operands)
@@ -191,7 +191,7 @@ def trim(equation: Equation, operands: list[Any]) -> Value:
         ):
             raise equation.refuse("its padding above or to the left depends on the size")
     if not isinstance(field, Field) or field.hidden or field.origin:
-        raise equation.refuse("the function does it at some sizes of the picture only")
+        raise equation.refuse("the function does it at some sizes of the image only")
     if equation.each[FULL]:
         raise equation.refuse(NOT_A_MULTIPLE)
     eqn = equation.each[0]

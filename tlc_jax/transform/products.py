@@ -20,7 +20,7 @@ def dot(equation: Equation, operands: list[Any]) -> list[Any]:
         plain = next(i for i in range(2) if isinstance(operands[i], Plain))
         if not any(summed):
             if any(dims[plain]):
-                raise equation.refuse("it multiplies with a matrix as large as the picture")
+                raise equation.refuse("it multiplies with a matrix as large as the image")
             return positional(equation, operands, new=True)
         _check_resize(equation, operands[plain], plain, dims)
         return positional(equation, operands, check=False, new=True)

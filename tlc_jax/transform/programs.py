@@ -156,8 +156,8 @@ def in_step(jaxprs: dict[int, core.Jaxpr], callers: tuple[Any, ...] = ()) -> Ite
             None in next_ones.values() and not trims
         ):
             raise equation.refuse(
-                "what the function does depends on the size of the picture; give it sizes for "
-                "which it does not, for example by padding the picture before"
+                "what the function does depends on the size of the image; give it sizes for "
+                "which it does not, for example by padding the image before"
             )
         for size, eqn in next_ones.items():
             if eqn:
@@ -181,7 +181,7 @@ def labels(shapes: Shapes) -> tuple[int, ...]:
     """For each dimension the axes with which it grows: 0, ROWS, COLUMNS or both."""
     rank = {len(shape) for shape in shapes.values()}
     if len(rank) > 1:
-        raise LocalizeError("the number of dimensions depends on the size of the picture.")
+        raise LocalizeError("the number of dimensions depends on the size of the image.")
 
     def grows(dim: int, axis: int) -> bool:
         longer = shapes.get(LONGER * axis, shapes[0])

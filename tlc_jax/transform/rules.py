@@ -69,7 +69,7 @@ def walk(
     env: dict[int, dict[core.Var, Value]] = {size: {} for size in jaxprs}
     if len({(len(one.consts), len(one.jaxpr.outvars)) for one in jaxprs.values()}) > 1:
         raise LocalizeError(
-            "what the function does depends on the size of the picture; give it sizes for which it "
+            "what the function does depends on the size of the image; give it sizes for which it "
             "does not."
         )
     consts = zip(*(jaxpr.consts for jaxpr in jaxprs.values()), strict=True)
@@ -83,7 +83,7 @@ def walk(
             return _constant({s: np.asarray(a.val, a.aval.dtype) for s, a in atoms.items()})
         found = {id(value): value for value in (env[s][a] for s, a in atoms.items())}
         if len(found) > 1:
-            raise equation.refuse("which values it takes depends on the size of the picture")
+            raise equation.refuse("which values it takes depends on the size of the image")
         (value,) = found.values()
         return value
 
@@ -139,7 +139,7 @@ def apply(equation: Equation, operands: list[Any]) -> list[Any]:
     if None in equation.each.values():
         return [trim(equation, operands)]
     if any(isinstance(one, Strip) for one in fields) and equation.name not in ON_STRIPS:
-        raise equation.refuse("it takes a border of the picture by itself")
+        raise equation.refuse("it takes a border of the image by itself")
     if body(equation.any) is not None:
         return _call(equation, operands)
     if any(isinstance(one, Still) for one in operands):
@@ -176,7 +176,7 @@ def _resize(equation: Equation, operands: list[Any]) -> list[Any]:
     for dim, label in enumerate(labels(before)):
         scales = {fractions.Fraction(after[s][dim], before[s][dim]) for s in after if label}
         if len(scales) > 1:
-            raise equation.refuse("its factor depends on the size of the picture")
+            raise equation.refuse("its factor depends on the size of the image")
     operand = operands[0]
     if operand.hidden and not any(operand.labels):  # one position becomes many equal ones
         (array,) = run(equation, [operand], FULL, operand.hidden)
@@ -235,7 +235,7 @@ def _cond(equation: Equation, operands: list[Any]) -> list[Any]:
         return positional(equation, operands)
     others = _only_maps(equation, others)
     if not isinstance(index, Plain) or not (platforms or index.settled(0)):
-        raise equation.refuse("which branch it takes depends on the picture")
+        raise equation.refuse("which branch it takes depends on the image")
     shapes = [equation.result_shapes(i) for i in range(len(equation.any.outvars))]
     seen: list[Any] = []
     count = len(equation.params["branches"])
@@ -269,7 +269,7 @@ def _cond(equation: Equation, operands: list[Any]) -> list[Any]:
 def _scan(equation: Equation, operands: list[Any]) -> list[Any]:
     operands = _only_maps(equation, operands)
     if not equation.fixed("length", "num_consts", "num_carry", "reverse"):
-        raise equation.refuse("its number of steps depends on the size of the picture")
+        raise equation.refuse("its number of steps depends on the size of the image")
     params = equation.params
     consts_end = params["num_consts"]
     carry_end = consts_end + params["num_carry"]

@@ -44,7 +44,7 @@ def reduce_window_sum(equation: Equation, operands: list[Any]) -> list[Any]:
     once = {n for dim, n in enumerate(windows[0]) if dim not in covered}
     once |= {*params["base_dilation"], *params["window_dilation"]}
     if once != {1} or any(map(any, params["padding"])):
-        raise equation.refuse("its window covers the picture and more, such as padding")
+        raise equation.refuse("its window covers the image and more, such as padding")
     return [summed(equation, operand, covered, keep=True)]
 
 

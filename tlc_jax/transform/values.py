@@ -178,7 +178,7 @@ class Still:
 
     def __init__(self, origin: "Origin", shapes: Shapes, lost: bool = False) -> None:
         self.origin, self.shapes = origin, shapes
-        self.lost = lost  # whether its positions are in another order than those of the picture
+        self.lost = lost  # whether its positions are in another order than those of the image
 
 
 Value = Plain | Field | Still
