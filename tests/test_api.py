@@ -11,7 +11,7 @@ import pytest
 
 import checkpoints_convert
 import tlc_jax as tlc
-from tlc_jax import layers, ops
+from tlc_jax import jobs, layers, ops
 from tlc_jax.evaluation import evaluating as evaluate
 from tlc_jax.files import catalogue
 from tlc_jax.files import datasets as data
@@ -57,7 +57,7 @@ def public(module) -> list[str]:
     return [name for name in names if not name.startswith("_")]
 
 
-MODULES = [tlc, ops, layers, checkpoints_convert, evaluate, data, catalogue]
+MODULES = [tlc, ops, layers, jobs, checkpoints_convert, evaluate, data, catalogue]
 MODULES += [train, recipe, step, degradations]
 
 
