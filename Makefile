@@ -1,6 +1,6 @@
 # make demo    take noise and camera shake from a photograph with the weights of the package
 # make test    run the tests and the doctests
-# make test-core   those of them in which versions matter most
+# make test-oldest   those in which versions matter most, with the oldest that are allowed
 # make check   lint, formatting, types, the container file
 # make docs    the documentation, into build/docs; a broken link or name is an error
 # make notebooks   bring both files of each notebook to the newer of the two, and run them; minutes
@@ -14,9 +14,7 @@
 PYTHON ?= python3
 # EXTRA=test leaves out torch (and make check): the tests that need it skip.
 EXTRA ?= dev
-# Another environment, as .ci/run has them; LOWEST=1 installs the oldest versions that are allowed.
 VENV ?= .venv
-LOWEST ?=
 BIN := $(VENV)/bin
 
 # Operations, networks, conversion, restoring and the command line; all that needs torch.
@@ -25,7 +23,7 @@ CORE := $(patsubst %,tests/test_%.py,attention spatial shape_and_conv convert ch
   networks.py::test_numbers_of_the_release maxim.py::test_equals_the_release)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-core check docs notebooks package bench bench-check clean
+.PHONY: demo test test-oldest check docs notebooks package bench bench-check clean
 
 demo: $(VENV)/set-up-demo
 	$(BIN)/tlc-jax restore tlc_jax/examples/noisy.png -o build/demo.png --overwrite \
@@ -36,7 +34,9 @@ demo: $(VENV)/set-up-demo
 test: $(VENV)/set-up-$(EXTRA)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-test-core: $(VENV)/set-up-$(EXTRA)
+test-oldest: $(VENV)/set-up-$(EXTRA)
+	$(BIN)/python .ci/lowest.py >$(VENV)/lowest.txt
+	$(BIN)/python -m pip install --quiet --requirement $(VENV)/lowest.txt
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(CORE)
 
 check: $(VENV)/set-up-dev
@@ -72,15 +72,12 @@ clean:
 	rm -rf $(VENV) build dist docs/reference/cli.md
 
 $(VENV)/set-up-demo: pyproject.toml | $(BIN)/python
-	$(INSTALL) --editable .
+	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 $(VENV)/set-up-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python .ci/lowest.py >$(VENV)/lowest.txt
-	$(INSTALL) --editable ".[$*]"
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	@touch $@
-
-INSTALL = $(BIN)/python -m pip install --quiet $(if $(LOWEST),--constraint $(VENV)/lowest.txt)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
