@@ -25,7 +25,7 @@ from tlc_jax.cli.common import (
     status,
 )
 from tlc_jax.inference.ways import at_once, shifted
-from tlc_jax.jobs.plan import buckets, is_video
+from tlc_jax.jobs.planning import buckets, is_video
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
 

@@ -5,7 +5,7 @@ for the command, for the page and for whoever has folders.
 """
 
 from tlc_jax.jobs.job import Job, JobError, Options, Outcome
-from tlc_jax.jobs.plan import plan
-from tlc_jax.jobs.run import run
+from tlc_jax.jobs.planning import plan
+from tlc_jax.jobs.running import run
 
 __all__ = ["Job", "JobError", "Options", "Outcome", "plan", "run"]

@@ -2,7 +2,7 @@
 
 from tlc_jax.jobs.job import DEFAULTS, Job, Options, Outcome, Watch
 from tlc_jax.jobs.pictures import restore_picture
-from tlc_jax.jobs.plan import is_video
+from tlc_jax.jobs.planning import is_video
 from tlc_jax.jobs.videos import restore_frames, restore_video
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
