@@ -155,10 +155,19 @@ class Network(nn.Module, kw_only=True):
 
 
 def abstract_params(model: Network, size: Size = (8, 8)) -> Params:
-    """The parameter tree as shapes and types, from a trace on an image of `size`; no memory."""
-    # Both modes have the same parameters, and the global one needs no trace on a training crop.
-    init = model.clone(local_mode=False).init
-    return jax.eval_shape(init, jax.random.key(0), model.example_input(size))["params"]
+    """The parameter tree as shapes and types, without allocating it, by pictures of `size`."""
+    # Local or global, they are the same, and a global network is not traced on a crop first.
+    model = model.clone(local_mode=False)
+    try:
+        shapes = _shapes(model, size)
+    except TypeError:  # a field holds a list, so that nothing can be kept by this network
+        shapes = _shapes.__wrapped__(model, size)
+    return jax.tree.map(lambda leaf: leaf, shapes)  # a tree of the caller's own
+
+
+@functools.lru_cache
+def _shapes(model: Network, size: Size) -> Params:
+    return jax.eval_shape(model.init, jax.random.key(0), model.example_input(size))["params"]
 
 
 def is_site(context: InterceptorContext) -> bool:
