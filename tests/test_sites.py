@@ -16,7 +16,7 @@ from tlc_jax import ops
 from tlc_jax.inference.buckets import forward_within
 from tlc_jax.inference.sites import at_sites
 from tlc_jax.layers import Conv1x1, LocalPool
-from tlc_jax.layers.network import _maps_of_a_crop
+from tlc_jax.layers.network import _maps_of_a_crop, abstract_params
 
 SIZE = (20, 27)
 
@@ -190,7 +190,7 @@ def test_a_crop_is_traced_once_and_only_where_it_has_to():
     crops = lambda: _maps_of_a_crop.cache_info().misses  # noqa: E731
     params, image = start(SHARED), photo(*SIZE)
     tlc.restore(SHARED, params, image)
-    tlc.abstract_params(SHARED.clone(local_mode=True))
+    abstract_params(SHARED.clone(local_mode=True))
     assert crops() == 0
     for fields in ({}, {"window": (3, 5)}, {"dtype": jnp.bfloat16}):
         local = SHARED.clone(local_mode=True, **fields)

@@ -51,7 +51,7 @@ def test_ways_are_what_they_are_called(networks, folder):
     model, params, degradation = networks["NAFNet"]
     scores = gain.by_way(networks["NAFNet"], folder)
     assert [*scores] == ["0", "1"]
-    name, image, truth = next(gain.spoilt(degradation, folder))
+    name, image, truth = next(gain.degraded(degradation, folder))
     assert scores[name]["input"] == pytest.approx(20.2, abs=0.4)
     for factor in FACTORS:
         side = round(SIDE * factor)
@@ -73,7 +73,7 @@ def test_gain_by_size_begins_with_none(networks, tmp_path, write_photographs, mo
     gains = gain.by_size(networks["NAFNet"], tmp_path)
     assert gains[16] == [0, 0]
     assert len(gains[64]) == 2 and all(gains[64])
-    _, image, truth = next(gain.spoilt(degradation, tmp_path))
+    _, image, truth = next(gain.degraded(degradation, tmp_path))
     middle = np.s_[16:144, 4:132]
     local, everywhere = (
         gain.psnr(tlc.restore(model.clone(local_mode=mode), params, image[middle]), truth[middle])
@@ -114,7 +114,7 @@ def test_statistics_are_those_of_the_sites(networks, folder, name):
     for values in ways.values():
         assert {len(of_site) for of_site in values.values()} == {2 * count}
 
-    _, image, _ = next(gain.spoilt(degradation, folder))
+    _, image, _ = next(gain.degraded(degradation, folder))
 
     def meets(variant, picture):
         met = []
@@ -144,7 +144,7 @@ def test_the_mean_of_alignments(networks, folder, random_params, monkeypatch):
         features=4, depth=2, num_stages=1, num_groups=1, num_bottleneck_blocks=1,
         block_size_hr=(2, 2), block_size_lr=(2, 2), train_size=(SIDE, SIDE),
     )  # fmt: skip
-    _, image, truth = next(gain.spoilt(networks["NAFNet"].degradation, folder))
+    _, image, truth = next(gain.degraded(networks["NAFNet"].degradation, folder))
     params = random_params(model)
     scores = dict(maxim.by_way(model, params, image, truth))
     at_end = model.clone(padding="end")
@@ -210,7 +210,7 @@ def test_the_weights_of_the_package(networks, folder, tmp_path, monkeypatch):
     scores = json.loads((tmp_path / "results.json").read_text())["shipped"]["small"]
     for case, task in (("noise, sigma 50", "denoise"), ("camera shake", "deblur")):
         degradation = (shipped.NOISE | shipped.SHAKE)[case]
-        _, image, truth = next(gain.spoilt(degradation, folder))
+        _, image, truth = next(gain.degraded(degradation, folder))
         for mode in (True, False):
             restored = tlc.restore(model.clone(local_mode=mode), loaded[task][1], image)
             way = f"{task}, {'local' if mode else 'global'}"
