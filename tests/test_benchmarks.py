@@ -71,7 +71,7 @@ def test_falling_back_is_counted_as_the_guard_does_it(
     guard.main()
     *_, of, _, fell, _, _, _ = capsys.readouterr().out.splitlines()[-1].split("|")
     model, params = tlc.load("denoise")
-    pixels = case.spoil(jax.random.key(0), tlc.read_image(tmp_path / "gray.png"))
+    pixels = case.degrade(jax.random.key(0), tlc.read_image(tmp_path / "gray.png"))
     mode = tlc.restore_guarded(model, guard.stronger(params, gain), pixels).mode
     assert (int(of), int(fell), mode == "global") == (1, falls_back, falls_back)
 
