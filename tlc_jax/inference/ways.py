@@ -1,8 +1,8 @@
 """Ways to restore an image: at once, in tiles, shifted; they combine.
 
-    tlc.restore(model, params, image)
-    tlc.restore(model, params, image, way=tlc.tiled(256, 32))
-    tlc.restore(model, params, image, way=lambda run: tlc.shifted(5)(tlc.tiled(256, 32)(run)))
+tlc.restore(model, params, image)
+tlc.restore(model, params, image, way=tlc.tiled(256, 32))
+tlc.restore(model, params, image, way=lambda run: tlc.shifted(5)(tlc.tiled(256, 32)(run)))
 """
 
 import functools
