@@ -228,7 +228,7 @@ def test_a_network_for_single_pictures_takes_no_pair(run, tmp_path):
 
 def test_no_file_holds_four_channels(run, tmp_path):
     said = refused(run, "left.png", "-o", tmp_path / "out", "--checkpoint", "four")
-    assert "four: takes pictures of 4 channels, which no file holds" in said
+    assert "NAFNet takes pictures of 4 channels here, which no file holds" in said
 
 
 # Videos

@@ -6,6 +6,7 @@ to be right, the function is refused.
 """
 
 import fractions
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -268,11 +269,18 @@ def _cond(equation: Equation, operands: list[Any]) -> list[Any]:
 
 def _scan(equation: Equation, operands: list[Any]) -> list[Any]:
     operands = _only_maps(equation, operands)
-    if not equation.fixed("length", "num_consts", "num_carry", "reverse"):
+    if not equation.fixed("length", "reverse"):
         raise equation.refuse("its number of steps depends on the size of the image")
     params = equation.params
-    consts_end = params["num_consts"]
-    carry_end = consts_end + params["num_carry"]
+    # What is scanned has an axis less within a step; JAX's names for these counts change.
+    step = params["jaxpr"].jaxpr
+
+    def rank(variables: list[Any]) -> list[int]:
+        return [len(variable.aval.shape) for variable in variables]
+
+    scanned = sum(map(operator.ne, rank(equation.any.invars), rank(step.invars)))
+    carry_end = len(operands) - scanned
+    consts_end = carry_end - sum(map(operator.eq, rank(equation.any.outvars), rank(step.outvars)))
     consts, carry, rows = (
         operands[:consts_end],
         operands[consts_end:carry_end],
