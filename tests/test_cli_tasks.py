@@ -335,6 +335,17 @@ def test_a_damaged_picture_in_a_clip(run, world, tmp_path):
     assert files(target) == {f"frame{i}.png" for i in range(12) if i != 5}
 
 
+def test_each_damaged_picture_of_a_clip_is_named(run, world, tmp_path):
+    frames = tmp_path / "frames"
+    shutil.copytree(world / "frames", frames)
+    for name in ("frame3.png", "frame7.png"):
+        (frames / name).write_bytes(b"")
+    _, _, err = run("restore", frames, "-o", tmp_path / "out", "--checkpoint", "video")
+    third, seventh, both = err.splitlines()
+    assert "frame3.png: it is empty" in third and "frame7.png: it is empty" in seventh
+    assert "2 of" in both and "frame3.png first" in both
+
+
 def test_a_clip_against_the_truth(run, world, weights, tmp_path):
     """The mean over frames of their PSNR; the truth here is the clip turned upside down."""
     frames = [read_picture(world / f"frames/frame{i}.png").pixels for i in range(12)]

@@ -14,9 +14,8 @@ from tlc_jax import jobs
 from tlc_jax.evaluation.sheets import most_different, panels
 from tlc_jax.files import checkpoints
 from tlc_jax.files.pictures import ImageError, Picture, read_picture, write_image
-from tlc_jax.inference.timed import Timed, restore_timed
+from tlc_jax.inference.timed import Timed, Watch, restore_timed
 from tlc_jax.inference.ways import at_once, tiled
-from tlc_jax.jobs.job import Watch
 from tlc_jax.jobs.pictures import FALSE_COLOURS
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
@@ -80,8 +79,10 @@ def restored(request: Request, watch: Watch) -> Made:
         "note": "; ".join(note for note in done.notes if note != FALSE_COLOURS),
     }
     profile = done.before.icc_profile
-    shown = (("before", to_float(done.before.pixels)), ("after", done.after))
-    pictures = [(_show(request.folder / f"{name}.jpg", x, profile), name) for name, x in shown]
+    shown = (("before", done.before.pixels), ("after", done.after))
+    pictures = [
+        (_show(request.folder / f"{name}.jpg", to_float(x), profile), name) for name, x in shown
+    ]
     return Made({name: fact for name, fact in facts.items() if fact}, pictures, file)
 
 

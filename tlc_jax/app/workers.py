@@ -21,9 +21,8 @@ import jax
 from tlc_jax.files.checkpoints import CheckpointError
 from tlc_jax.files.pictures import ImageError
 from tlc_jax.inference.programs import is_out_of_memory
-from tlc_jax.inference.timed import NotFiniteError
+from tlc_jax.inference.timed import NotFiniteError, Watch
 from tlc_jax.jobs import JobError
-from tlc_jax.jobs.job import Watch
 
 FORGET_AFTER = 50  # times; each may have compiled a program, which stays in memory
 STEP = 0.2  # seconds between two looks at whether work is still wanted

@@ -17,6 +17,7 @@ from tlc_jax.cli.common import (
     WindowSide,
     check_writable,
     choose_checkpoint,
+    complain,
     console,
     each,
     enough_memory,
@@ -120,6 +121,7 @@ def restore(
         chunk=chunk,
         overlap=overlap,
         overwrite=overwrite,
+        complain=complain,
     )
     if not each(todo, lambda job: _restore(job, model, params, options)):
         raise typer.Exit(2)

@@ -11,8 +11,6 @@ from tlc_jax.files.pictures import Picture
 from tlc_jax.inference.buckets import Size
 from tlc_jax.inference.ways import Way, at_once
 
-Watch = Callable[[str], None]  # is told what is done next, in words
-
 
 class JobError(ValueError):
     """What was asked for cannot be done; the message is a sentence for the user."""
@@ -55,6 +53,7 @@ class Options:
       buckets: those of the sizes of pictures that share a program.
       chunk, overlap: frames at a time, as of `tlc_jax.restore_clip`.
       overwrite: whether outputs that are there are replaced; else only what is missing is written.
+      complain: told at once of a frame of a clip that cannot be read; the others are restored.
     """
 
     reference: Path | None = None
@@ -64,6 +63,7 @@ class Options:
     chunk: int = 10
     overlap: int = 5
     overwrite: bool = False
+    complain: Callable[[Exception], None] = lambda error: None
 
 
 DEFAULTS = Options()
@@ -79,7 +79,7 @@ class Outcome:
       notes: what was converted or left out, and how close the result is to the reference.
       problem: a sentence about parts of the source that could not be restored.
       before: the picture as it was read, of a pair its first view.
-      after: what was written of it, (H, W, C) in [0, 1].
+      after: what was written of it, (H, W, C) whole numbers.
       mode: "local" or "global", the statistics that it was restored with.
       compiling, running: seconds; those of a video are together.
       memory: bytes that XLA plans for a picture.

@@ -15,8 +15,8 @@ from tlc_jax.files.pictures import (
     write_image,
     write_restored,
 )
-from tlc_jax.inference.timed import NotFiniteError, Timed, restore_timed
-from tlc_jax.jobs.job import Job, JobError, Options, Outcome, Watch
+from tlc_jax.inference.timed import NotFiniteError, Timed, Watch, restore_timed
+from tlc_jax.jobs.job import Job, JobError, Options, Outcome
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
 from tlc_jax.ops.pixels import from_float, to_float
@@ -52,9 +52,8 @@ def restore_picture(
     notes += dict.fromkeys(note for picture in pictures for note in picture.notes)
     if model.scale > 1 and any(picture.alpha is not None for picture in pictures):
         notes.append("alpha left out")
-    after = to_float(pixels)
     if truth is not None:
-        notes.append(_scores(before, made.pixels, after, truth))
+        notes.append(_scores(before, made.pixels, to_float(pixels), truth))
     if job.sheet is not None:
         other = "global" if made.mode == "local" else "local"
         compared = timed(
@@ -70,7 +69,7 @@ def restore_picture(
         f"{made.running:.1f} s",
         notes=tuple(notes),
         before=pictures[0],
-        after=after,
+        after=pixels,
         mode=made.mode,
         compiling=made.compiling,
         running=made.running,

@@ -1,6 +1,7 @@
 """One job: a picture, two views, a video or a clip from file to file."""
 
-from tlc_jax.jobs.job import DEFAULTS, Job, Options, Outcome, Watch
+from tlc_jax.inference.timed import Watch
+from tlc_jax.jobs.job import DEFAULTS, Job, Options, Outcome
 from tlc_jax.jobs.pictures import restore_picture
 from tlc_jax.jobs.planning import is_video
 from tlc_jax.jobs.videos import restore_frames, restore_video

@@ -12,8 +12,8 @@ from tlc_jax.evaluation import metrics
 from tlc_jax.files.pictures import ImageError, Picture, read_picture, write_restored
 from tlc_jax.files.video import VideoError, VideoWriter, read_video
 from tlc_jax.inference.clips import restore_clip
-from tlc_jax.inference.timed import check_finite
-from tlc_jax.jobs.job import Job, JobError, Options, Outcome, Watch
+from tlc_jax.inference.timed import Watch, check_finite
+from tlc_jax.jobs.job import Job, JobError, Options, Outcome
 from tlc_jax.jobs.pictures import read_truth
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
@@ -70,7 +70,7 @@ def restore_frames(
     """Restore the frames of a clip, each written as soon as it is done, as `run`."""
     folder, total = job.sources[0].parent, len(job.sources)
     reading: deque[tuple[Path, Picture, Path]] = deque()
-    lost: list[str] = []
+    lost: list[Path] = []
     notes: dict[str, None] = {}  # each one once, in their order
     scores: list[list[float]] = []
 
@@ -80,7 +80,8 @@ def restore_frames(
             try:
                 picture = read_picture(source, channels=model.inp_channels)
             except ImageError as error:
-                lost.append(str(error))
+                lost.append(source)
+                options.complain(error)
                 continue
             first = first or (source, picture.pixels.shape)
             _check_size(source, picture.pixels.shape, *first)
@@ -102,16 +103,17 @@ def restore_frames(
     if scores:
         before, after = np.mean(scores, axis=0)
         notes[f"PSNR {before:.3f} -> {after:.3f} dB, mean over frames"] = None
+    problem = None
+    if lost:
+        problem = (
+            f"{folder}: {len(lost)} of {total} frames cannot be read, {lost[0].name} first; the "
+            "others are restored as if those were not there."
+        )
     return Outcome(
         written=(job.targets[0].parent,),
         facts=_pace(count, shape, start),
         notes=tuple(notes),
-        problem=(
-            f"{folder}: {len(lost)} of {total} frames cannot be read; the others are restored as "
-            f"if those were not there. The first: {lost[0]}"
-        )
-        if lost
-        else None,
+        problem=problem,
     )
 
 
