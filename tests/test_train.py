@@ -318,9 +318,8 @@ def test_a_run_that_ends_leaves_no_process_behind(tmp_path, arguments, end, code
     assert not any(map(is_running, workers))
 
 
-@pytest.mark.parametrize("devices", [8])
-def test_devices_share_a_batch(tmp_path, arguments, whole, devices):
-    flags = f"--xla_force_host_platform_device_count={devices}"
+def test_devices_share_a_batch(tmp_path, arguments, whole):
+    flags = "--xla_force_host_platform_device_count=4"  # XLA gives up where many wait for a core
     subprocess.run(arguments, env=environment(flags), check=True)
     ours, theirs = losses(tmp_path / "run"), losses(whole)
     assert ours.keys() == theirs.keys()
