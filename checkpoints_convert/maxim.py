@@ -31,6 +31,4 @@ def infer_maxim(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-RELEASES = {
-    "maxim": Release(r"stage_0_input_conv_0/kernel", infer_maxim, RULES, unused=UNUSED),
-}
+RELEASES = {"maxim": Release(r"stage_0_input_conv_0/kernel", infer_maxim, RULES, unused=UNUSED)}

@@ -11,14 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from tlc_jax.layers import (
-    Conv1x1,
-    DepthwiseConv3x3,
-    LayerNorm,
-    LocalAttention,
-    Network,
-    conv3x3,
-)
+from tlc_jax.layers import Conv1x1, DepthwiseConv3x3, LayerNorm, LocalAttention, Network, conv3x3
 from tlc_jax.ops import pixel_shuffle, pixel_unshuffle
 
 
