@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tlc_jax.app import Limits, serve
-from tlc_jax.cli.common import UserError, console
+from tlc_jax.cli.common import UserError, console, reason
 from tlc_jax.files import checkpoints
 from tlc_jax.models import MODELS
 
@@ -80,5 +80,4 @@ def _check_free(host: str, port: int | None) -> None:
             listener.bind(address[4])
     except OSError as error:
         where = host if port is None else f"{host}, port {port}"
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"cannot listen at {where}: {reason}; choose another.") from None
+        raise UserError(f"cannot listen at {where}: {reason(error)}; choose another.") from None
