@@ -89,18 +89,13 @@ def suspicious(image: np.ndarray, locally: np.ndarray) -> bool:
 
     Args:
       image: the input, (H, W, C) floats.
-      locally: the local result. If the network enlarges, it compares only with the global result.
+      locally: the local result; if the network enlarges, only the global one compares with it.
     """
     return locally.shape != image.shape or bool(_far(locally, image).any())
 
 
 def fails(image: np.ndarray, locally: np.ndarray, globally: np.ndarray) -> bool:
-    """Whether the local result fails and the global one does not; see `restore_guarded`.
-
-    Args:
-      image, locally: as for `suspicious`.
-      globally: the global result.
-    """
+    """Whether the local result fails and the global one does not; see `restore_guarded`."""
     if not np.isfinite(globally).all():
         return False
     far = _far(locally, globally)
@@ -111,10 +106,7 @@ def fails(image: np.ndarray, locally: np.ndarray, globally: np.ndarray) -> bool:
 
 
 def stray(image: np.ndarray, other: np.ndarray) -> float:
-    """The largest difference between two images in the mean of a channel over one square.
-
-    Args:
-      image, other: (H, W, C), floats.
+    """The largest difference of two images (H, W, C) in the mean of a channel over one square.
 
     Examples:
       >>> image = np.zeros((32, 48, 3))

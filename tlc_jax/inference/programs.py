@@ -63,7 +63,7 @@ def refuse_clips(model: Network) -> None:
 
 
 def frame_as_input(model: Network, image: np.ndarray) -> np.ndarray:
-    """`as_input`, also for a frame of a network for clips."""
+    """`as_input`, also for a frame of a clip."""
     image, channels = np.asarray(image), model.inp_channels
     try:
         hash(model)

@@ -52,7 +52,6 @@ def at_sites(
       see: takes the site's path, the layer, its inputs, and its window, in pixels of its feature
         map and perhaps larger than it; `None` is the whole map.
     """
-
     running: list[nn.Module] = []  # networks, the innermost last
 
     def enter(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:

@@ -77,11 +77,7 @@ def restore_timed(
 
 
 def check_finite(pixels: np.ndarray) -> None:
-    """Refuse a result with NaN or infinite numbers.
-
-    Raises:
-      NotFiniteError: it has some.
-    """
+    """Refuse a result with NaN or infinite numbers, by a NotFiniteError."""
     if not np.isfinite(pixels).all():
         raise NotFiniteError(
             "the restored picture holds NaN or infinite numbers; convert the weights again, and "

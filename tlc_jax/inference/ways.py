@@ -68,11 +68,7 @@ def restore(
 def compile_way(
     way: Way, model: Network, params: Params, pixels: np.ndarray, bucket: Size | None = None
 ) -> int:
-    """Compile all programs that a way runs for an image of this size, without running them.
-
-    Args:
-      way, model, params, bucket: as for `restore`.
-      pixels: as from `programs.as_input`.
+    """Compile all programs that a way runs for an image as from `as_input`, without running them.
 
     Returns:
       Bytes that XLA plans for the largest program, as `planned_memory`.
