@@ -6,6 +6,7 @@ and decodes the whole. So TLC's windows for the channel attentions follow from q
 the whole of a training crop.
 """
 
+import functools
 from typing import ClassVar
 
 import flax.linen as nn
@@ -42,18 +43,10 @@ class MPRNet(Network):
         widths = tuple(self.n_feat + level * self.scale_unetfeats for level in range(LEVELS))
         slope = prelu_slope(self)  # one for all blocks
 
-        def shallow(image: jax.Array, name: str) -> jax.Array:
-            return ShallowFeatures(self.n_feat, self.reduction, self.dtype, name=name)(image, slope)
-
-        def encoder(name: str) -> Encoder:
-            return Encoder(widths, self.reduction, self.dtype, name=name)
-
-        def decoder(name: str) -> Decoder:
-            return Decoder(self.reduction, self.dtype, name=name)
-
-        def attend(x: jax.Array, image: jax.Array, name: str) -> jax.Array:
-            layer = SupervisedAttention(1, use_bias=False, dtype=self.dtype, name=name)
-            return layer(x, image)[0]
+        shallow = functools.partial(ShallowFeatures, self.n_feat, self.reduction, self.dtype)
+        encoder = functools.partial(Encoder, widths, self.reduction, self.dtype)
+        decoder = functools.partial(Decoder, self.reduction, self.dtype)
+        attend = functools.partial(SupervisedAttention, 1, use_bias=False, dtype=self.dtype)
 
         def concat(x: jax.Array, y: jax.Array, features: int, name: str) -> jax.Array:
             xy = jnp.concatenate([x, y], axis=-1)
@@ -62,18 +55,18 @@ class MPRNet(Network):
         halves = _cut_rows(image)
         quarters = _cut_columns(halves)
 
-        x = shallow(quarters, "shallow_feat1")
-        encoded = _join_columns(encoder("stage1_encoder")(x, slope=slope))
-        decoded = decoder("stage1_decoder")(encoded, slope)
+        x = shallow(name="shallow_feat1")(quarters, slope)
+        encoded = _join_columns(encoder(name="stage1_encoder")(x, slope=slope))
+        decoded = decoder(name="stage1_decoder")(encoded, slope)
 
-        x = shallow(halves, "shallow_feat2")
-        x = concat(x, attend(decoded[0], halves, "sam12"), self.n_feat, "concat12")
-        encoded = encoder("stage2_encoder")(x, (encoded, decoded), slope)
-        encoded = _join_rows(encoded)
-        decoded = decoder("stage2_decoder")(encoded, slope)
+        x = shallow(name="shallow_feat2")(halves, slope)
+        attended, _ = attend(name="sam12")(decoded[0], halves)
+        x = concat(x, attended, self.n_feat, "concat12")
+        encoded = _join_rows(encoder(name="stage2_encoder")(x, (encoded, decoded), slope))
+        decoded = decoder(name="stage2_decoder")(encoded, slope)
 
-        x = shallow(image, "shallow_feat3")
-        attended = attend(decoded[0], image, "sam23")
+        x = shallow(name="shallow_feat3")(image, slope)
+        attended, _ = attend(name="sam23")(decoded[0], image)
         x = concat(x, attended, self.n_feat + self.scale_orsnetfeats, "concat23")
         last = ORSNet(self.num_cab, self.reduction, self.dtype, name="stage3_orsnet")
         x = last(x, encoded, decoded, slope)

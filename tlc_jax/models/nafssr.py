@@ -4,6 +4,7 @@ Chu et al., "NAFSSR: Stereo Image Super-Resolution Using NAFNet" (CVPR Workshops
 2204.08714). It was trained on crops of 30 x 90 pixels, and its authors run it with TLC.
 """
 
+import functools
 from dataclasses import KW_ONLY
 from typing import ClassVar
 
@@ -23,19 +24,13 @@ class SCAM(nn.Module):
 
     @nn.compact
     def __call__(self, left: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
-        c = left.shape[-1]
-
-        def project(x: jax.Array, name: str) -> jax.Array:
-            return Conv1x1(c, dtype=self.dtype, name=name)(x)
-
-        def norm(x: jax.Array, name: str) -> jax.Array:
-            return LayerNorm(1e-6, dtype=self.dtype, name=name)(x)
-
+        norm = functools.partial(LayerNorm, 1e-6, dtype=self.dtype)
+        project = functools.partial(Conv1x1, left.shape[-1], dtype=self.dtype)
         from_right, from_left = parallax_attention(
-            project(norm(left, "norm_l"), "l_proj1"),
-            project(norm(right, "norm_r"), "r_proj1"),
-            project(left, "l_proj2"),
-            project(right, "r_proj2"),
+            project(name="l_proj1")(norm(name="norm_l")(left)),
+            project(name="r_proj1")(norm(name="norm_r")(right)),
+            project(name="l_proj2")(left),
+            project(name="r_proj2")(right),
         )
         left = left + from_right * channel_param(self, "beta", left)
         return left, right + from_left * channel_param(self, "gamma", right)

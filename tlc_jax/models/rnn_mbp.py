@@ -40,8 +40,7 @@ class Propagation(nn.Module):
     def __call__(self, x: jax.Array, before: State) -> State:
         widths, _, dtype = self.common
         encoded = Encoder(widths, REDUCTION, dtype, name="encoder")(x, before)
-        decoder = Decoder(REDUCTION, dtype, name="decoder")
-        return encoded, decoder(encoded)
+        return encoded, Decoder(REDUCTION, dtype, name="decoder")(encoded)
 
 
 class BackwardStep(nn.Module):
