@@ -12,8 +12,7 @@ from tlc_jax.ops.box import (
 )
 from tlc_jax.ops.conv import depthwise_conv, pointwise
 from tlc_jax.ops.parallax import parallax_attention
-from tlc_jax.ops.resize import resize_bilinear
-from tlc_jax.ops.shape import pad_to_multiple, pixel_shuffle, pixel_unshuffle
+from tlc_jax.ops.shape import pad_to_multiple, pixel_shuffle, pixel_unshuffle, resize_bilinear
 from tlc_jax.ops.spatial import spatial_attention
 from tlc_jax.ops.windows import Window, average_windows, extract_windows, site_window
 

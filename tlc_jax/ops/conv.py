@@ -38,13 +38,9 @@ def pointwise_padded(
     The zeros are the padding of a larger convolution that follows. `bias` is (1, 1, 1, O) or None.
     """
     # XLA:CPU stores a padded map. So x is padded: it is stored anyway, and most often smaller.
-    return lax.platform_dependent(
-        x,
-        kernel,
-        bias,
-        cpu=functools.partial(_pad_and_multiply, border=border),
-        default=functools.partial(_multiply_and_pad, border=border),
-    )
+    cpu = functools.partial(_pad_and_multiply, border=border)
+    default = functools.partial(_multiply_and_pad, border=border)
+    return lax.platform_dependent(x, kernel, bias, cpu=cpu, default=default)
 
 
 def _pad_and_multiply(
@@ -128,12 +124,9 @@ def _depthwise_backward(
     x, kernel = saved
     k = kernel.shape[0]
     of_x = depthwise_conv(_pad(gradient, border), kernel[::-1, ::-1])
-    of_kernel = lax.platform_dependent(
-        _pad(x, k // 2 - border),
-        gradient,
-        cpu=functools.partial(_sums_by_image, k=k),
-        default=functools.partial(_sums_at_once, k=k),
-    )
+    cpu, default = (functools.partial(sums, k=k) for sums in (_sums_by_image, _sums_at_once))
+    padded = _pad(x, k // 2 - border)
+    of_kernel = lax.platform_dependent(padded, gradient, cpu=cpu, default=default)
     return of_x, of_kernel.reshape(kernel.shape).astype(kernel.dtype)
 
 

@@ -141,8 +141,7 @@ def _blocks(x: Runs, k: int, merge: Merge, size: int = BLOCK_LENGTH) -> Runs:
     if k <= 2 * size:
         return merge([_cut(x, i, outputs) for i in range(k)], [1] * k)
     whole = k // size
-    block = merge([_cut(x, i, length // size, size) for i in range(size)], [1] * size)
-    block = stored(block)
+    block = stored(merge([_cut(x, i, length // size, size) for i in range(size)], [1] * size))
     between = stored(_blocks(block, whole - 1, merge, size))
     heads = -(-outputs // size)
 

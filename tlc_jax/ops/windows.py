@@ -139,10 +139,6 @@ def axis_tiles(length: int, window: int, tile: int) -> AxisTiles:
 def tile_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of the cheapest tiles for a map of `size`: few tiles, little filling.
 
-    Args:
-      size: (H, W) of the map.
-      window: (height, width), no larger than the map.
-
     Examples:
       >>> tile_size((720, 1280), (384, 384))
       (56, 43)

@@ -46,10 +46,8 @@ def _last_repeated(runs: Runs, size: tuple[int, int], extent: jax.Array) -> Runs
     for axis, last in zip((1, 2), jnp.maximum(extent - jnp.asarray(size), 0), strict=True):
         index = jnp.arange(runs[0].shape[axis])
         if index.size > 1:
-            take = functools.partial(
-                jnp.take, indices=jnp.minimum(index, last), axis=axis, mode="clip"
-            )
-            runs = jax.tree.map(take, runs)
+            index = jnp.minimum(index, last)
+            runs = tuple(jnp.take(x, index, axis=axis, mode="clip") for x in runs)
     return runs
 
 
@@ -109,6 +107,12 @@ def _most_tiles(length: int, window: int, tile: Any) -> Any:
     return length // tile + cells
 
 
+def _cell_of(index: jax.Array, ends: jax.Array) -> jax.Array:
+    """The cell that holds each index, from where the cells end; the last one beyond them."""
+    cell = jnp.searchsorted(ends, index, side="right", method="compare_all")
+    return cell.clip(0, ends.size - 1)
+
+
 def _axis_tiles_within(extent: jax.Array, length: int, window: int, tile: int) -> AxisTiles:
     """`axis_tiles` for the first `extent` positions of an axis."""
     most = len(axis_starts(length, window))
@@ -124,17 +128,13 @@ def _axis_tiles_within(extent: jax.Array, length: int, window: int, tile: int) -
     before = jnp.cumsum(tiles) - tiles
 
     number = jnp.arange(_most_tiles(length, window, tile))
-    cell = jnp.searchsorted(before + tiles, number, side="right", method="compare_all").clip(
-        0, begin.size - 1
-    )
+    cell = _cell_of(number, before + tiles)
     first = begin[cell] + (number - before[cell]) * tile
     wanted = first[:, None] + jnp.arange(tile)[None]
     inside = wanted < end[cell][:, None]
 
     position = jnp.arange(length)
-    of_position = jnp.searchsorted(end, position, side="right", method="compare_all").clip(
-        0, begin.size - 1
-    )
+    of_position = _cell_of(position, end)
     start, in_tile = starts[:, None], first[None]
     holds = (start <= in_tile) & (in_tile < start + k) & inside[None, :, 0]
     return AxisTiles(
