@@ -2,13 +2,12 @@
 
 import contextlib
 import dataclasses
-import enum
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -44,28 +43,8 @@ class UserError(ValueError):
 ERRORS = UserError, JobError, ImageError, VideoError, CheckpointError, EvaluationError, OSError
 
 
-class Mode(enum.StrEnum):
-    """Where the network's statistics come from; auto is local, unless that fails."""
-
-    LOCAL = "local"
-    GLOBAL = "global"
-    AUTO = "auto"
-
-
-class Task(enum.StrEnum):
-    """What the weights that come with the package are for: `checkpoints.SHIPPED`."""
-
-    DENOISE = "denoise"
-    DEBLUR = "deblur"
-
-
-class Dtype(enum.StrEnum):
-    """The type to compute in."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-
-
+Task = Literal["denoise", "deblur"]  # of `checkpoints.SHIPPED`
+Dtype = Literal["float32", "bfloat16"]
 Checkpoint = Annotated[
     Path | None, typer.Option(help="A folder that 'tlc-jax convert' or 'tlc-jax train' wrote.")
 ]
@@ -96,7 +75,7 @@ Settings = Annotated[
 def choose_checkpoint(checkpoint: Path | None, task: Task | None) -> Path:
     """The folder that the two options name."""
     if checkpoint is None:
-        return checkpoints.find(task or Task.DENOISE)
+        return checkpoints.find(task or "denoise")
     if task is not None:
         raise UserError(f"--task {task}: chooses among our weights; leave --checkpoint out.")
     return checkpoint
@@ -108,9 +87,9 @@ def open_network(
     """The network of a checkpoint, set as the options say, and the shapes of its parameters."""
     model, shapes = checkpoints.load_abstract(checkpoint)
     model = with_settings(model, settings).clone(
-        local_mode=mode in (Mode.LOCAL, Mode.AUTO),
+        local_mode=mode in ("local", "auto"),
         window=None if window is None else (window, window),
-        dtype=jnp.bfloat16 if dtype is Dtype.BFLOAT16 else None,
+        dtype=jnp.bfloat16 if dtype == "bfloat16" else None,
     )
     return model, shapes
 

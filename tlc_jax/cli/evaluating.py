@@ -8,7 +8,7 @@ import jax
 import typer
 
 from tlc_jax.cli import common
-from tlc_jax.cli.common import Dtype, UserError, console
+from tlc_jax.cli.common import UserError, console
 from tlc_jax.evaluation import evaluating as evaluation
 from tlc_jax.evaluation.metrics import Protocol
 from tlc_jax.files import checkpoints
@@ -38,7 +38,7 @@ def evaluate(
         Path | None, typer.Option(help="A .json that is continued; .md and .png come beside it.")
     ] = None,
     window: common.WindowSide = None,
-    dtype: common.ComputeIn = Dtype.FLOAT32,
+    dtype: common.ComputeIn = "float32",
     settings: common.Settings = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin the report anew.")] = False,

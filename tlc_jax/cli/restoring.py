@@ -1,13 +1,13 @@
 """`tlc-jax restore`: pictures, pairs of views and videos in, the same restored out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from tlc_jax import jobs
 from tlc_jax.cli import common
-from tlc_jax.cli.common import Dtype, Mode, UserError, console
+from tlc_jax.cli.common import UserError, console
 from tlc_jax.inference.ways import at_once, shifted
 from tlc_jax.jobs.planning import buckets, is_video
 from tlc_jax.layers import Network
@@ -30,14 +30,14 @@ def restore(
         Path | None, typer.Option(help="The right view; in a folder by the same names.")
     ] = None,
     mode: Annotated[
-        Mode,
+        Literal["local", "global", "auto"],
         typer.Option(
             help="Statistics over windows (TLC), or all; auto is local, and global where local "
             "makes false colours."
         ),
-    ] = Mode.LOCAL,
+    ] = "local",
     window: common.WindowSide = None,
-    dtype: common.ComputeIn = Dtype.FLOAT32,
+    dtype: common.ComputeIn = "float32",
     reference: Annotated[
         Path | None, typer.Option(help="The ground truth, or a folder of it by the same names.")
     ] = None,
@@ -85,7 +85,7 @@ def restore(
         model, inputs or [], output,
         left=left, right=right, compare=compare, watch=console.print,
     )  # fmt: skip
-    options = {"--compare": compare, "--mode auto": mode is Mode.AUTO, "--shifts": shifts > 1}
+    options = {"--compare": compare, "--mode auto": mode == "auto", "--shifts": shifts > 1}
     if option := next((option for option, given in options.items() if given), None):
         _only_pictures(model, planned, option)
     todo = _unfinished(planned, overwrite)
@@ -96,7 +96,7 @@ def restore(
     params = common.load_params(checkpoint, model, shapes, mode, dtype)
     options = jobs.Options(
         reference=reference,
-        guard=mode is Mode.AUTO,
+        guard=mode == "auto",
         way=shifted(shifts) if shifts > 1 else at_once,
         buckets=buckets(todo, waste) if waste and model.has_buckets and shifts == 1 else {},
         chunk=chunk,

@@ -9,7 +9,7 @@ import jax
 import typer
 
 from tlc_jax.cli import common
-from tlc_jax.cli.common import Dtype, Mode, UserError, console
+from tlc_jax.cli.common import UserError, console
 from tlc_jax.evaluation.sheets import window_map
 from tlc_jax.files import checkpoints
 from tlc_jax.files.catalogue import PUBLISHED
@@ -55,14 +55,14 @@ def info(
         Path, typer.Option("--output", "-o", help="The file for that, a .png.")
     ] = Path("windows.png"),
     window: common.WindowSide = None,
-    dtype: common.ComputeIn = Dtype.FLOAT32,
+    dtype: common.ComputeIn = "float32",
     settings: common.Settings = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace that file, if there is one.")
     ] = False,
 ) -> None:
     """Describe a checkpoint, the window at every site of TLC, and the memory that it takes."""
-    if size is None and plot is None and (window or settings or dtype is not Dtype.FLOAT32):
+    if size is None and plot is None and (window or settings or dtype != "float32"):
         raise UserError("--window, --dtype, --set: these are for a picture; add --size or --plot.")
     if plot is None and (overwrite or output != Path("windows.png")):
         raise UserError("--output, --overwrite: nothing is drawn without a picture; add --plot.")
@@ -85,9 +85,7 @@ def info(
         console.print(f"{name:22}{value}")
     if size is None:
         return
-    model, _ = common.open_network(
-        checkpoints.find(checkpoint), Mode.LOCAL, window, dtype, settings
-    )
+    model, _ = common.open_network(checkpoints.find(checkpoint), "local", window, dtype, settings)
     # No table of rich's: it would cut the names to the width of the terminal.
     line = "{:12}{:12}{:12}{}".format
     console.print(line("statistics", "map", "window", "site"))

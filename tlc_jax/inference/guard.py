@@ -5,7 +5,6 @@ training. It then makes patches of false colour, which the statistics of the who
 """
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -66,22 +65,18 @@ def restore_guarded(
     """
     image = np.asarray(image)
     run = way(functools.partial(forward, bucket=bucket))
-    restored, mode = guarded(run)(model, params, as_input(model, image))
+    restored, mode = guarded(run, model, params, as_input(model, image))
     return Guarded(like(image, restored), mode)
 
 
-def guarded(run: Run) -> Callable[[Network, Params, np.ndarray], Guarded]:
+def guarded(run: Run, model: Network, params: Params, pixels: np.ndarray) -> Guarded:
     """`restore_guarded` for floats that are not clipped: how far they leave [0, 1] counts."""
-
-    def restored(model: Network, params: Params, pixels: np.ndarray) -> Guarded:
-        locally = run(model.clone(local_mode=True), params, pixels)
-        if suspicious(pixels, locally):
-            globally = run(model.clone(local_mode=False), params, pixels)
-            if fails(pixels, locally, globally):
-                return Guarded(globally, "global")
-        return Guarded(locally, "local")
-
-    return restored
+    locally = run(model.clone(local_mode=True), params, pixels)
+    if suspicious(pixels, locally):
+        globally = run(model.clone(local_mode=False), params, pixels)
+        if fails(pixels, locally, globally):
+            return Guarded(globally, "global")
+    return Guarded(locally, "local")
 
 
 def suspicious(image: np.ndarray, locally: np.ndarray) -> bool:
