@@ -27,7 +27,7 @@ from tlc_jax.layers import (
     upsample2x2,
 )
 from tlc_jax.ops import Window, average_windows, extract_windows, resize_bilinear
-from tlc_jax.ops.windows import clip_window
+from tlc_jax.ops.windows import Size, clip_window
 
 Layer = Callable[[jax.Array], jax.Array]
 
@@ -37,7 +37,7 @@ class Level(NamedTuple):
 
     features: int
     num_groups: int
-    block: tuple[int, int]  # of a block in pixels, and of the grid in cells
+    block: Size  # of a block in pixels, and of the grid in cells
     dtype: Dtype | None
 
 
@@ -48,7 +48,7 @@ class GridMixing(nn.Module):
     """
 
     site: ClassVar[str] = "grid"
-    size: tuple[int, int]
+    size: Size
     dtype: Dtype | None = None
 
     @nn.compact
@@ -72,7 +72,7 @@ class GridMixing(nn.Module):
 class BlockMixing(nn.Module):
     """Dense layer across the pixels of each block."""
 
-    size: tuple[int, int]
+    size: Size
     dtype: Dtype | None = None
 
     @nn.compact
@@ -313,8 +313,8 @@ class Maxim(Network):
     num_stages: int = 3
     num_groups: int = 2
     num_bottleneck_blocks: int = 2
-    block_size_hr: tuple[int, int] = (16, 16)  # pixels, at the two highest resolutions
-    block_size_lr: tuple[int, int] = (8, 8)  # pixels, at the others
+    block_size_hr: Size = (16, 16)  # pixels, at the two highest resolutions
+    block_size_lr: Size = (8, 8)  # pixels, at the others
     _: KW_ONLY
     padding: str = "both"  # reflection on both sides, as in the release
     local_attention: bool = True
@@ -323,7 +323,7 @@ class Maxim(Network):
     variants: ClassVar = {"2S": {"num_stages": 2}, "3S": {}}
 
     @property
-    def multiple(self) -> tuple[int, int]:
+    def multiple(self) -> Size:
         """The blocks have to fit at every level: 64 in the published networks."""
         blocks = [(block[0] << i, block[1] << i) for i, block in enumerate(_block_sizes(self))]
         rows, columns = (math.lcm(*sides) for sides in zip(*blocks, strict=True))
@@ -422,6 +422,6 @@ def _stage(
     return [encoded[i] for i in down], [decoded[i] for i in down]
 
 
-def _block_sizes(net: Maxim) -> list[tuple[int, int]]:
+def _block_sizes(net: Maxim) -> list[Size]:
     """(height, width) of the blocks at each level, the bottleneck last."""
     return [net.block_size_hr if i < 2 else net.block_size_lr for i in range(net.depth + 1)]

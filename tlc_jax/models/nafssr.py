@@ -15,6 +15,7 @@ from flax.typing import Dtype
 
 from tlc_jax.layers import Conv1x1, LayerNorm, NAFBlock, Network, channel_param, conv3x3
 from tlc_jax.ops import parallax_attention, pixel_shuffle, resize_bilinear
+from tlc_jax.ops.windows import Size
 
 
 class SCAM(nn.Module):
@@ -44,7 +45,7 @@ class NAFSSR(Network):
     num_blks: int = 16
     _: KW_ONLY
     inp_channels: int = 6  # of both views
-    train_size: tuple[int, int] = (30, 90)  # pixels, of the training crops
+    train_size: Size = (30, 90)  # pixels, of the training crops
 
     variants: ClassVar = {
         f"{size}-{factor}x": {"up_scale": factor, "width": width, "num_blks": blocks}

@@ -24,7 +24,7 @@ import numpy as np
 
 from tlc_jax.ops.checks import check_heads, refusing
 from tlc_jax.ops.fusion import stored
-from tlc_jax.ops.windows import AxisTiles, Window, axis_tiles, clip_window, tile_size
+from tlc_jax.ops.windows import AxisTiles, Size, Window, axis_tiles, clip_window, tile_size
 
 SMALLEST_NORM = 1e-12
 
@@ -73,7 +73,7 @@ def _in_windows(
     v: jax.Array,
     temperature: jax.Array,
     project: jax.Array | None,
-    window: tuple[int, int],
+    window: Size,
 ) -> jax.Array:
     _, h, w, _ = v.shape
     t_h, t_w = tile_size((h, w), window)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlc_jax.ops.checks import check_maps
+from tlc_jax.ops.windows import Size
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
 
@@ -74,7 +75,7 @@ PADDINGS = {"zeros": "constant", "end": "reflect", "both": "reflect"}  # modes o
 Margins = tuple[tuple[int, int], tuple[int, int]]  # pixels (above, below), (left, right)
 
 
-def margins(size: tuple[int, int], multiple: int | tuple[int, int], padding: str) -> Margins:
+def margins(size: Size, multiple: int | Size, padding: str) -> Margins:
     """Pixels to add around an image of `size` so that its sides are multiples.
 
     Arguments and errors are those of `pad_to_multiple`.
@@ -91,7 +92,7 @@ def margins(size: tuple[int, int], multiple: int | tuple[int, int], padding: str
     return (top, extra[0] - top), (left, extra[1] - left)
 
 
-def pad_to_multiple(x: Array, multiple: int | tuple[int, int], padding: str = "zeros") -> Array:
+def pad_to_multiple(x: Array, multiple: int | Size, padding: str = "zeros") -> Array:
     """Pad (..., H, W, C), so that H and W are multiples.
 
     Args:

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from tlc_jax.ops.fusion import stored
+from tlc_jax.ops.windows import Size
 
 Runs = tuple[jax.Array, ...]
 """(sum,) or (mean, biased variance) of runs of one length, arrays of one shape."""
@@ -200,9 +201,7 @@ _runs.defvjp(_runs_forward, _runs_backward)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def slide(
-    x: jax.Array, window: tuple[int, int], statistic: Statistic, method: str = "auto"
-) -> Runs:
+def slide(x: jax.Array, window: Size, statistic: Statistic, method: str = "auto") -> Runs:
     """All windows inside a map: (N, H, W, C) float32 -> (N, H - k_h + 1, W - k_w + 1, C) each."""
     if window == x.shape[1:3]:
         return statistic.whole(x)

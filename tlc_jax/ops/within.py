@@ -15,7 +15,7 @@ from jax import lax
 
 from tlc_jax.ops.box import window_sum
 from tlc_jax.ops.sliding import MOMENTS, SUMS, Runs, along
-from tlc_jax.ops.windows import AxisTiles, Window, axis_starts, cheapest_tile, clip_window
+from tlc_jax.ops.windows import AxisTiles, Size, Window, axis_starts, cheapest_tile, clip_window
 
 
 def zero_beyond(x: jax.Array, extent: jax.Array) -> jax.Array:
@@ -41,7 +41,7 @@ def window_mean_within(x: jax.Array, window: Window, extent: jax.Array) -> jax.A
     return y
 
 
-def _last_repeated(runs: Runs, size: tuple[int, int], extent: jax.Array) -> Runs:
+def _last_repeated(runs: Runs, size: Size, extent: jax.Array) -> Runs:
     """Replace windows that reach beyond the corner by the last one inside it."""
     for axis, last in zip((1, 2), jnp.maximum(extent - jnp.asarray(size), 0), strict=True):
         index = jnp.arange(runs[0].shape[axis])
@@ -86,9 +86,7 @@ def _moments_along(runs: Runs, axis: int, k: int, extent: jax.Array) -> Runs:
 
 
 @functools.partial(jax.jit, static_argnames=("size", "window"))  # traced once for a level
-def tiles_within(
-    extent: jax.Array, size: tuple[int, int], window: Window
-) -> tuple[AxisTiles, AxisTiles]:
+def tiles_within(extent: jax.Array, size: Size, window: Window) -> tuple[AxisTiles, AxisTiles]:
     """Tiles of both axes of the corner of a map of `size`, for `attention_of_tiles`.
 
     Their number is what the whole map may need; those that the corner does not need are empty.
