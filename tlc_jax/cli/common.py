@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.text import Text
 
 from tlc_jax.evaluation.evaluating import EvaluationError
 from tlc_jax.files import checkpoints
@@ -41,7 +40,6 @@ class UserError(ValueError):
 
 # What is told in one sentence, as it is the user's to mend.
 ERRORS = UserError, JobError, ImageError, VideoError, CheckpointError, EvaluationError, OSError
-
 
 Task = Literal["denoise", "deblur"]  # of `checkpoints.SHIPPED`
 Dtype = Literal["float32", "bfloat16"]
@@ -100,24 +98,14 @@ def load_params(
     """The parameters of a network that `open_network` gave; tells what is about to run."""
     params = checkpoints.load_params(checkpoint, shapes)
     licence = checkpoints.describe(checkpoint).get("weights_licence", "not recorded")
-    where = f"{mode} in {dtype} on {jax.default_backend()}"
-    console.print(f"{type(model).__name__} {where}, licence of the weights: {licence}")
+    how = f"{mode} in {dtype} on {jax.default_backend()}"
+    console.print(f"{type(model).__name__} {how}, licence of the weights: {licence}")
     return params
 
 
-@contextlib.contextmanager
-def status(source: str) -> Iterator[Callable[[str], None]]:
-    """Shows what is done with a source, as it is told of it."""
-    with console.status("") as shown:
-        yield lambda words: shown.update(Text(f"{source}: {words}"))
-
-
 def each(items: Sequence[T], do: Callable[[T], None]) -> bool:
-    """Do one item after the other, telling of those that fail; whether all could be done.
-
-    With a bar where there are several and somebody looks.
-    """
-    bar = len(items) > 1 and console.is_terminal
+    """Do one item after the other, telling of those that fail; whether all could be done."""
+    bar = len(items) > 1 and console.is_terminal  # somebody looks
     done = True
     for item in track(items, "", console=console, transient=True) if bar else items:
         try:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.text import Text
 
 from tlc_jax import jobs
 from tlc_jax.cli import common
@@ -112,8 +113,10 @@ def _restore(job: jobs.Job, model: Network, params: Params, options: jobs.Option
     """Do a job and tell of it."""
     remedy = "a smaller --chunk" if model.takes == "clips" else "cut the picture"
     remedy = f"--dtype bfloat16{', --waste 0' if options.buckets else ''} or {remedy}"
-    with common.enough_memory(job.sources[0], remedy), common.status(job.name) as watch:
-        outcome = jobs.run(job, model, params, options, watch)
+    with common.enough_memory(job.sources[0], remedy), console.status("") as status:
+        outcome = jobs.run(
+            job, model, params, options, lambda words: status.update(Text(f"{job.name}: {words}"))
+        )
     console.print(f"{job.name} -> {', '.join(map(str, outcome.written))}: {outcome.facts}")
     for note in outcome.notes:
         console.print(f"  {note}")

@@ -45,12 +45,9 @@ def serve_page(
         name = whole.parent.name if whole.name == "model" else whole.name
         networks[str(folder) if name in networks else name] = folder.absolute()
     _check_free(host, port)
-
-    def ready(address: str) -> None:
-        console.print(f"{address}  (Ctrl-C ends it)")
-
+    limits = Limits(max_pixels, max_megabytes, timeout, jobs)
     try:
-        serve(networks, Limits(max_pixels, max_megabytes, timeout, jobs), host, port, ready)
+        serve(networks, limits, host, port, lambda at: console.print(f"{at}  (Ctrl-C ends it)"))
     except ModuleNotFoundError as error:
         if not str(error.name).startswith("gradio"):
             raise

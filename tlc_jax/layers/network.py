@@ -120,11 +120,8 @@ class Network(nn.Module, kw_only=True):
     def crop(self, restored: Any, size: Size) -> Any:
         """Cut off, from the result for an image of `size`, what belongs to the padding."""
         (top, _), (left, _) = margins(size, self.multiple, self.padding)
-        rows, columns = (
-            slice(self.scale * start, self.scale * (start + length))
-            for start, length in zip((top, left), size, strict=True)
-        )
-        return restored[..., rows, columns, :]
+        top, left, h, w = (self.scale * n for n in (top, left, *size))
+        return restored[..., top : top + h, left : left + w, :]
 
     @nn.nowrap
     def windowed(self) -> contextlib.AbstractContextManager[None]:

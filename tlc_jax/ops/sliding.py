@@ -59,20 +59,12 @@ def _merge_moments(parts: Sequence[Runs], counts: Sequence[Any]) -> Runs:
     return mean, functools.reduce(operator.add, spreads)
 
 
-def _whole_sum(x: jax.Array) -> Runs:
-    return (x.sum(axis=(1, 2), keepdims=True),)
-
-
 def _whole_moments(x: jax.Array) -> Runs:
     """The mean in two passes: the first sum is long, and its values may be far from zero."""
     mean_of = functools.partial(jnp.mean, axis=(1, 2), keepdims=True)
     rough = mean_of(x)
     mean = rough + mean_of(x - rough)
     return mean, mean_of(jnp.square(x - mean))
-
-
-def _sums_back(x: Runs, y: Runs, gradient: Runs, k: int, held: Callable[..., Any]) -> Runs:
-    return (held(gradient[0]),)
 
 
 def _moments_back(x: Runs, y: Runs, gradient: Runs, k: int, held: Callable[..., Any]) -> Runs:
@@ -82,7 +74,12 @@ def _moments_back(x: Runs, y: Runs, gradient: Runs, k: int, held: Callable[..., 
     return (held(of_mean) + 2 * spread) / k, total / k
 
 
-SUMS = Statistic(lambda x: (x,), _merge_sums, _whole_sum, _sums_back)
+SUMS = Statistic(
+    first=lambda x: (x,),
+    merge=_merge_sums,
+    whole=lambda x: (x.sum(axis=(1, 2), keepdims=True),),
+    back=lambda x, y, gradient, k, held: (held(gradient[0]),),
+)
 MOMENTS = Statistic(lambda x: (x, jnp.zeros_like(x)), _merge_moments, _whole_moments, _moments_back)
 
 # The methods: all runs of k along the middle axis, (B, L, M) -> (B, L - k + 1, M).

@@ -37,8 +37,7 @@ def window_mean_within(x: jax.Array, window: Window, extent: jax.Array) -> jax.A
     y = window_sum(zero_beyond(x, extent), size)
     # A window larger than the corner is clipped to it.
     y = y / jnp.minimum(jnp.asarray(size), extent).prod().astype(y.dtype)
-    (y,) = _last_repeated((y,), size, extent)
-    return y
+    return _last_repeated((y,), size, extent)[0]
 
 
 def _last_repeated(runs: Runs, size: Size, extent: jax.Array) -> Runs:
