@@ -323,9 +323,18 @@ class Maxim(Network):
     variants: ClassVar = {"2S": {"num_stages": 2}, "3S": {}}
 
     @property
+    def levels(self) -> list[Level]:
+        """Of each resolution, the largest first, and of the bottleneck."""
+        blocks = [self.block_size_hr] * 2 + [self.block_size_lr] * (self.depth - 1)
+        return [
+            Level(self.features * 2 ** min(i, self.depth - 1), self.num_groups, block, self.dtype)
+            for i, block in enumerate(blocks)
+        ]
+
+    @property
     def multiple(self) -> Size:
         """The blocks have to fit at every level: 64 in the published networks."""
-        blocks = [(block[0] << i, block[1] << i) for i, block in enumerate(_block_sizes(self))]
+        blocks = [(x.block[0] << i, x.block[1] << i) for i, x in enumerate(self.levels)]
         rows, columns = (math.lcm(*sides) for sides in zip(*blocks, strict=True))
         return rows, columns
 
@@ -347,15 +356,11 @@ class Maxim(Network):
 
     @nn.compact
     def forward(self, image: jax.Array) -> jax.Array:
-        levels = [
-            Level(self.features * 2 ** min(i, self.depth - 1), self.num_groups, block, self.dtype)
-            for i, block in enumerate(_block_sizes(self))
-        ]
         # Nearest-neighbour resizing: the pixel just after the middle of each cell.
         steps = [2**i for i in range(self.depth)]
         images = [image[:, step // 2 :: step, step // 2 :: step] for step in steps]
 
-        encoded, decoded = _stage(self, 0, levels, images)
+        encoded, decoded = _stage(self, 0, images)
         for stage in range(1, self.num_stages):
             sams = []
             for i, (x, picture) in enumerate(zip(decoded, images, strict=True)):
@@ -363,7 +368,7 @@ class Maxim(Network):
                 features, _ = SupervisedAttention(dtype=self.dtype, name=name)(x, picture)
                 sams.append(features)
             previous = [x + y for x, y in zip(encoded, decoded, strict=True)]
-            encoded, decoded = _stage(self, stage, levels, images, sams, previous)
+            encoded, decoded = _stage(self, stage, images, sams, previous)
         # In the release the last stage also restores smaller images, for the loss.
         name = f"stage_{self.num_stages - 1}_output_conv_0"
         residual = conv3x3(image.shape[-1], self.dtype, name)(decoded[0])
@@ -373,7 +378,6 @@ class Maxim(Network):
 def _stage(
     net: Maxim,
     stage: int,
-    levels: list[Level],
     images: list[jax.Array],
     sams: list[jax.Array] | None = None,
     previous: list[jax.Array] | None = None,
@@ -382,7 +386,7 @@ def _stage(
 
     `sams` and `previous` come from the previous stage; the first stage has none.
     """
-    down = range(net.depth)
+    levels, down = net.levels, range(net.depth)
     up = down[::-1]
     prefix = f"stage_{stage}_"
 
@@ -420,8 +424,3 @@ def _stage(
         decoder = UNetDecoderBlock(levels[i], name=f"{prefix}decoder_block_{i}")
         decoded[i] = x = decoder(x, signal(gated, i))
     return [encoded[i] for i in down], [decoded[i] for i in down]
-
-
-def _block_sizes(net: Maxim) -> list[Size]:
-    """(height, width) of the blocks at each level, the bottleneck last."""
-    return [net.block_size_hr if i < 2 else net.block_size_lr for i in range(net.depth + 1)]

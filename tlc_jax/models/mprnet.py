@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from tlc_jax.layers import Network, SupervisedAttention, conv3x3
-from tlc_jax.layers.cab import Decoder, Encoder, ORSNet, Pyramid, ShallowFeatures, prelu_slope
+from tlc_jax.layers.cab import Decoder, Encoder, ORSNet, ShallowFeatures, prelu_slope
 
 LEVELS = 3  # of the U-Nets
 
@@ -56,13 +56,14 @@ class MPRNet(Network):
         quarters = _cut_columns(halves)
 
         x = shallow(name="shallow_feat1")(quarters, slope)
-        encoded = _join_columns(encoder(name="stage1_encoder")(x, slope=slope))
+        encoded = tuple(map(_join_columns, encoder(name="stage1_encoder")(x, slope=slope)))
         decoded = decoder(name="stage1_decoder")(encoded, slope)
 
         x = shallow(name="shallow_feat2")(halves, slope)
         attended, _ = attend(name="sam12")(decoded[0], halves)
         x = concat(x, attended, self.n_feat, "concat12")
-        encoded = _join_rows(encoder(name="stage2_encoder")(x, (encoded, decoded), slope))
+        encoded = encoder(name="stage2_encoder")(x, (encoded, decoded), slope)
+        encoded = tuple(map(_join_rows, encoded))
         decoded = decoder(name="stage2_decoder")(encoded, slope)
 
         x = shallow(name="shallow_feat3")(image, slope)
@@ -87,13 +88,11 @@ def _cut_columns(x: jax.Array) -> jax.Array:
     return x.reshape(n, h, 2, w // 2, c).swapaxes(1, 2).reshape(n * 2, h, w // 2, c)
 
 
-def _join_rows(pyramid: Pyramid) -> Pyramid:
-    return tuple(x.reshape(-1, x.shape[1] * 2, *x.shape[2:]) for x in pyramid)
+def _join_rows(x: jax.Array) -> jax.Array:
+    n, h, w, c = x.shape
+    return x.reshape(n // 2, h * 2, w, c)
 
 
-def _join_columns(pyramid: Pyramid) -> Pyramid:
-    def join(x: jax.Array) -> jax.Array:
-        n, h, w, c = x.shape
-        return x.reshape(n // 2, 2, h, w, c).swapaxes(1, 2).reshape(n // 2, h, w * 2, c)
-
-    return tuple(map(join, pyramid))
+def _join_columns(x: jax.Array) -> jax.Array:
+    n, h, w, c = x.shape
+    return x.reshape(n // 2, 2, h, w, c).swapaxes(1, 2).reshape(n // 2, h, w * 2, c)
