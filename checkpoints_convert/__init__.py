@@ -70,23 +70,17 @@ def convert_state_dict(
     """
     name = _recognise(tensors)
     release, cls = RELEASES[name], MODELS[name]
-    if unknown := sorted(overrides.keys() - config_fields(cls)):
-        raise ConversionError(
-            f"{cls.__name__} has no field {', '.join(unknown)}; "
-            f"it has {', '.join(config_fields(cls))}."
-        )
+    fields = config_fields(cls)
+    if unknown := ", ".join(sorted(overrides.keys() - fields)):
+        raise ConversionError(f"{cls.__name__} has no field {unknown}; it has {', '.join(fields)}.")
     for field, value in overrides.items():
         if type(value) is not type(default := getattr(cls, field)):
             raise ConversionError(f"{field}={value} is not of the kind of {field}={default}.")
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
-        config = release.infer_config(shapes)
+        config = release.infer_config({name: tensor.shape for name, tensor in tensors.items()})
     except Exception as error:  # whatever unforeseen shapes lead to
-        reason = (
-            f"{error} is missing"
-            if isinstance(error, KeyError)
-            else f"an unexpected shape: {error}"
-        )
+        missing = isinstance(error, KeyError)
+        reason = f"{error} is missing" if missing else f"an unexpected shape: {error}"
         raise ConversionError(
             f"looks like {cls.__name__}, but its configuration cannot be told ({reason}); take the "
             "file as its authors publish it."

@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from tlc_jax.layers.network import Params
 
 Shapes = Mapping[str, tuple[int, ...]]
+Config = dict[str, Any]  # fields of a network
 Transform = Callable[[np.ndarray], np.ndarray]
 
 
@@ -66,7 +67,7 @@ class Release(NamedTuple):
     """How the authors of one network publish it."""
 
     mark: str  # a tensor that only this network has, as a regular expression
-    infer_config: Callable[[Shapes], dict[str, Any]]
+    infer_config: Callable[[Shapes], Config]  # from the names and shapes of its tensors
     rules: Sequence[Rule]
     assumed: tuple[str, ...] = ("train_size",)  # fields that shapes cannot tell
     unused: str = ""  # tensors that the result does not need
@@ -82,13 +83,7 @@ def count(names: Shapes, pattern: str) -> int:
 def fill(
     target: Params, tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], unused: str
 ) -> Params:
-    """Fill the parameter tree `target`, which holds shapes, with `tensors`.
-
-    Args:
-      target: the tree of the network, as `abstract_params` gives it.
-      tensors: by the release's names.
-      rules: which parameter each of them becomes.
-      unused: a regular expression for tensors that the network does not need.
+    """Fill a parameter tree, given as shapes by `abstract_params`, with a release's tensors.
 
     Raises:
       ConversionError: lists every tensor that is unknown, misshapen, not finite, repeated or

@@ -1,8 +1,6 @@
 """HINet as its authors publish it (MIT): tensors under `params`."""
 
-from typing import Any
-
-from checkpoints_convert.engine import CONV, NORM, UPCONV, Release, Rule, Shapes, count
+from checkpoints_convert.engine import CONV, NORM, UPCONV, Config, Release, Rule, Shapes, count
 from checkpoints_convert.shared import attention_rules
 
 BLOCK_NAME = r"(down_path_\d\.\d+|up_path_\d\.\d+\.conv_block)"
@@ -16,8 +14,7 @@ RULES = (
 )
 
 
-def infer_hinet(shapes: Shapes) -> dict[str, Any]:
-    """The configuration of an HINet from its tensors' names and shapes."""
+def _infer_hinet(shapes: Shapes) -> Config:
     wf, inp_channels = shapes["conv_01.weight"][:2]
     depth = count(shapes, r"down_path_1\.(\d+)\.")
     normed = [level for level in range(depth) if f"down_path_1.{level}.norm.weight" in shapes]
@@ -30,4 +27,4 @@ def infer_hinet(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-RELEASES = {"hinet": Release(r"down_path_1\.0\.identity\.weight", infer_hinet, RULES)}
+RELEASES = {"hinet": Release(r"down_path_1\.0\.identity\.weight", _infer_hinet, RULES)}

@@ -1,17 +1,15 @@
 """MAXIM as Google publishes it (Apache-2.0): a Flax tree already, whose paths stay as they are."""
 
 import math
-from typing import Any
 
-from checkpoints_convert.engine import FLAX, Release, Rule, Shapes, count
+from checkpoints_convert.engine import FLAX, Config, Release, Rule, Shapes, count
 
 RULES = (Rule(r"(.+)", "{}", FLAX),)
 # The half and quarter size outputs of the last stage, used in training only.
 UNUSED = r"stage_\d+_output_conv_[12]/(kernel|bias)"
 
 
-def infer_maxim(shapes: Shapes) -> dict[str, Any]:
-    """The configuration of a MAXIM from its tensors' names and shapes."""
+def _infer_maxim(shapes: Shapes) -> Config:
     inp_channels, features = shapes["stage_0_input_conv_0/kernel"][2:]
 
     def block_size(level: int) -> tuple[int, int]:
@@ -31,6 +29,4 @@ def infer_maxim(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-RELEASES = {
-    "maxim": Release(r"stage_0_input_conv_0/kernel", infer_maxim, RULES, unused=UNUSED),
-}
+RELEASES = {"maxim": Release(r"stage_0_input_conv_0/kernel", _infer_maxim, RULES, unused=UNUSED)}

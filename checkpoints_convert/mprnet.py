@@ -1,8 +1,6 @@
 """MPRNet as its authors publish it (non-commercial academic licence): under `state_dict`."""
 
-from typing import Any
-
-from checkpoints_convert.engine import CONV, Release, Rule, Shapes, count
+from checkpoints_convert.engine import CONV, Config, Release, Rule, Shapes, count
 from checkpoints_convert.shared import attention_rules, block_rules, orsnet_rules, unet_rules
 
 # One PReLU slope for the whole network, at the root.
@@ -16,8 +14,7 @@ RULES = (
 )
 
 
-def infer_mprnet(shapes: Shapes) -> dict[str, Any]:
-    """The configuration of an MPRNet from its tensors' names and shapes."""
+def _infer_mprnet(shapes: Shapes) -> Config:
     n_feat, inp_channels = shapes["shallow_feat1.0.weight"][:2]
     return {
         "n_feat": n_feat,
@@ -37,4 +34,4 @@ def _reduction(shapes: Shapes) -> int:
     return next(r for r in range(1, largest + 1) if all(c // r == h for h, c in squeezes))
 
 
-RELEASES = {"mprnet": Release(r"stage3_orsnet\.conv_enc1\.weight", infer_mprnet, RULES)}
+RELEASES = {"mprnet": Release(r"stage3_orsnet\.conv_enc1\.weight", _infer_mprnet, RULES)}

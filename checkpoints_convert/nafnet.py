@@ -1,8 +1,6 @@
 """NAFNet and Baseline as their authors publish them (MIT): tensors under `params`."""
 
-from typing import Any
-
-from checkpoints_convert.engine import CONV, Release, Rule, Shapes, count
+from checkpoints_convert.engine import CONV, Config, Release, Rule, Shapes, count
 from checkpoints_convert.shared import naf_rules
 
 BLOCK_NAME = r"((?:encoders|decoders)\.\d+\.\d+|middle_blks\.\d+)"
@@ -15,8 +13,7 @@ RULES = (
 )
 
 
-def infer_nafnet(shapes: Shapes) -> dict[str, Any]:
-    """The configuration of a NAFNet from its tensors' names and shapes."""
+def _infer_nafnet(shapes: Shapes) -> Config:
     width, inp_channels = shapes["intro.weight"][:2]
 
     def blocks(part: str) -> tuple[int, ...]:
@@ -32,9 +29,8 @@ def infer_nafnet(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-def infer_baseline(shapes: Shapes) -> dict[str, Any]:
-    """The configuration of a Baseline from its tensors' names and shapes."""
-    config = infer_nafnet(shapes)
+def _infer_baseline(shapes: Shapes) -> Config:
+    config = _infer_nafnet(shapes)
     return config | {
         "dw_expand": shapes["encoders.0.0.conv1.weight"][0] // config["width"],
         "ffn_expand": shapes["encoders.0.0.conv4.weight"][0] // config["width"],
@@ -42,6 +38,6 @@ def infer_baseline(shapes: Shapes) -> dict[str, Any]:
 
 
 RELEASES = {
-    "nafnet": Release(r"(encoders|middle_blks)\..+\.sca\.1\.weight", infer_nafnet, RULES),
-    "baseline": Release(r"(encoders|middle_blks)\..+\.se\.1\.weight", infer_baseline, RULES),
+    "nafnet": Release(r"(encoders|middle_blks)\..+\.sca\.1\.weight", _infer_nafnet, RULES),
+    "baseline": Release(r"(encoders|middle_blks)\..+\.se\.1\.weight", _infer_baseline, RULES),
 }

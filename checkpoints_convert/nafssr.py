@@ -1,9 +1,8 @@
 """NAFSSR as its authors publish it (MIT): tensors under `params`."""
 
 import math
-from typing import Any
 
-from checkpoints_convert.engine import CONV, NORM, Release, Rule, Shapes, count, vectors
+from checkpoints_convert.engine import CONV, NORM, Config, Release, Rule, Shapes, count, vectors
 from checkpoints_convert.shared import naf_rules
 
 FUSION = r"(body\.\d+)\.module\.fusion"
@@ -17,8 +16,7 @@ RULES = (
 )
 
 
-def infer_nafssr(shapes: Shapes) -> dict[str, Any]:
-    """The configuration of a NAFSSR from its tensors' names and shapes."""
+def _infer_nafssr(shapes: Shapes) -> Config:
     width, channels = shapes["intro.weight"][:2]
     return {
         "up_scale": math.isqrt(shapes["up.0.weight"][0] // channels),
@@ -28,4 +26,4 @@ def infer_nafssr(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-RELEASES = {"nafssr": Release(r"body\.\d+\.module\.fusion\.beta", infer_nafssr, RULES)}
+RELEASES = {"nafssr": Release(r"body\.\d+\.module\.fusion\.beta", _infer_nafssr, RULES)}

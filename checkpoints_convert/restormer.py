@@ -1,8 +1,6 @@
 """Restormer as its authors publish it (non-commercial academic licence): tensors under `params`."""
 
-from typing import Any
-
-from checkpoints_convert.engine import CONV, NORM, Release, Rule, Shapes, count, vectors
+from checkpoints_convert.engine import CONV, NORM, Config, Release, Rule, Shapes, count, vectors
 
 BLOCK_NAME = r"((?:encoder_level[1-3]|decoder_level[1-3]|latent|refinement)\.\d+)"
 RULES = (
@@ -11,17 +9,12 @@ RULES = (
     Rule(r"(down\d_\d|up\d_\d)\.body\.0", "{}", CONV),
     Rule(BLOCK_NAME + r"\.(norm[12])\.body", "{}/{}", NORM),
     Rule(BLOCK_NAME + r"\.(attn)", "{}/{}", vectors("temperature")),
-    Rule(
-        BLOCK_NAME + r"\.(attn|ffn)\.(qkv|qkv_dwconv|dwconv|project_in|project_out)",
-        "{}/{}/{}",
-        CONV,
-    ),
+    Rule(BLOCK_NAME + r"\.(attn|ffn)\.(qkv|(?:qkv_)?dwconv|project_(?:in|out))", "{}/{}/{}", CONV),
 )
 PUBLISHED_EXPANSION = 2.66
 
 
-def infer_restormer(shapes: Shapes) -> dict[str, Any]:
-    """The configuration of a Restormer from its tensors' names and shapes."""
+def _infer_restormer(shapes: Shapes) -> Config:
     dim, inp_channels = shapes["patch_embed.proj.weight"][:2]
     levels = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
     return {
@@ -48,6 +41,6 @@ def _expansion(shapes: Shapes, levels: tuple[str, ...]) -> float:
 
 RELEASES = {
     "restormer": Release(
-        r".+\.attn\.temperature", infer_restormer, RULES, ("train_size", "ffn_expansion_factor")
+        r".+\.attn\.temperature", _infer_restormer, RULES, ("train_size", "ffn_expansion_factor")
     )
 }

@@ -1,8 +1,6 @@
 """RNN-MBP as its authors publish it (no licence stated): tensors under `state_dict`."""
 
-from typing import Any
-
-from checkpoints_convert.engine import CONV, Release, Rule, Shapes, count
+from checkpoints_convert.engine import CONV, Config, Release, Rule, Shapes, count
 from checkpoints_convert.shared import block_rules, orsnet_rules, unet_rules
 
 SHALLOW = r"shallow_cell\.shallow_feat"
@@ -21,8 +19,7 @@ RULES = (
 UNUSED = r"fusion\.(weight|bias)"  # in the file, but never called
 
 
-def infer_rnn_mbp(shapes: Shapes) -> dict[str, Any]:
-    """The configuration of an RNN-MBP from its tensors' names and shapes."""
+def _infer_rnn_mbp(shapes: Shapes) -> Config:
     n_features, inp_channels = shapes["shallow_cell.shallow_feat.0.weight"][:2]
     return {
         "n_features": n_features,
@@ -34,7 +31,7 @@ def infer_rnn_mbp(shapes: Shapes) -> dict[str, Any]:
 RELEASES = {
     "rnn_mbp": Release(
         r"forward_encoder\.skip_enc1\.weight",
-        infer_rnn_mbp,
+        _infer_rnn_mbp,
         RULES,
         assumed=("train_size", "past_frames", "future_frames"),
         unused=UNUSED,

@@ -1,6 +1,8 @@
 """Read files of weights as tensors by name. No code from a file is ever run."""
 
+import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,11 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         content = READERS[path.suffix](path)
     except ConversionError:
         raise
+    except ImportError:
+        package = "safetensors" if path.suffix == ".safetensors" else "PyTorch"
+        raise ConversionError(
+            f"{path}: reading it needs {package}; install it with pip install 'tlc-jax[convert]'."
+        ) from None
     except Exception as error:  # the readers raise many kinds for a damaged file
         # Only their first sentence: the next ones may advise to load the file unsafely.
         reason = re.split(r"\.\s|\n", str(error).strip())[0] or type(error).__name__
@@ -42,15 +49,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_torch(path: Path) -> Any:
-    import pickle
-    import warnings
+    import torch
 
-    try:
-        import torch
-    except ImportError:
-        raise ConversionError(
-            f"{path}: reading it needs PyTorch; install it with pip install 'tlc-jax[convert]'."
-        ) from None
     try:
         with warnings.catch_warnings(action="ignore"):  # it raises for what it warns of
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -69,12 +69,8 @@ def _to_numpy(content: Any) -> Any:
 
 
 def _read_safetensors(path: Path) -> Any:
-    try:
-        from safetensors.numpy import load_file
-    except ImportError:
-        raise ConversionError(
-            f"{path}: reading it needs safetensors; install it with pip install 'tlc-jax[convert]'."
-        ) from None
+    from safetensors.numpy import load_file
+
     return load_file(path)
 
 
@@ -94,12 +90,9 @@ READERS = {
 
 def _bare(path: Path, content: Any) -> dict[str, np.ndarray]:
     """The tensors without the wrappers and name prefixes of training code."""
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    if not isinstance(content, Mapping):
-        content = {}
+    content = content if isinstance(content, Mapping) else {}
+    wrapped = (content.get(wrapper) for wrapper in WRAPPERS)
+    content = next((inner for inner in wrapped if isinstance(inner, Mapping)), content)
     tensors = {name: x for name, x in content.items() if isinstance(name, str) and _is_tensor(x)}
     if any(name.startswith(FLAX_TARGET) for name in tensors):
         tensors = {name: x for name, x in tensors.items() if name.startswith(FLAX_TARGET)}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tlc_jax as tlc
-from tlc_jax.layers.nonlocal_block import NonLocal
+from tlc_jax.layers import NonLocal
 from tlc_jax.ops.spatial import spatial_attention
 
 EPS = 2.0**-23  # of float32

@@ -2,20 +2,18 @@
 
 import contextlib
 import dataclasses
-import enum
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.text import Text
 
 from tlc_jax.evaluation.evaluating import EvaluationError
 from tlc_jax.files import checkpoints
@@ -43,29 +41,8 @@ class UserError(ValueError):
 # What is told in one sentence, as it is the user's to mend.
 ERRORS = UserError, JobError, ImageError, VideoError, CheckpointError, EvaluationError, OSError
 
-
-class Mode(enum.StrEnum):
-    """Where the network's statistics come from; auto is local, unless that fails."""
-
-    LOCAL = "local"
-    GLOBAL = "global"
-    AUTO = "auto"
-
-
-class Task(enum.StrEnum):
-    """What the weights that come with the package are for: `checkpoints.SHIPPED`."""
-
-    DENOISE = "denoise"
-    DEBLUR = "deblur"
-
-
-class Dtype(enum.StrEnum):
-    """The type to compute in."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-
-
+Task = Literal["denoise", "deblur"]  # of `checkpoints.SHIPPED`
+Dtype = Literal["float32", "bfloat16"]
 Checkpoint = Annotated[
     Path | None, typer.Option(help="A folder that 'tlc-jax convert' or 'tlc-jax train' wrote.")
 ]
@@ -80,21 +57,23 @@ WindowSide = Annotated[
     typer.Option(min=1, help="Side of the window, input pixels [1.5 x the training crops]."),
 ]
 ComputeIn = Annotated[Dtype, typer.Option("--dtype", help="The type to compute in.")]
+
+
+def set_option(what: str) -> Any:
+    """The option --set, for `parse_settings`."""
+    return typer.Option("--set", metavar="FIELD=VALUE", help=f"{what}; can be repeated.")
+
+
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="FIELD=VALUE",
-        help="A field that changes no parameter, as train_size=[256,256] or padding=end; can be "
-        "repeated.",
-    ),
+    set_option("A field that changes no parameter, as train_size=[256,256] or padding=end"),
 ]
 
 
 def choose_checkpoint(checkpoint: Path | None, task: Task | None) -> Path:
     """The folder that the two options name."""
     if checkpoint is None:
-        return checkpoints.find((task or Task.DENOISE).value)
+        return checkpoints.find(task or "denoise")
     if task is not None:
         raise UserError(f"--task {task}: chooses among our weights; leave --checkpoint out.")
     return checkpoint
@@ -106,9 +85,9 @@ def open_network(
     """The network of a checkpoint, set as the options say, and the shapes of its parameters."""
     model, shapes = checkpoints.load_abstract(checkpoint)
     model = with_settings(model, settings).clone(
-        local_mode=mode in (Mode.LOCAL, Mode.AUTO),
+        local_mode=mode in ("local", "auto"),
         window=None if window is None else (window, window),
-        dtype=jnp.bfloat16 if dtype is Dtype.BFLOAT16 else None,
+        dtype=jnp.bfloat16 if dtype == "bfloat16" else None,
     )
     return model, shapes
 
@@ -119,26 +98,14 @@ def load_params(
     """The parameters of a network that `open_network` gave; tells what is about to run."""
     params = checkpoints.load_params(checkpoint, shapes)
     licence = checkpoints.describe(checkpoint).get("weights_licence", "not recorded")
-    console.print(
-        f"{type(model).__name__} {mode} in {dtype} on {jax.default_backend()}, "
-        f"licence of the weights: {licence}"
-    )
+    how = f"{mode} in {dtype} on {jax.default_backend()}"
+    console.print(f"{type(model).__name__} {how}, licence of the weights: {licence}")
     return params
 
 
-@contextlib.contextmanager
-def status(source: str) -> Iterator[Callable[[str], None]]:
-    """Shows what is done with a source, as it is told of it."""
-    with console.status("") as shown:
-        yield lambda words: shown.update(Text(f"{source}: {words}"))
-
-
 def each(items: Sequence[T], do: Callable[[T], None]) -> bool:
-    """Do one item after the other, telling of those that fail; whether all could be done.
-
-    With a bar where there are several and somebody looks.
-    """
-    bar = len(items) > 1 and console.is_terminal
+    """Do one item after the other, telling of those that fail; whether all could be done."""
+    bar = len(items) > 1 and console.is_terminal  # somebody looks
     done = True
     for item in track(items, "", console=console, transient=True) if bar else items:
         try:
@@ -162,12 +129,18 @@ def enough_memory(
         raise UserError(f"{source}: not enough memory; try {remedy}.") from None
 
 
-def complain(error: Exception | str) -> None:
+def complain(error: Exception) -> None:
     """One sentence on standard error."""
+    sentence = str(error)
     if isinstance(error, OSError):
-        reason = f"{(error.strerror or str(error)).lower()}."
-        error = reason if error.filename is None else f"{error.filename}: {reason}"
-    print(f"tlc-jax: {error}", file=sys.stderr)
+        where = "" if error.filename is None else f"{error.filename}: "
+        sentence = f"{where}{reason(error)}."
+    print(f"tlc-jax: {sentence}", file=sys.stderr)
+
+
+def reason(error: OSError) -> str:
+    """The reason that the system gives, to go into a sentence."""
+    return (error.strerror or str(error)).lower()
 
 
 def check_writable(folder: Path) -> None:
@@ -186,10 +159,9 @@ def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
             raise UserError(
                 f"--set {setting}: write FIELD=VALUE, as in --set 'train_size=[256,256]'."
             )
-        try:
+        value = text
+        with contextlib.suppress(json.JSONDecodeError):
             value = json.loads(text)
-        except json.JSONDecodeError:
-            value = text
         parsed[name] = tuple(value) if isinstance(value, list) else value
     return parsed
 
@@ -205,27 +177,23 @@ def with_settings(model: Network, settings: Sequence[str] | None) -> Network:
             f"--set {', '.join(sorted(unknown))}: the fields of {type(model).__name__} are "
             f"{', '.join(sorted(fields))}; --mode, --window and --dtype are options of their own."
         )
-    _check_types(model, wanted)
+    for name, value in wanted.items():
+        present = getattr(model, name)
+        if type(value) is not type(present):  # a text "False" would count as true
+            raise UserError(
+                f"--set {name}={value}: write a value like the present one, "
+                f"{name}={json.dumps(present)}."
+            )
+    given = f"--set {' --set '.join(settings or ())}"
     try:
         changed = model.clone(**wanted)
         changed.check_windows()
         same = abstract_params(changed) == abstract_params(model)
     except Exception as error:  # whatever a network raises for sizes that it cannot have
-        raise UserError(f"--set {' --set '.join(settings or ())}: {error}") from None
+        raise UserError(f"{given}: {error}") from None
     if not same:
         raise UserError(
-            f"--set {' --set '.join(settings or ())}: this makes another network, which the "
-            "weights do not fit; only fields without parameters can be set."
+            f"{given}: this makes another network, which the weights do not fit; only fields "
+            "without parameters can be set."
         )
     return changed
-
-
-def _check_types(model: Network, wanted: dict[str, Any]) -> None:
-    """Refuse values of another type than the field's: a text "False" would count as true."""
-    for name, value in wanted.items():
-        present = getattr(model, name)
-        if type(value) is not type(present):
-            raise UserError(
-                f"--set {name}={value}: write a value like the present one, "
-                f"{name}={json.dumps(present)}."
-            )

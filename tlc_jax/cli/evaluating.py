@@ -7,23 +7,8 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from tlc_jax.cli.common import (
-    Checkpoint,
-    ComputeIn,
-    Dtype,
-    OurTask,
-    Settings,
-    UserError,
-    WindowSide,
-    check_writable,
-    choose_checkpoint,
-    console,
-    each,
-    enough_memory,
-    load_params,
-    open_network,
-    parse_settings,
-)
+from tlc_jax.cli import common
+from tlc_jax.cli.common import UserError, console
 from tlc_jax.evaluation import evaluating as evaluation
 from tlc_jax.evaluation.metrics import Protocol
 from tlc_jax.files import checkpoints
@@ -41,8 +26,8 @@ def evaluate(
         Path | None,
         typer.Option("--data", help="Instead of both: GoPro, HIDE, REDS or SIDD as distributed."),
     ] = None,
-    task: OurTask = None,
-    checkpoint: Checkpoint = None,
+    task: common.OurTask = None,
+    checkpoint: common.Checkpoint = None,
     mode: Annotated[
         str, typer.Option(help="Of local, global and tiles:SIZE/OVERLAP, with commas.")
     ] = "local,global",
@@ -52,27 +37,28 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="A .json that is continued; .md and .png come beside it.")
     ] = None,
-    window: WindowSide = None,
-    dtype: ComputeIn = Dtype.FLOAT32,
-    settings: Settings = None,
+    window: common.WindowSide = None,
+    dtype: common.ComputeIn = "float32",
+    settings: common.Settings = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin the report anew.")] = False,
 ) -> None:
     """Measure PSNR and SSIM on pictures whose ground truth is known."""
-    checkpoint = choose_checkpoint(checkpoint, task)
+    checkpoint = common.choose_checkpoint(checkpoint, task)
     modes = evaluation.parse_modes(mode)
     pairs, sources = _pairs(inputs, targets, root)
     if report is not None:
         _check_report(report, overwrite)
+    description = checkpoints.describe(checkpoint)
     done = evaluation.open_report(
         {
             "checkpoint": checkpoint.resolve().name,
-            **_described(checkpoint),
+            **{key: description.get(key) for key in ("params_sha256", "network", "config")},
             "modes": modes,
             "protocol": protocol,
             "window": window,
             "dtype": dtype,
-            "set": parse_settings(settings),
+            "set": common.parse_settings(settings),
             **sources,
             "tlc_jax": importlib.metadata.version("tlc-jax"),
             "jax": jax.__version__,
@@ -81,7 +67,7 @@ def evaluate(
         },
         None if overwrite else report,
     )
-    model, shapes = open_network(checkpoint, mode, window, dtype, settings)
+    model, shapes = common.open_network(checkpoint, mode, window, dtype, settings)
     if model.takes != "pictures":
         raise UserError(f"{checkpoint}: the network does not take single pictures; choose another.")
     if model.inp_channels == 1 and protocol is Protocol.Y:
@@ -92,16 +78,16 @@ def evaluate(
     todo = [pair for pair in pairs if pair.name not in done["images"]]
     if len(todo) < len(pairs):
         console.print(f"{report}: {len(pairs) - len(todo)} of {len(pairs)} pictures are done")
-    params = load_params(checkpoint, model, shapes, mode, dtype) if todo else None
+    params = common.load_params(checkpoint, model, shapes, mode, dtype) if todo else None
 
     def measure(pair: data.Pair) -> None:
-        with enough_memory(Path(pair.name)):
+        with common.enough_memory(Path(pair.name)):
             result = evaluation.evaluate(model, params, pair, modes, protocol)
         done["images"][pair.name] = result
         if report is not None:
             evaluation.write_report(done, report)
 
-    all_measured = each(todo, measure)
+    all_measured = common.each(todo, measure)
     if done["images"]:
         console.print(f"{evaluation.table(done)}\n{evaluation.notes(done)}")
         if report is not None:
@@ -129,15 +115,10 @@ def _check_report(report: Path, overwrite: bool) -> None:
     """Refuse before the work what could not be written after it, or would replace other files."""
     if report.suffix.lower() != ".json":
         raise UserError(f"{report}: a report is a .json file; name one.")
-    check_writable(report.parent)
+    common.check_writable(report.parent)
     beside = [report.with_suffix(suffix) for suffix in (".md", ".png")]
     if not overwrite and not report.exists() and (other := [x for x in beside if x.exists()]):
         raise UserError(f"{other[0]}: would be replaced; name another --report, or --overwrite.")
-
-
-def _described(checkpoint: Path) -> dict[str, Any]:
-    description = checkpoints.describe(checkpoint)
-    return {key: description.get(key) for key in ("params_sha256", "network", "config")}
 
 
 def _illustrate(done: dict[str, Any], report: Path) -> None:

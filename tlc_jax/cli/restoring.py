@@ -1,30 +1,14 @@
 """`tlc-jax restore`: pictures, pairs of views and videos in, the same restored out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+from rich.text import Text
 
 from tlc_jax import jobs
-from tlc_jax.cli.common import (
-    Checkpoint,
-    ComputeIn,
-    Dtype,
-    Mode,
-    OurTask,
-    Settings,
-    UserError,
-    WindowSide,
-    check_writable,
-    choose_checkpoint,
-    complain,
-    console,
-    each,
-    enough_memory,
-    load_params,
-    open_network,
-    status,
-)
+from tlc_jax.cli import common
+from tlc_jax.cli.common import UserError, console
 from tlc_jax.inference.ways import at_once, shifted
 from tlc_jax.jobs.planning import buckets, is_video
 from tlc_jax.layers import Network
@@ -38,8 +22,8 @@ def restore(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A folder, or a file for one input.")
     ] = Path("restored"),
-    task: OurTask = None,
-    checkpoint: Checkpoint = None,
+    task: common.OurTask = None,
+    checkpoint: common.Checkpoint = None,
     left: Annotated[
         Path | None, typer.Option(help="The left view of a pair, or a folder of them.")
     ] = None,
@@ -47,14 +31,14 @@ def restore(
         Path | None, typer.Option(help="The right view; in a folder by the same names.")
     ] = None,
     mode: Annotated[
-        Mode,
+        Literal["local", "global", "auto"],
         typer.Option(
             help="Statistics over windows (TLC), or all; auto is local, and global where local "
             "makes false colours."
         ),
-    ] = Mode.LOCAL,
-    window: WindowSide = None,
-    dtype: ComputeIn = Dtype.FLOAT32,
+    ] = "local",
+    window: common.WindowSide = None,
+    dtype: common.ComputeIn = "float32",
     reference: Annotated[
         Path | None, typer.Option(help="The ground truth, or a folder of it by the same names.")
     ] = None,
@@ -86,7 +70,7 @@ def restore(
             "compiled program. 0 compiles for each size.",
         ),
     ] = 0.25,
-    settings: Settings = None,
+    settings: common.Settings = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Redo what is done; what is unfinished always is.")
     ] = False,
@@ -96,34 +80,32 @@ def restore(
     Pictures become PNG files with 8 or 16 bits as they came. A video stays one, with its sound.
     For a network for video a folder is a clip, whose frames are in the order of their names.
     """
-    checkpoint = choose_checkpoint(checkpoint, task)
-    model, shapes = open_network(checkpoint, mode, window, dtype, settings)
+    checkpoint = common.choose_checkpoint(checkpoint, task)
+    model, shapes = common.open_network(checkpoint, mode, window, dtype, settings)
     planned = jobs.plan(
         model, inputs or [], output,
         left=left, right=right, compare=compare, watch=console.print,
     )  # fmt: skip
-    for option, given in (
-        ("--compare", compare), ("--mode auto", mode is Mode.AUTO), ("--shifts", shifts > 1)
-    ):  # fmt: skip
-        if given:
-            _only_pictures(model, planned, option)
+    options = {"--compare": compare, "--mode auto": mode == "auto", "--shifts": shifts > 1}
+    if option := next((option for option, given in options.items() if given), None):
+        _only_pictures(model, planned, option)
     todo = _unfinished(planned, overwrite)
     for folder in {target.parent for job in todo for target in job.targets}:
-        check_writable(folder)
+        common.check_writable(folder)
     if not todo:
         return
-    params = load_params(checkpoint, model, shapes, mode, dtype)
+    params = common.load_params(checkpoint, model, shapes, mode, dtype)
     options = jobs.Options(
         reference=reference,
-        guard=mode is Mode.AUTO,
+        guard=mode == "auto",
         way=shifted(shifts) if shifts > 1 else at_once,
         buckets=buckets(todo, waste) if waste and model.has_buckets and shifts == 1 else {},
         chunk=chunk,
         overlap=overlap,
         overwrite=overwrite,
-        complain=complain,
+        complain=common.complain,
     )
-    if not each(todo, lambda job: _restore(job, model, params, options)):
+    if not common.each(todo, lambda job: _restore(job, model, params, options)):
         raise typer.Exit(2)
 
 
@@ -131,8 +113,10 @@ def _restore(job: jobs.Job, model: Network, params: Params, options: jobs.Option
     """Do a job and tell of it."""
     remedy = "a smaller --chunk" if model.takes == "clips" else "cut the picture"
     remedy = f"--dtype bfloat16{', --waste 0' if options.buckets else ''} or {remedy}"
-    with enough_memory(job.sources[0], remedy), status(job.name) as watch:
-        outcome = jobs.run(job, model, params, options, watch)
+    with common.enough_memory(job.sources[0], remedy), console.status("") as status:
+        outcome = jobs.run(
+            job, model, params, options, lambda words: status.update(Text(f"{job.name}: {words}"))
+        )
     console.print(f"{job.name} -> {', '.join(map(str, outcome.written))}: {outcome.facts}")
     for note in outcome.notes:
         console.print(f"  {note}")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tlc_jax.app import Limits, serve
-from tlc_jax.cli.common import UserError, console
+from tlc_jax.cli.common import UserError, console, reason
 from tlc_jax.files import checkpoints
 from tlc_jax.models import MODELS
 
@@ -45,12 +45,9 @@ def serve_page(
         name = whole.parent.name if whole.name == "model" else whole.name
         networks[str(folder) if name in networks else name] = folder.absolute()
     _check_free(host, port)
-
-    def ready(address: str) -> None:
-        console.print(f"{address}  (Ctrl-C ends it)")
-
+    limits = Limits(max_pixels, max_megabytes, timeout, jobs)
     try:
-        serve(networks, Limits(max_pixels, max_megabytes, timeout, jobs), host, port, ready)
+        serve(networks, limits, host, port, lambda at: console.print(f"{at}  (Ctrl-C ends it)"))
     except ModuleNotFoundError as error:
         if not str(error.name).startswith("gradio"):
             raise
@@ -80,5 +77,4 @@ def _check_free(host: str, port: int | None) -> None:
             listener.bind(address[4])
     except OSError as error:
         where = host if port is None else f"{host}, port {port}"
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"cannot listen at {where}: {reason}; choose another.") from None
+        raise UserError(f"cannot listen at {where}: {reason(error)}; choose another.") from None

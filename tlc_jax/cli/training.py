@@ -14,7 +14,7 @@ import jax
 import typer
 from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
-from tlc_jax.cli.common import UserError, console, enough_memory, parse_settings
+from tlc_jax.cli.common import UserError, console, enough_memory, parse_settings, reason, set_option
 
 OURS = Path(__file__).parent.parent / "training" / "configs"
 PATIENCE = 300  # seconds, for the first of several processes to be there
@@ -29,10 +29,7 @@ def train(
     input_: Annotated[
         str | None, typer.Option("--input", help="What is to be restored, paired by name.")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Another field; can be repeated."),
-    ] = None,
+    settings: Annotated[list[str] | None, set_option("Another field")] = None,
     coordinator: Annotated[
         str | None, typer.Option(help="HOST:PORT of the first of several processes.")
     ] = None,
@@ -104,8 +101,8 @@ def _join(coordinator: str | None, processes: int | None, process: int | None) -
         _meet(host.strip("[]"), int(port), first=process == 0)
     except OSError as error:
         raise UserError(
-            f"--coordinator {coordinator}: {(error.strerror or str(error)).lower()}; give "
-            "all processes the address of the first, and a port that is free there."
+            f"--coordinator {coordinator}: {reason(error)}; give all processes the address of the "
+            "first, and a port that is free there."
         ) from None
     # What SLURM or Open MPI tell would leave each process one device of its own.
     jax.distributed.initialize(

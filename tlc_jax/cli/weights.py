@@ -8,17 +8,8 @@ from typing import Annotated
 import jax
 import typer
 
-from tlc_jax.cli.common import (
-    ComputeIn,
-    Dtype,
-    Mode,
-    Settings,
-    UserError,
-    WindowSide,
-    console,
-    open_network,
-    parse_settings,
-)
+from tlc_jax.cli import common
+from tlc_jax.cli.common import UserError, console
 from tlc_jax.evaluation.sheets import window_map
 from tlc_jax.files import checkpoints
 from tlc_jax.files.catalogue import PUBLISHED
@@ -36,19 +27,15 @@ def models() -> None:
     """
     by_origin = itertools.groupby(PUBLISHED, lambda one: (one.network, one.licence, one.source))
     for (network, licence, source), group in by_origin:
-        rows = [("file", "task", "dataset", "parameters", "global", "local dB")]
+        rows = [["file", "task", "dataset", "parameters", "global", "local dB"]]
         for one in group:
             psnr = ["" if x is None else f"{x:.2f}" for x in (one.psnr_global, one.psnr_local)]
-            count = f"{one.parameters:,}"
-            rows.append((one.file, one.task, one.dataset, count, psnr[0], psnr[1]))
+            rows.append([one.file, one.task, one.dataset, f"{one.parameters:,}", *psnr])
         console.print(f"{MODELS[network].__name__}, licence of the weights: {licence}\n{source}")
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
-            text, numbers = (
-                zip(row[:3], widths, strict=False),
-                zip(row[3:], widths[3:], strict=True),
-            )
-            cells = [f"{x:{w}}" for x, w in text] + [f"{x:>{w}}" for x, w in numbers]
+            columns = zip(row, "<<<>>>", widths, strict=True)  # numbers to the right
+            cells = (f"{text:{side}{width}}" for text, side, width in columns)
             console.print("  " + "  ".join(cells))
         console.print()
 
@@ -67,15 +54,15 @@ def info(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The file for that, a .png.")
     ] = Path("windows.png"),
-    window: WindowSide = None,
-    dtype: ComputeIn = Dtype.FLOAT32,
-    settings: Settings = None,
+    window: common.WindowSide = None,
+    dtype: common.ComputeIn = "float32",
+    settings: common.Settings = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace that file, if there is one.")
     ] = False,
 ) -> None:
     """Describe a checkpoint, the window at every site of TLC, and the memory that it takes."""
-    if size is None and plot is None and (window or settings or dtype is not Dtype.FLOAT32):
+    if size is None and plot is None and (window or settings or dtype != "float32"):
         raise UserError("--window, --dtype, --set: these are for a picture; add --size or --plot.")
     if plot is None and (overwrite or output != Path("windows.png")):
         raise UserError("--output, --overwrite: nothing is drawn without a picture; add --plot.")
@@ -98,7 +85,7 @@ def info(
         console.print(f"{name:22}{value}")
     if size is None:
         return
-    model, _ = open_network(checkpoints.find(checkpoint), Mode.LOCAL, window, dtype, settings)
+    model, _ = common.open_network(checkpoints.find(checkpoint), "local", window, dtype, settings)
     # No table of rich's: it would cut the names to the width of the terminal.
     line = "{:12}{:12}{:12}{}".format
     console.print(line("statistics", "map", "window", "site"))
@@ -125,17 +112,13 @@ def convert(
     destination: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="FIELD=VALUE",
-            help="A field that shapes cannot tell, as train_size=[256,256]; can be repeated.",
-        ),
+        common.set_option("A field that shapes cannot tell, as train_size=[256,256]"),
     ] = None,
 ) -> None:
     """Convert published weights into a checkpoint folder."""
     from checkpoints_convert import convert_file  # the converter builds on this package
 
-    convert_file(source, destination, **parse_settings(settings))
+    convert_file(source, destination, **common.parse_settings(settings))
     description = checkpoints.describe(destination)
     console.print(
         f"{source} -> {destination}: {description['network']}, "

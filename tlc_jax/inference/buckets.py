@@ -20,11 +20,9 @@ import numpy as np
 from flax.linen.module import InterceptorContext
 
 from tlc_jax.layers import DepthwiseConv3x3, Network
-from tlc_jax.layers.network import Params, is_site
+from tlc_jax.layers.network import Params, Size, is_site
 from tlc_jax.ops import pad_to_multiple
 from tlc_jax.ops.within import zero_beyond
-
-Size = tuple[int, int]
 
 
 def choose_buckets(sizes: Iterable[Size], waste: float) -> dict[Size, Size]:
@@ -59,12 +57,7 @@ def choose_buckets(sizes: Iterable[Size], waste: float) -> dict[Size, Size]:
 
 
 def put_into(model: Network, image: np.ndarray, bucket: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Put an image into the corner of its bucket, for `forward_within`.
-
-    Args:
-      model: a network that `has_buckets`.
-      image: (H, W, C) floats.
-      bucket: (height, width).
+    """Put an image (H, W, C) into the corner of its bucket, for `forward_within`.
 
     Returns:
       The bucket, padded to the network's multiple, and the extent: (height, width) of the corner
@@ -73,28 +66,23 @@ def put_into(model: Network, image: np.ndarray, bucket: Size) -> tuple[np.ndarra
     Raises:
       ValueError: the bucket is too small.
     """
-    h, w, _ = image.shape
-    below, right = bucket[0] - h, bucket[1] - w
-    if below < 0 or right < 0:
+    h, w, c = image.shape
+    if bucket[0] < h or bucket[1] < w:
         raise ValueError(
             f"a bucket of {bucket} is too small for an image of {h, w}; give a larger bucket."
         )
     image = model.pad(image)
-    extent = np.array(image.shape[:2], np.int32)
-    whole = pad_to_multiple(np.empty((*bucket, 0)), model.multiple).shape
-    below, right = whole[0] - extent[0], whole[1] - extent[1]
-    return np.pad(image, ((0, below), (0, right), (0, 0))), extent
+    h, w, _ = image.shape
+    whole = pad_to_multiple(np.zeros((*bucket, c), image.dtype), model.multiple)
+    whole[:h, :w] = image
+    return whole, np.array((h, w), np.int32)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def forward_within(
     model: Network, params: Params, image: jax.Array, extent: jax.Array
 ) -> jax.Array:
-    """Run a network that `has_buckets` on an image in the corner of its bucket.
-
-    Args:
-      model, params: the network, global or local.
-      image, extent: as `put_into` makes them.
+    """Run a network that `has_buckets` on what `put_into` makes of an image.
 
     Returns:
       (H, W, C) as `image`, meaningless outside the corner.
@@ -108,12 +96,12 @@ def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
 
     def run(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
         layer: Any = context.module
-        convolves = isinstance(layer, nn.Conv | DepthwiseConv3x3)
-        convolves = convolves and context.method_name == "__call__"
+        depthwise = isinstance(layer, DepthwiseConv3x3)
+        convolves = (depthwise or isinstance(layer, nn.Conv)) and context.method_name == "__call__"
         if not convolves and not is_site(context):
             return call(*args, **kwargs)
         x = args[0]
-        border = layer.border if isinstance(layer, DepthwiseConv3x3) else 0  # zeros around x
+        border = layer.border if depthwise else 0  # zeros around x
         sides = np.array(x.shape[1:3], np.int32) - 2 * border
         here = extent // (bucket // sides)
         if convolves:

@@ -20,8 +20,7 @@ from tlc_jax.ops.pixels import like
 def _forward_part(
     model: Network, params: Params, clip: jax.Array, state: Any, ahead: int
 ) -> tuple[jax.Array, Any]:
-    variables = {"params": params}
-    restored, state = model.apply(variables, clip[None], state, ahead, method="resume")
+    restored, state = model.apply({"params": params}, clip[None], state, ahead, method="resume")
     return restored[0], state
 
 

@@ -5,7 +5,6 @@ training. It then makes patches of false colour, which the statistics of the who
 """
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -66,22 +65,18 @@ def restore_guarded(
     """
     image = np.asarray(image)
     run = way(functools.partial(forward, bucket=bucket))
-    restored, mode = guarded(run)(model, params, as_input(model, image))
+    restored, mode = guarded(run, model, params, as_input(model, image))
     return Guarded(like(image, restored), mode)
 
 
-def guarded(run: Run) -> Callable[[Network, Params, np.ndarray], Guarded]:
+def guarded(run: Run, model: Network, params: Params, pixels: np.ndarray) -> Guarded:
     """`restore_guarded` for floats that are not clipped: how far they leave [0, 1] counts."""
-
-    def restored(model: Network, params: Params, pixels: np.ndarray) -> Guarded:
-        locally = run(model.clone(local_mode=True), params, pixels)
-        if suspicious(pixels, locally):
-            globally = run(model.clone(local_mode=False), params, pixels)
-            if fails(pixels, locally, globally):
-                return Guarded(globally, "global")
-        return Guarded(locally, "local")
-
-    return restored
+    locally = run(model.clone(local_mode=True), params, pixels)
+    if suspicious(pixels, locally):
+        globally = run(model.clone(local_mode=False), params, pixels)
+        if fails(pixels, locally, globally):
+            return Guarded(globally, "global")
+    return Guarded(locally, "local")
 
 
 def suspicious(image: np.ndarray, locally: np.ndarray) -> bool:
@@ -89,18 +84,13 @@ def suspicious(image: np.ndarray, locally: np.ndarray) -> bool:
 
     Args:
       image: the input, (H, W, C) floats.
-      locally: the local result. If the network enlarges, it compares only with the global result.
+      locally: the local result; if the network enlarges, only the global one compares with it.
     """
     return locally.shape != image.shape or bool(_far(locally, image).any())
 
 
 def fails(image: np.ndarray, locally: np.ndarray, globally: np.ndarray) -> bool:
-    """Whether the local result fails and the global one does not; see `restore_guarded`.
-
-    Args:
-      image, locally: as for `suspicious`.
-      globally: the global result.
-    """
+    """Whether the local result fails and the global one does not; see `restore_guarded`."""
     if not np.isfinite(globally).all():
         return False
     far = _far(locally, globally)
@@ -111,10 +101,7 @@ def fails(image: np.ndarray, locally: np.ndarray, globally: np.ndarray) -> bool:
 
 
 def stray(image: np.ndarray, other: np.ndarray) -> float:
-    """The largest difference between two images in the mean of a channel over one square.
-
-    Args:
-      image, other: (H, W, C), floats.
+    """The largest difference of two images (H, W, C) in the mean of a channel over one square.
 
     Examples:
       >>> image = np.zeros((32, 48, 3))

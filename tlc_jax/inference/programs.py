@@ -63,7 +63,7 @@ def refuse_clips(model: Network) -> None:
 
 
 def frame_as_input(model: Network, image: np.ndarray) -> np.ndarray:
-    """`as_input`, also for a frame of a network for clips."""
+    """`as_input`, also for a frame of a clip."""
     image, channels = np.asarray(image), model.inp_channels
     try:
         hash(model)
@@ -87,7 +87,7 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def planned_memory(model: Network, size: tuple[int, int]) -> int:
+def planned_memory(model: Network, size: Size) -> int:
     """Bytes that XLA plans for one image: parameters, image, result and all intermediates.
 
     It compiles what `restore` runs for an image without a bucket, and runs nothing.

@@ -11,7 +11,7 @@ from flax.linen.module import InterceptorContext
 
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import check_network, is_site
-from tlc_jax.ops.windows import Window, clip_window
+from tlc_jax.ops.windows import Size, Window, clip_window
 
 
 class Site(NamedTuple):
@@ -28,8 +28,8 @@ class Site(NamedTuple):
 
     name: str
     kind: str
-    size: tuple[int, int]
-    window: tuple[int, int]
+    size: Size
+    window: Size
     channels: int
     parts: tuple[int, int] = (1, 1)
 
@@ -52,7 +52,6 @@ def at_sites(
       see: takes the site's path, the layer, its inputs, and its window, in pixels of its feature
         map and perhaps larger than it; `None` is the whole map.
     """
-
     running: list[nn.Module] = []  # networks, the innermost last
 
     def enter(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
@@ -75,7 +74,7 @@ def at_sites(
     return nn.intercept_methods(enter)
 
 
-def sites(model: Network, size: tuple[int, int]) -> list[Site]:
+def sites(model: Network, size: Size) -> list[Site]:
     """Every site of TLC in a network, and its window for an image of `size`.
 
     Args:
@@ -110,7 +109,7 @@ def sites(model: Network, size: tuple[int, int]) -> list[Site]:
     return list(found)
 
 
-def _parts(maps: int, size: tuple[int, int], whole: tuple[int, int]) -> tuple[int, int]:
+def _parts(maps: int, size: Size, whole: Size) -> Size:
     """(down, across): how many maps of `size` the image is cut into; they fill it evenly."""
     down = math.isqrt(maps * whole[0] * size[1] // (size[0] * whole[1]))
     across = maps // max(1, down)

@@ -68,7 +68,7 @@ def restore_timed(
     watch(f"restoring, in {memory / 2**30:.2f} GiB")
     run = way(functools.partial(forward, bucket=bucket))
     if guard:
-        restored, mode = guarded(run)(model, params, pixels)
+        restored, mode = guarded(run, model, params, pixels)
     else:
         restored, mode = run(model, params, pixels), "local" if model.local_mode else "global"
     done = time.perf_counter()
@@ -77,11 +77,7 @@ def restore_timed(
 
 
 def check_finite(pixels: np.ndarray) -> None:
-    """Refuse a result with NaN or infinite numbers.
-
-    Raises:
-      NotFiniteError: it has some.
-    """
+    """Refuse a result with NaN or infinite numbers, by a NotFiniteError."""
     if not np.isfinite(pixels).all():
         raise NotFiniteError(
             "the restored picture holds NaN or infinite numbers; convert the weights again, and "

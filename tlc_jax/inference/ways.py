@@ -68,11 +68,7 @@ def restore(
 def compile_way(
     way: Way, model: Network, params: Params, pixels: np.ndarray, bucket: Size | None = None
 ) -> int:
-    """Compile all programs that a way runs for an image of this size, without running them.
-
-    Args:
-      way, model, params, bucket: as for `restore`.
-      pixels: as from `programs.as_input`.
+    """Compile all programs that a way runs for an image as from `as_input`, without running them.
 
     Returns:
       Bytes that XLA plans for the largest program, as `planned_memory`.
@@ -115,21 +111,18 @@ def tiled(tile: int, overlap: int) -> Way:
     def starts(length: int) -> list[int]:
         return [*range(0, length - tile, tile - overlap), max(0, length - tile)]
 
-    def way(run: Run) -> Run:
-        def restored(model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
-            height, width, _ = pixels.shape
-            size = height * model.scale, width * model.scale
-            total, count = (np.zeros((*size, n), np.float32) for n in (model.out_channels, 1))
-            for top, left in itertools.product(starts(height), starts(width)):
-                part = run(model, params, pixels[top : top + tile, left : left + tile])
-                here = _place((top, left), part.shape, model.scale)
-                total[here] += part
-                count[here] += 1
-            return total / count
+    def restored(run: Run, model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
+        height, width, _ = pixels.shape
+        size = height * model.scale, width * model.scale
+        total, count = (np.zeros((*size, n), np.float32) for n in (model.out_channels, 1))
+        for top, left in itertools.product(starts(height), starts(width)):
+            part = run(model, params, pixels[top : top + tile, left : left + tile])
+            here = _place((top, left), part.shape, model.scale)
+            total[here] += part
+            count[here] += 1
+        return total / count
 
-        return restored
-
-    return way
+    return lambda run: functools.partial(restored, run)
 
 
 def shifted(shifts: int) -> Way:
@@ -151,19 +144,16 @@ def shifted(shifts: int) -> Way:
     if shifts < 1:
         raise ValueError(f"shifts is 1 or more, got shifts={shifts}.")
 
-    def way(run: Run) -> Run:
-        def restored(model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
-            height, width, _ = pixels.shape
-            size = height * model.scale, width * model.scale
-            total = np.zeros((*size, model.out_channels), np.float32)
-            for top, left in alignments(shifts):
-                around = run(model, params, moved(pixels, (top, left)))
-                total += around[_place((top, left), size, model.scale)]
-            return total / shifts
+    def restored(run: Run, model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
+        height, width, _ = pixels.shape
+        size = height * model.scale, width * model.scale
+        total = np.zeros((*size, model.out_channels), np.float32)
+        for corner in alignments(shifts):
+            around = run(model, params, moved(pixels, corner))
+            total += around[_place(corner, size, model.scale)]
+        return total / shifts
 
-        return restored
-
-    return way
+    return lambda run: functools.partial(restored, run)
 
 
 def _place(corner: tuple[int, int], size: tuple[int, ...], scale: int) -> tuple[slice, slice]:

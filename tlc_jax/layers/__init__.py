@@ -8,6 +8,8 @@ from tlc_jax.layers.basic import (
     LocalAttention,
     LocalMoments,
     LocalPool,
+    NAFBlock,
+    NonLocal,
     SqueezeExcite,
     SupervisedAttention,
     channel_param,
@@ -16,26 +18,10 @@ from tlc_jax.layers.basic import (
     upsample2x2,
 )
 from tlc_jax.layers.cab import CAB
-from tlc_jax.layers.naf import NAFBlock
 from tlc_jax.layers.network import Network
-from tlc_jax.layers.nonlocal_block import NonLocal
 
 __all__ = [
-    "CAB",
-    "Conv1x1",
-    "DepthwiseConv3x3",
-    "Downsample2x2",
-    "LayerNorm",
-    "LocalAttention",
-    "LocalMoments",
-    "LocalPool",
-    "NAFBlock",
-    "Network",
-    "NonLocal",
-    "SqueezeExcite",
-    "SupervisedAttention",
-    "channel_param",
-    "conv3x3",
-    "simple_gate",
-    "upsample2x2",
-]
+    "CAB", "Conv1x1", "DepthwiseConv3x3", "Downsample2x2", "LayerNorm", "LocalAttention",
+    "LocalMoments", "LocalPool", "NAFBlock", "Network", "NonLocal", "SqueezeExcite",
+    "SupervisedAttention", "channel_param", "conv3x3", "simple_gate", "upsample2x2",
+]  # fmt: skip

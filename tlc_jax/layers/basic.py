@@ -1,4 +1,4 @@
-"""Layers of the networks, among them the sites of TLC.
+"""Layers and blocks that networks share, among them the sites of TLC.
 
 A site is a layer that aggregates over positions; its attribute `site` says what. It is called with
 `window`, (height, width) in pixels of its own feature map; `None` is the whole map, as in training.
@@ -16,7 +16,7 @@ from flax.linen.dtypes import promote_dtype
 from flax.typing import Dtype
 
 from tlc_jax import ops
-from tlc_jax.ops import Window, spread
+from tlc_jax.ops import Window
 from tlc_jax.ops.attention import attention_of_tiles
 from tlc_jax.ops.conv import pointwise_padded
 from tlc_jax.ops.fusion import stored
@@ -172,6 +172,29 @@ class LocalAttention(nn.Module):
         return ops.transposed_attention(q, k, v, temperature, window, project=project)
 
 
+class NonLocal(nn.Module):
+    """Attention between positions, with a skip, (N, H, W, C) -> the same: a site of TLC.
+
+    Wang et al., "Non-local Neural Networks" (CVPR 2018, arXiv 1711.07971), the embedded Gaussian of
+    section 3.2 in the block of section 3.3; it is initialised as the identity.
+    """
+
+    site: ClassVar[str] = "position attention"
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, window: Window = None) -> jax.Array:
+        c = x.shape[-1]
+
+        def embed(name: str) -> jax.Array:
+            return Conv1x1(max(1, c // 2), dtype=self.dtype, name=name)(x)
+
+        y = ops.spatial_attention(embed("theta"), embed("phi"), embed("g"), window, scale=1.0)
+        zeros = nn.initializers.zeros
+        y = nn.Conv(c, (1, 1), kernel_init=zeros, dtype=self.dtype, name="out")(y)
+        return x + y.astype(x.dtype)
+
+
 class SqueezeExcite(nn.Module):
     """Channel attention: two 1x1 convolutions of the means weigh the channels; keeps the shape.
 
@@ -188,7 +211,40 @@ class SqueezeExcite(nn.Module):
         weights = LocalPool(name="pool")(x)
         weights = Conv1x1(self.hidden, self.use_bias, self.dtype, name="Conv_0")(weights)
         weights = Conv1x1(c, self.use_bias, self.dtype, name="Conv_1")(jax.nn.relu(weights))
-        return x * spread(jax.nn.sigmoid(weights), (h, w))
+        return x * ops.spread(jax.nn.sigmoid(weights), (h, w))
+
+
+class NAFBlock(nn.Module):
+    """Depthwise convolution with simplified channel attention, then two gated 1x1 convolutions.
+
+    (N, H, W, C) -> the same. It is initialised as the identity.
+
+    Chen et al., "Simple Baselines for Image Restoration" (ECCV 2022, arXiv 2204.04676), section 4.
+    """
+
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _, h, w, c = x.shape
+
+        shortcut = x
+        x = LayerNorm(1e-6, dtype=self.dtype, name="norm1")(x)
+        x = Conv1x1(2 * c, dtype=self.dtype, border=1, name="conv1")(x)
+        x = DepthwiseConv3x3(dtype=self.dtype, border=1, name="conv2")(x)
+        x = simple_gate(x)
+        attention = LocalPool(name="pool")(x)
+        attention = Conv1x1(c, dtype=self.dtype, name="sca")(attention)
+        x = x * ops.spread(attention, (h, w))
+        x = Conv1x1(c, dtype=self.dtype, name="conv3")(x)
+        x = shortcut + x * channel_param(self, "beta", x)
+
+        shortcut = x
+        x = LayerNorm(1e-6, dtype=self.dtype, name="norm2")(x)
+        x = Conv1x1(2 * c, dtype=self.dtype, name="conv4")(x)
+        x = simple_gate(x)
+        x = Conv1x1(c, dtype=self.dtype, name="conv5")(x)
+        return shortcut + x * channel_param(self, "gamma", x)
 
 
 class SupervisedAttention(nn.Module):
@@ -227,9 +283,8 @@ def channel_param(
 
     Args:
       module: the owner of the parameter; the caller is one of its `nn.compact` methods.
-      name: of the parameter.
+      name, init: of the parameter, (C,) float32.
       x: (..., C).
-      init: of its (C,) float32 values.
 
     Returns:
       (1, ..., 1, C).

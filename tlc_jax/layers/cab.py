@@ -4,6 +4,8 @@ Zamir et al., "Multi-Stage Progressive Image Restoration" (CVPR 2021, arXiv 2102
 All blocks of a subnetwork share one PReLU slope. Pass `slope` if several subnetworks share it.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,8 +18,10 @@ from tlc_jax.ops import resize_bilinear
 Pyramid = tuple[jax.Array, ...]
 
 
-def prelu_slope(module: nn.Module) -> jax.Array:
-    """The slope of a PReLU below zero, a scalar."""
+def prelu_slope(module: nn.Module, shared: jax.Array | None = None) -> jax.Array:
+    """The slope of a PReLU below zero, a scalar: the shared one, or a parameter of the module."""
+    if shared is not None:
+        return shared
     return module.param("slope", nn.initializers.constant(0.25), (1,), jnp.float32)[0]
 
 
@@ -50,7 +54,7 @@ class ShallowFeatures(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, slope: jax.Array | None = None) -> jax.Array:
-        slope = prelu_slope(self) if slope is None else slope
+        slope = prelu_slope(self, slope)
         x = conv3x3(self.features, self.dtype, "conv", use_bias=False)(image)
         return CAB(self.reduction, self.dtype, name="block")(x, slope)
 
@@ -76,20 +80,17 @@ class Encoder(nn.Module):
         others: tuple[Pyramid, Pyramid] | None = None,
         slope: jax.Array | None = None,
     ) -> Pyramid:
-        slope = prelu_slope(self) if slope is None else slope
-
-        def conv(width: int, name: str) -> Conv1x1:
-            return Conv1x1(width, use_bias=False, dtype=self.dtype, name=name)
-
+        slope = prelu_slope(self, slope)
+        conv = functools.partial(Conv1x1, use_bias=False, dtype=self.dtype)
         pyramid: list[jax.Array] = []
         for i, width in enumerate(self.widths):
             if pyramid:
-                x = conv(width, f"down{i}{i + 1}")(_halve(x))
+                x = conv(width, name=f"down{i}{i + 1}")(_halve(x))
             x = _blocks(x, slope, 2, self, f"encoder_level{i + 1}")
             if others is not None:
                 enc, dec = others
-                x = x + conv(width, f"fuse_enc{i + 1}")(enc[i])
-                x = x + conv(width, f"fuse_dec{i + 1}")(dec[i])
+                x = x + conv(width, name=f"fuse_enc{i + 1}")(enc[i])
+                x = x + conv(width, name=f"fuse_dec{i + 1}")(dec[i])
             pyramid.append(x)
         return tuple(pyramid)
 
@@ -102,7 +103,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, encoded: Pyramid, slope: jax.Array | None = None) -> Pyramid:
-        slope = prelu_slope(self) if slope is None else slope
+        slope = prelu_slope(self, slope)
         *skips, x = encoded
         x = _blocks(x, slope, 2, self, f"decoder_level{len(encoded)}")
         pyramid = [x]
@@ -128,13 +129,9 @@ class ORSNet(nn.Module):
     def __call__(
         self, x: jax.Array, encoded: Pyramid, decoded: Pyramid, slope: jax.Array | None = None
     ) -> jax.Array:
-        slope = prelu_slope(self) if slope is None else slope
+        slope = prelu_slope(self, slope)
+        conv = functools.partial(Conv1x1, use_bias=False, dtype=self.dtype)
         width = x.shape[-1]
-        widths = [y.shape[-1] for y in encoded]
-
-        def conv(y: jax.Array, width: int, name: str) -> jax.Array:
-            return Conv1x1(width, use_bias=False, dtype=self.dtype, name=name)(y)
-
         for i in range(len(encoded)):
             shortcut = x
             orb = f"orb{i + 1}_body"
@@ -143,10 +140,11 @@ class ORSNet(nn.Module):
             # In the paper a 1x1 convolution follows each of the i interpolations. The two commute,
             # so the convolutions come first, on the smaller map.
             total = jnp.zeros((), x.dtype)
-            for y, name in ((encoded[i], "enc"), (decoded[i], "dec")):
+            for y, name in (encoded[i], "enc"), (decoded[i], "dec"):
                 for step in range(i):
-                    y = conv(y, widths[i - 1 - step], f"up_{name}{i}_{step}")
-                total = total + conv(y, width, f"conv_{name}{i + 1}")
+                    up = encoded[i - 1 - step].shape[-1]
+                    y = conv(up, name=f"up_{name}{i}_{step}")(y)
+                total = total + conv(width, name=f"conv_{name}{i + 1}")(y)
             for _ in range(i):
                 total = resize_bilinear(total, 1)
             x = x + total

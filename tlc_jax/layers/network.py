@@ -20,9 +20,8 @@ from flax.typing import Dtype
 
 from tlc_jax.ops import Window, pad_to_multiple, site_window
 from tlc_jax.ops.shape import margins
-from tlc_jax.ops.windows import check_pair
+from tlc_jax.ops.windows import Size, check_pair
 
-Size = tuple[int, int]
 Params = Any  # a tree of arrays, or of their shapes
 Maps = dict[tuple[str, ...], list[Size]]  # of each site, by its path in the network
 
@@ -35,7 +34,7 @@ class Network(nn.Module, kw_only=True):
     returns (N, H scale, W scale, out_channels) of the same type.
     """
 
-    multiple: ClassVar[int | tuple[int, int]] = 1  # pixels; H and W are padded to multiples
+    multiple: ClassVar[int | Size] = 1  # pixels; H and W are padded to multiples
     scale: ClassVar[int] = 1  # output pixels for an input pixel, on each axis
     # Whether images of several sizes can share a program, see `tlc_jax.inference.buckets`. Not
     # inherited: a subclass may have layers for which that is wrong.
@@ -121,11 +120,8 @@ class Network(nn.Module, kw_only=True):
     def crop(self, restored: Any, size: Size) -> Any:
         """Cut off, from the result for an image of `size`, what belongs to the padding."""
         (top, _), (left, _) = margins(size, self.multiple, self.padding)
-        rows, columns = (
-            slice(self.scale * start, self.scale * (start + length))
-            for start, length in zip((top, left), size, strict=True)
-        )
-        return restored[..., rows, columns, :]
+        top, left, h, w = (self.scale * n for n in (top, left, *size))
+        return restored[..., top : top + h, left : left + w, :]
 
     @nn.nowrap
     def windowed(self) -> contextlib.AbstractContextManager[None]:

@@ -9,16 +9,8 @@ from tlc_jax.models.restormer import Restormer
 from tlc_jax.models.rnn_mbp import RNNMBP
 
 __all__ = [
-    "MODELS",
-    "NAFSSR",
-    "RNNMBP",
-    "Baseline",
-    "HINet",
-    "MPRNet",
-    "Maxim",
-    "NAFNet",
-    "Restormer",
-]
+    "MODELS", "NAFSSR", "RNNMBP", "Baseline", "HINet", "MPRNet", "Maxim", "NAFNet", "Restormer",
+]  # fmt: skip
 
 MODELS = {
     "nafnet": NAFNet,

@@ -98,8 +98,7 @@ class HINet(Network):
     def forward(self, image: jax.Array) -> jax.Array:
         x = conv3x3(self.wf, self.dtype, "conv_01")(image)
         encoded, decoded = _unet(self, x, 1)
-        attend = SupervisedAttention(dtype=self.dtype, name="sam12")
-        attended, _ = attend(decoded[0], image)
+        attended, _ = SupervisedAttention(dtype=self.dtype, name="sam12")(decoded[0], image)
 
         x = conv3x3(self.wf, self.dtype, "conv_02")(image)
         x = jnp.concatenate([x, attended], axis=-1)
@@ -115,7 +114,7 @@ def _unet(
     number: int,
     others: tuple[list[jax.Array], list[jax.Array]] | None = None,
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-    """One U-Net; returns the feature maps of its encoder and decoder, the largest first."""
+    """The feature maps of one U-Net's encoder and of its decoder, the largest first."""
     dtype, deepest = net.dtype, net.depth - 1
     encoded: list[jax.Array] = []
     for level in range(net.depth):

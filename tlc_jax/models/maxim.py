@@ -7,6 +7,7 @@ windows.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import KW_ONLY
 from typing import ClassVar, NamedTuple
 
@@ -26,14 +27,18 @@ from tlc_jax.layers import (
     upsample2x2,
 )
 from tlc_jax.ops import Window, average_windows, extract_windows, resize_bilinear
-from tlc_jax.ops.windows import clip_window
+from tlc_jax.ops.windows import Size, clip_window
+
+Layer = Callable[[jax.Array], jax.Array]
 
 
 class Level(NamedTuple):
     """What the layers of one resolution have in common."""
 
-    block: tuple[int, int]  # of a block in pixels, and of the grid in cells
-    dtype: Dtype | None = None
+    features: int
+    num_groups: int
+    block: Size  # of a block in pixels, and of the grid in cells
+    dtype: Dtype | None
 
 
 class GridMixing(nn.Module):
@@ -43,13 +48,13 @@ class GridMixing(nn.Module):
     """
 
     site: ClassVar[str] = "grid"
-    grid: tuple[int, int]
+    size: Size
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, window: Window = None) -> jax.Array:
-        g_h, g_w = self.grid
-        x, kernel, bias = _mixing_params(self, self.grid, x)
+        g_h, g_w = self.size
+        x, kernel, bias = _mixing_params(self, x)
 
         def mix(x: jax.Array) -> jax.Array:
             n, h, w, c = x.shape
@@ -67,27 +72,26 @@ class GridMixing(nn.Module):
 class BlockMixing(nn.Module):
     """Dense layer across the pixels of each block."""
 
-    block: tuple[int, int]
+    size: Size
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         n, h, w, c = x.shape
-        b_h, b_w = self.block
-        x, kernel, bias = _mixing_params(self, self.block, x)
+        b_h, b_w = self.size
+        x, kernel, bias = _mixing_params(self, x)
         blocks = x.reshape(n, h // b_h, b_h, w // b_w, b_w, c)
         mixed = jnp.einsum("naibjc,ijkl->nakblc", blocks, kernel)
         return (mixed + bias.reshape(1, 1, b_h, 1, b_w, 1)).reshape(n, h, w, c)
 
 
-def _mixing_params(
-    module: GridMixing | BlockMixing, size: tuple[int, int], x: jax.Array
-) -> list[jax.Array]:
+def _mixing_params(module: GridMixing | BlockMixing, x: jax.Array) -> list[jax.Array]:
     """x, the kernel of the mixing as (rows, columns, rows, columns), and its bias."""
-    count = math.prod(size)
+    count = math.prod(module.size)
     kernel = module.param("kernel", nn.initializers.lecun_normal(), (count, count), jnp.float32)
     bias = module.param("bias", nn.initializers.zeros, (count,), jnp.float32)
-    return promote_dtype(x, kernel.reshape(*size, *size), bias, dtype=module.dtype)
+    kernel = kernel.reshape(*module.size, *module.size)
+    return promote_dtype(x, kernel, bias, dtype=module.dtype)
 
 
 class GatingUnit(nn.Module):
@@ -98,14 +102,11 @@ class GatingUnit(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        block, dtype = self.level.block, self.level.dtype
+        *_, block, dtype = self.level
+        mixing = GridMixing if self.axis == "Grid" else BlockMixing
         x, gate = jnp.split(x, 2, axis=-1)
         gate = LayerNorm(1e-6, dtype=dtype, name="intermediate_layernorm")(gate)
-        if self.axis == "Grid":
-            gate = GridMixing(block, dtype, name="Dense_0")(gate)
-        else:
-            gate = BlockMixing(block, dtype, name="Dense_0")(gate)
-        return x * (gate + 1)
+        return x * (mixing(block, dtype, name="Dense_0")(gate) + 1)
 
 
 class GmlpLayer(nn.Module):
@@ -135,19 +136,31 @@ class SplitHeadMultiAxisGmlpLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        c, dtype = x.shape[-1], self.level.dtype
-        shortcut = x
-        x = LayerNorm(1e-6, dtype=dtype, name="LayerNorm_in")(x)
-        x = jax.nn.gelu(nn.Dense(2 * c, dtype=dtype, name="in_project")(x))
-        far, near = jnp.split(x, 2, axis=-1)
-        far = GmlpLayer("Grid", self.level, name="GridGmlpLayer")(far)
-        near = GmlpLayer("Block", self.level, name="BlockGmlpLayer")(near)
-        x = jnp.concatenate([far, near], axis=-1)
-        return shortcut + nn.Dense(c, dtype=dtype, name="out_project")(x)
+        grid = GmlpLayer("Grid", self.level, name="GridGmlpLayer")
+        block = GmlpLayer("Block", self.level, name="BlockGmlpLayer")
+        return x + _split_heads(x, grid, block, self.level.dtype)
 
 
-def _channel_attention(x: jax.Array, level: Level) -> jax.Array:
-    return SqueezeExcite(x.shape[-1] // 4, dtype=level.dtype, name="channel_attention")(x)
+class SplitHeadMultiAxisGating(nn.Module):
+    """The gate that one feature map gives another: half mixed in the grid, half in blocks."""
+
+    level: Level
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        *_, block, dtype = self.level
+        grid = GridMixing(block, dtype, name="Dense_0")
+        return _split_heads(x, grid, BlockMixing(block, dtype, name="Dense_1"), dtype)
+
+
+def _split_heads(x: jax.Array, grid: Layer, block: Layer, dtype: Dtype | None) -> jax.Array:
+    """One half of the channels through `grid`, the other through `block`."""
+    c = x.shape[-1]
+    x = LayerNorm(1e-6, dtype=dtype, name="LayerNorm_in")(x)
+    x = jax.nn.gelu(nn.Dense(2 * c, dtype=dtype, name="in_project")(x))
+    far, near = jnp.split(x, 2, axis=-1)
+    x = jnp.concatenate([grid(far), block(near)], axis=-1)
+    return nn.Dense(c, dtype=dtype, name="out_project")(x)
 
 
 class RCAB(nn.Module):
@@ -162,7 +175,7 @@ class RCAB(nn.Module):
         x = LayerNorm(1e-6, dtype=dtype, name="LayerNorm")(x)
         x = jax.nn.leaky_relu(conv3x3(c, dtype, "conv1")(x), 0.2)
         x = conv3x3(c, dtype, "conv2")(x)
-        return shortcut + _channel_attention(x, self.level)
+        return shortcut + SqueezeExcite(c // 4, dtype=dtype, name="channel_attention")(x)
 
 
 class RDCAB(nn.Module):
@@ -172,10 +185,11 @@ class RDCAB(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        c, dtype = x.shape[-1], self.level.dtype
         shortcut = x
-        x = LayerNorm(1e-6, dtype=self.level.dtype, name="LayerNorm")(x)
-        x = ChannelMixing(self.level.dtype, name="channel_mixing")(x)
-        return shortcut + _channel_attention(x, self.level)
+        x = LayerNorm(1e-6, dtype=dtype, name="LayerNorm")(x)
+        x = ChannelMixing(dtype, name="channel_mixing")(x)
+        return shortcut + SqueezeExcite(c // 4, dtype=dtype, name="channel_attention")(x)
 
 
 class ChannelMixing(nn.Module):
@@ -190,34 +204,15 @@ class ChannelMixing(nn.Module):
         return nn.Dense(c, dtype=self.dtype, name="Dense_1")(x)
 
 
-class SplitHeadMultiAxisGating(nn.Module):
-    """The gate that one feature map gives another: half mixed in the grid, half in blocks."""
-
-    level: Level
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        block, dtype = self.level.block, self.level.dtype
-        c = x.shape[-1]
-        x = LayerNorm(1e-6, dtype=dtype, name="LayerNorm_in")(x)
-        x = jax.nn.gelu(nn.Dense(2 * c, dtype=dtype, name="in_project")(x))
-        far, near = jnp.split(x, 2, axis=-1)
-        far = GridMixing(block, dtype, name="Dense_0")(far)
-        near = BlockMixing(block, dtype, name="Dense_1")(near)
-        x = jnp.concatenate([far, near], axis=-1)
-        return nn.Dense(c, dtype=dtype, name="out_project")(x)
-
-
 class CrossGatingBlock(nn.Module):
     """Two feature maps, each gated by the other, (x, y) -> (x, y) (section 3.3)."""
 
-    features: int
     level: Level
     upsample_y: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        features, dtype = self.features, self.level.dtype
+        features, _, _, dtype = self.level
 
         def embed_and_gate(x: jax.Array, name: str) -> tuple[jax.Array, jax.Array]:
             x = LayerNorm(1e-6, dtype=dtype, name=f"LayerNorm_{name}")(x)
@@ -242,8 +237,6 @@ class UNetEncoderBlock(nn.Module):
     From the second stage on, x is gated by the previous stage's features of this resolution.
     """
 
-    features: int
-    num_groups: int
     level: Level
     downsample: bool = True
 
@@ -251,48 +244,41 @@ class UNetEncoderBlock(nn.Module):
     def __call__(
         self, x: jax.Array, previous: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        dtype = self.level.dtype
-        x = shortcut = Conv1x1(self.features, dtype=dtype, name="Conv_0")(x)
-        for i in range(self.num_groups):
+        features, num_groups, _, dtype = self.level
+        x = shortcut = Conv1x1(features, dtype=dtype, name="Conv_0")(x)
+        for i in range(num_groups):
             x = SplitHeadMultiAxisGmlpLayer(self.level, name=f"SplitHeadMultiAxisGmlpLayer_{i}")(x)
             x = RCAB(self.level, name=f"channel_attention_block_1{i}")(x)
         x = x + shortcut
         if previous is not None:
-            gate = CrossGatingBlock(self.features, self.level, name="cross_gating_block")
-            x, _ = gate(x, previous)
+            x, _ = CrossGatingBlock(self.level, name="cross_gating_block")(x, previous)
         if not self.downsample:
             return x, x
-        return x, nn.Conv(self.features, (4, 4), strides=2, dtype=dtype, name="Conv_1")(x)
+        return x, nn.Conv(features, (4, 4), strides=2, dtype=dtype, name="Conv_1")(x)
 
 
 class UNetDecoderBlock(nn.Module):
     """x at twice its size, concatenated with the skip, and encoded."""
 
-    features: int
-    num_groups: int
     level: Level
 
     @nn.compact
     def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
-        x = upsample2x2(self.features, self.level.dtype, "ConvTranspose_0")(x)
+        x = upsample2x2(self.level.features, self.level.dtype, "ConvTranspose_0")(x)
         x = jnp.concatenate([x, skip], axis=-1)
-        x, _ = UNetEncoderBlock(
-            self.features, self.num_groups, self.level, downsample=False, name="UNetEncoderBlock_0"
-        )(x)
-        return x
+        return UNetEncoderBlock(self.level, downsample=False, name="UNetEncoderBlock_0")(x)[0]
 
 
 class BottleneckBlock(nn.Module):
     """The multi-axis layers of the lowest resolution."""
 
-    features: int
-    num_groups: int
     level: Level
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = shortcut = Conv1x1(self.features, dtype=self.level.dtype, name="input_proj")(x)
-        for i in range(self.num_groups):
+        features, num_groups, _, dtype = self.level
+        x = shortcut = Conv1x1(features, dtype=dtype, name="input_proj")(x)
+        for i in range(num_groups):
             x = SplitHeadMultiAxisGmlpLayer(self.level, name=f"SplitHeadMultiAxisGmlpLayer_{i}")(x)
             x = RDCAB(self.level, name=f"channel_attention_block_1_{i}")(x)
         return x + shortcut
@@ -327,8 +313,8 @@ class Maxim(Network):
     num_stages: int = 3
     num_groups: int = 2
     num_bottleneck_blocks: int = 2
-    block_size_hr: tuple[int, int] = (16, 16)  # pixels, at the two highest resolutions
-    block_size_lr: tuple[int, int] = (8, 8)  # pixels, at the others
+    block_size_hr: Size = (16, 16)  # pixels, at the two highest resolutions
+    block_size_lr: Size = (8, 8)  # pixels, at the others
     _: KW_ONLY
     padding: str = "both"  # reflection on both sides, as in the release
     local_attention: bool = True
@@ -337,9 +323,18 @@ class Maxim(Network):
     variants: ClassVar = {"2S": {"num_stages": 2}, "3S": {}}
 
     @property
-    def multiple(self) -> tuple[int, int]:
+    def levels(self) -> list[Level]:
+        """Of each resolution, the largest first, and of the bottleneck."""
+        blocks = [self.block_size_hr] * 2 + [self.block_size_lr] * (self.depth - 1)
+        return [
+            Level(self.features * 2 ** min(i, self.depth - 1), self.num_groups, block, self.dtype)
+            for i, block in enumerate(blocks)
+        ]
+
+    @property
+    def multiple(self) -> Size:
         """The blocks have to fit at every level: 64 in the published networks."""
-        blocks = [(block[0] << i, block[1] << i) for i, block in enumerate(_block_sizes(self))]
+        blocks = [(x.block[0] << i, x.block[1] << i) for i, x in enumerate(self.levels)]
         rows, columns = (math.lcm(*sides) for sides in zip(*blocks, strict=True))
         return rows, columns
 
@@ -361,12 +356,11 @@ class Maxim(Network):
 
     @nn.compact
     def forward(self, image: jax.Array) -> jax.Array:
-        levels = [Level(block, self.dtype) for block in _block_sizes(self)]
         # Nearest-neighbour resizing: the pixel just after the middle of each cell.
         steps = [2**i for i in range(self.depth)]
         images = [image[:, step // 2 :: step, step // 2 :: step] for step in steps]
 
-        encoded, decoded = _stage(self, 0, levels, images)
+        encoded, decoded = _stage(self, 0, images)
         for stage in range(1, self.num_stages):
             sams = []
             for i, (x, picture) in enumerate(zip(decoded, images, strict=True)):
@@ -374,7 +368,7 @@ class Maxim(Network):
                 features, _ = SupervisedAttention(dtype=self.dtype, name=name)(x, picture)
                 sams.append(features)
             previous = [x + y for x, y in zip(encoded, decoded, strict=True)]
-            encoded, decoded = _stage(self, stage, levels, images, sams, previous)
+            encoded, decoded = _stage(self, stage, images, sams, previous)
         # In the release the last stage also restores smaller images, for the loss.
         name = f"stage_{self.num_stages - 1}_output_conv_0"
         residual = conv3x3(image.shape[-1], self.dtype, name)(decoded[0])
@@ -384,7 +378,6 @@ class Maxim(Network):
 def _stage(
     net: Maxim,
     stage: int,
-    levels: list[Level],
     images: list[jax.Array],
     sams: list[jax.Array] | None = None,
     previous: list[jax.Array] | None = None,
@@ -393,47 +386,41 @@ def _stage(
 
     `sams` and `previous` come from the previous stage; the first stage has none.
     """
-    down = range(net.depth)
+    levels, down = net.levels, range(net.depth)
     up = down[::-1]
-    features = [net.features * 2**i for i in down]
     prefix = f"stage_{stage}_"
 
     def signal(maps: dict[int, jax.Array], i: int) -> jax.Array:
         """The maps of every resolution j, resized to resolution i."""
         # Flax numbers their names in order of call, through all stages.
-        resized = [UpSampleRatio(features[i], j - i, net.dtype)(x) for j, x in maps.items()]
+        features = levels[i].features
+        resized = [UpSampleRatio(features, j - i, net.dtype)(x) for j, x in maps.items()]
         return jnp.concatenate(resized, axis=-1)
 
-    inputs = [conv3x3(features[i], net.dtype, f"{prefix}input_conv_{i}")(images[i]) for i in down]
+    inputs = []
+    for i in down:
+        conv = conv3x3(levels[i].features, net.dtype, f"{prefix}input_conv_{i}")
+        inputs.append(conv(images[i]))
     if sams:
         for i in down:
-            fuse = CrossGatingBlock(features[i], levels[i], name=f"{prefix}input_fuse_sam_{i}")
+            fuse = CrossGatingBlock(levels[i], name=f"{prefix}input_fuse_sam_{i}")
             inputs[i], _ = fuse(inputs[i], sams[i])
 
     encoded, x = {}, inputs[0]
     for i in down:
-        name = f"{prefix}encoder_block_{i}"
-        encoder = UNetEncoderBlock(features[i], net.num_groups, levels[i], name=name)
+        encoder = UNetEncoderBlock(levels[i], name=f"{prefix}encoder_block_{i}")
         x = jnp.concatenate([x, inputs[i]], axis=-1)
         encoded[i], x = encoder(x, previous[i] if previous else None)
     for i in range(net.num_bottleneck_blocks):
-        name = f"{prefix}global_block_{i}"
-        x = BottleneckBlock(features[-1], net.num_groups, levels[-1], name=name)(x)
+        x = BottleneckBlock(levels[-1], name=f"{prefix}global_block_{i}")(x)
 
     gated, y = {}, x
     for i in up:
-        name = f"{prefix}cross_gating_block_{i}"
-        gate = CrossGatingBlock(features[i], levels[i], upsample_y=True, name=name)
+        gate = CrossGatingBlock(levels[i], upsample_y=True, name=f"{prefix}cross_gating_block_{i}")
         gated[i], y = gate(signal(encoded, i), y)
 
     decoded = {}
     for i in up:
-        name = f"{prefix}decoder_block_{i}"
-        decoder = UNetDecoderBlock(features[i], net.num_groups, levels[i], name=name)
+        decoder = UNetDecoderBlock(levels[i], name=f"{prefix}decoder_block_{i}")
         decoded[i] = x = decoder(x, signal(gated, i))
     return [encoded[i] for i in down], [decoded[i] for i in down]
-
-
-def _block_sizes(net: Maxim) -> list[tuple[int, int]]:
-    """(height, width) of the blocks at each level, the bottleneck last."""
-    return [net.block_size_hr if i < 2 else net.block_size_lr for i in range(net.depth + 1)]

@@ -6,6 +6,7 @@ and decodes the whole. So TLC's windows for the channel attentions follow from q
 the whole of a training crop.
 """
 
+import functools
 from typing import ClassVar
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from tlc_jax.layers import Network, SupervisedAttention, conv3x3
-from tlc_jax.layers.cab import Decoder, Encoder, ORSNet, Pyramid, ShallowFeatures, prelu_slope
+from tlc_jax.layers.cab import Decoder, Encoder, ORSNet, ShallowFeatures, prelu_slope
 
 LEVELS = 3  # of the U-Nets
 
@@ -42,18 +43,10 @@ class MPRNet(Network):
         widths = tuple(self.n_feat + level * self.scale_unetfeats for level in range(LEVELS))
         slope = prelu_slope(self)  # one for all blocks
 
-        def shallow(image: jax.Array, name: str) -> jax.Array:
-            return ShallowFeatures(self.n_feat, self.reduction, self.dtype, name=name)(image, slope)
-
-        def encoder(name: str) -> Encoder:
-            return Encoder(widths, self.reduction, self.dtype, name=name)
-
-        def decoder(name: str) -> Decoder:
-            return Decoder(self.reduction, self.dtype, name=name)
-
-        def attend(x: jax.Array, image: jax.Array, name: str) -> jax.Array:
-            layer = SupervisedAttention(1, use_bias=False, dtype=self.dtype, name=name)
-            return layer(x, image)[0]
+        shallow = functools.partial(ShallowFeatures, self.n_feat, self.reduction, self.dtype)
+        encoder = functools.partial(Encoder, widths, self.reduction, self.dtype)
+        decoder = functools.partial(Decoder, self.reduction, self.dtype)
+        attend = functools.partial(SupervisedAttention, 1, use_bias=False, dtype=self.dtype)
 
         def concat(x: jax.Array, y: jax.Array, features: int, name: str) -> jax.Array:
             xy = jnp.concatenate([x, y], axis=-1)
@@ -62,18 +55,19 @@ class MPRNet(Network):
         halves = _cut_rows(image)
         quarters = _cut_columns(halves)
 
-        x = shallow(quarters, "shallow_feat1")
-        encoded = _join_columns(encoder("stage1_encoder")(x, slope=slope))
-        decoded = decoder("stage1_decoder")(encoded, slope)
+        x = shallow(name="shallow_feat1")(quarters, slope)
+        encoded = tuple(map(_join_columns, encoder(name="stage1_encoder")(x, slope=slope)))
+        decoded = decoder(name="stage1_decoder")(encoded, slope)
 
-        x = shallow(halves, "shallow_feat2")
-        x = concat(x, attend(decoded[0], halves, "sam12"), self.n_feat, "concat12")
-        encoded = encoder("stage2_encoder")(x, (encoded, decoded), slope)
-        encoded = _join_rows(encoded)
-        decoded = decoder("stage2_decoder")(encoded, slope)
+        x = shallow(name="shallow_feat2")(halves, slope)
+        attended, _ = attend(name="sam12")(decoded[0], halves)
+        x = concat(x, attended, self.n_feat, "concat12")
+        encoded = encoder(name="stage2_encoder")(x, (encoded, decoded), slope)
+        encoded = tuple(map(_join_rows, encoded))
+        decoded = decoder(name="stage2_decoder")(encoded, slope)
 
-        x = shallow(image, "shallow_feat3")
-        attended = attend(decoded[0], image, "sam23")
+        x = shallow(name="shallow_feat3")(image, slope)
+        attended, _ = attend(name="sam23")(decoded[0], image)
         x = concat(x, attended, self.n_feat + self.scale_orsnetfeats, "concat23")
         last = ORSNet(self.num_cab, self.reduction, self.dtype, name="stage3_orsnet")
         x = last(x, encoded, decoded, slope)
@@ -94,13 +88,11 @@ def _cut_columns(x: jax.Array) -> jax.Array:
     return x.reshape(n, h, 2, w // 2, c).swapaxes(1, 2).reshape(n * 2, h, w // 2, c)
 
 
-def _join_rows(pyramid: Pyramid) -> Pyramid:
-    return tuple(x.reshape(-1, x.shape[1] * 2, *x.shape[2:]) for x in pyramid)
+def _join_rows(x: jax.Array) -> jax.Array:
+    n, h, w, c = x.shape
+    return x.reshape(n // 2, h * 2, w, c)
 
 
-def _join_columns(pyramid: Pyramid) -> Pyramid:
-    def join(x: jax.Array) -> jax.Array:
-        n, h, w, c = x.shape
-        return x.reshape(n // 2, 2, h, w, c).swapaxes(1, 2).reshape(n // 2, h, w * 2, c)
-
-    return tuple(map(join, pyramid))
+def _join_columns(x: jax.Array) -> jax.Array:
+    n, h, w, c = x.shape
+    return x.reshape(n // 2, 2, h, w, c).swapaxes(1, 2).reshape(n // 2, h, w * 2, c)

@@ -4,6 +4,7 @@ Chu et al., "NAFSSR: Stereo Image Super-Resolution Using NAFNet" (CVPR Workshops
 2204.08714). It was trained on crops of 30 x 90 pixels, and its authors run it with TLC.
 """
 
+import functools
 from dataclasses import KW_ONLY
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from flax.typing import Dtype
 
 from tlc_jax.layers import Conv1x1, LayerNorm, NAFBlock, Network, channel_param, conv3x3
 from tlc_jax.ops import parallax_attention, pixel_shuffle, resize_bilinear
+from tlc_jax.ops.windows import Size
 
 
 class SCAM(nn.Module):
@@ -23,19 +25,13 @@ class SCAM(nn.Module):
 
     @nn.compact
     def __call__(self, left: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Array]:
-        c = left.shape[-1]
-
-        def project(x: jax.Array, name: str) -> jax.Array:
-            return Conv1x1(c, dtype=self.dtype, name=name)(x)
-
-        def norm(x: jax.Array, name: str) -> jax.Array:
-            return LayerNorm(1e-6, dtype=self.dtype, name=name)(x)
-
+        norm = functools.partial(LayerNorm, 1e-6, dtype=self.dtype)
+        project = functools.partial(Conv1x1, left.shape[-1], dtype=self.dtype)
         from_right, from_left = parallax_attention(
-            project(norm(left, "norm_l"), "l_proj1"),
-            project(norm(right, "norm_r"), "r_proj1"),
-            project(left, "l_proj2"),
-            project(right, "r_proj2"),
+            project(name="l_proj1")(norm(name="norm_l")(left)),
+            project(name="r_proj1")(norm(name="norm_r")(right)),
+            project(name="l_proj2")(left),
+            project(name="r_proj2")(right),
         )
         left = left + from_right * channel_param(self, "beta", left)
         return left, right + from_left * channel_param(self, "gamma", right)
@@ -49,7 +45,7 @@ class NAFSSR(Network):
     num_blks: int = 16
     _: KW_ONLY
     inp_channels: int = 6  # of both views
-    train_size: tuple[int, int] = (30, 90)  # pixels, of the training crops
+    train_size: Size = (30, 90)  # pixels, of the training crops
 
     variants: ClassVar = {
         f"{size}-{factor}x": {"up_scale": factor, "width": width, "num_blks": blocks}

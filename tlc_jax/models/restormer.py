@@ -11,14 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from tlc_jax.layers import (
-    Conv1x1,
-    DepthwiseConv3x3,
-    LayerNorm,
-    LocalAttention,
-    Network,
-    conv3x3,
-)
+from tlc_jax.layers import Conv1x1, DepthwiseConv3x3, LayerNorm, LocalAttention, Network, conv3x3
 from tlc_jax.ops import pixel_shuffle, pixel_unshuffle
 
 
@@ -107,16 +100,11 @@ class Restormer(Network):
 
     @nn.compact
     def forward(self, image: jax.Array) -> jax.Array:
+        common = self.ffn_expansion_factor, self.bias, self.norm_bias, self.dtype
+
         def blocks(x: jax.Array, level: int, count: int, name: str) -> jax.Array:
             for i in range(count):
-                x = TransformerBlock(
-                    self.heads[level],
-                    self.ffn_expansion_factor,
-                    self.bias,
-                    self.norm_bias,
-                    self.dtype,
-                    name=f"{name}_{i}",
-                )(x)
+                x = TransformerBlock(self.heads[level], *common, name=f"{name}_{i}")(x)
             return x
 
         def conv(x: jax.Array, features: int, name: str, use_bias: bool = False) -> jax.Array:
@@ -148,6 +136,5 @@ class Restormer(Network):
 
         if self.dual_pixel_task:
             x = x + Conv1x1(x.shape[-1], self.bias, self.dtype, name="skip_conv")(embedded)
-            return conv(x, self.out_channels, "output", self.bias).astype(image.dtype)
-        residual = conv(x, self.out_channels, "output", self.bias)
-        return image + residual.astype(image.dtype)
+        restored = conv(x, self.out_channels, "output", self.bias).astype(image.dtype)
+        return restored if self.dual_pixel_task else image + restored

@@ -15,6 +15,7 @@ from flax.typing import Dtype
 
 from tlc_jax.layers import Network
 from tlc_jax.layers.cab import Decoder, Encoder, ORSNet, Pyramid, ShallowFeatures
+from tlc_jax.ops.windows import Size
 
 LEVELS = 3  # of the U-Nets
 REDUCTION = 4
@@ -40,8 +41,7 @@ class Propagation(nn.Module):
     def __call__(self, x: jax.Array, before: State) -> State:
         widths, _, dtype = self.common
         encoded = Encoder(widths, REDUCTION, dtype, name="encoder")(x, before)
-        decoder = Decoder(REDUCTION, dtype, name="decoder")
-        return encoded, decoder(encoded)
+        return encoded, Decoder(REDUCTION, dtype, name="decoder")(encoded)
 
 
 class BackwardStep(nn.Module):
@@ -100,7 +100,7 @@ class RNNMBP(Network):
         return self.past_frames + self.future_frames + 1
 
     @nn.nowrap
-    def example_input(self, size: tuple[int, int]) -> jax.ShapeDtypeStruct:
+    def example_input(self, size: Size) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((1, self.shortest, *size, self.inp_channels), jnp.float32)
 
     def __call__(self, clip: jax.Array) -> jax.Array:

@@ -24,7 +24,7 @@ import numpy as np
 
 from tlc_jax.ops.checks import check_heads, refusing
 from tlc_jax.ops.fusion import stored
-from tlc_jax.ops.windows import AxisTiles, Window, axis_tiles, clip_window, tile_size
+from tlc_jax.ops.windows import AxisTiles, Size, Window, axis_tiles, clip_window, tile_size
 
 SMALLEST_NORM = 1e-12
 
@@ -73,7 +73,7 @@ def _in_windows(
     v: jax.Array,
     temperature: jax.Array,
     project: jax.Array | None,
-    window: tuple[int, int],
+    window: Size,
 ) -> jax.Array:
     _, h, w, _ = v.shape
     t_h, t_w = tile_size((h, w), window)
@@ -120,8 +120,8 @@ def attention_of_tiles(
         """Mean of the windows that hold each tile, (n, a, b, ...) -> (n * r * s, ...)."""
         rest = of_windows.shape[3:]
         size = math.prod(rest)
-        share = (x.cover / x.cover.sum(axis=0, keepdims=True).clip(min=1) for x in (rows, columns))
-        of_rows, of_columns = share
+        covers = rows.cover, columns.cover
+        of_rows, of_columns = (x / x.sum(axis=0, keepdims=True).clip(min=1) for x in covers)
         x = _select(of_columns.T, of_windows.reshape(n * a, b, size))
         x = _select(of_rows.T, x.reshape(n, a, s * size))
         return x.reshape(n * r * s, *rest)

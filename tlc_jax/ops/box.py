@@ -19,7 +19,7 @@ import numpy as np
 
 from tlc_jax.ops.checks import check_maps, refusing
 from tlc_jax.ops.sliding import METHODS, MOMENTS, SUMS, slide
-from tlc_jax.ops.windows import Window, clip_window
+from tlc_jax.ops.windows import Size, Window, clip_window
 
 
 def window_sum(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Array:
@@ -65,7 +65,7 @@ def window_moments(
     return mean, variance
 
 
-def _check(x: jax.Array, window: Window, method: str) -> tuple[int, int]:
+def _check(x: jax.Array, window: Window, method: str) -> Size:
     """Refuse bad arguments, and clip the window to the map."""
     check_maps("expected an array (N, H, W, C)", x)
     with refusing(f"expected floats, got {x.dtype}.", TypeError):
@@ -75,7 +75,7 @@ def _check(x: jax.Array, window: Window, method: str) -> tuple[int, int]:
     return clip_window(window, (x.shape[1], x.shape[2]))
 
 
-def spread(y: jax.Array, size: tuple[int, int]) -> jax.Array:
+def spread(y: jax.Array, size: Size) -> jax.Array:
     """Replicate the edges of (N, H', W', C) to `size` = (H, W), (H - H') // 2 of the rows above.
 
     Row i then holds the value of the window that starts at clip(i - (k_h - 1) // 2, 0, H - k_h).
@@ -145,9 +145,7 @@ def _local(over_windows: Callable[..., Any], x: jax.Array, window: Window, metho
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))
-def _spread_out(
-    over_windows: Callable[..., Any], x: jax.Array, window: tuple[int, int], method: str
-) -> Any:
+def _spread_out(over_windows: Callable[..., Any], x: jax.Array, window: Size, method: str) -> Any:
     def full(y: jax.Array) -> jax.Array:
         return jnp.broadcast_to(spread(y, (x.shape[1], x.shape[2])), x.shape).astype(x.dtype)
 

@@ -38,13 +38,9 @@ def pointwise_padded(
     The zeros are the padding of a larger convolution that follows. `bias` is (1, 1, 1, O) or None.
     """
     # XLA:CPU stores a padded map. So x is padded: it is stored anyway, and most often smaller.
-    return lax.platform_dependent(
-        x,
-        kernel,
-        bias,
-        cpu=functools.partial(_pad_and_multiply, border=border),
-        default=functools.partial(_multiply_and_pad, border=border),
-    )
+    cpu = functools.partial(_pad_and_multiply, border=border)
+    default = functools.partial(_multiply_and_pad, border=border)
+    return lax.platform_dependent(x, kernel, bias, cpu=cpu, default=default)
 
 
 def _pad_and_multiply(
@@ -64,18 +60,13 @@ def _multiply_and_pad(
     return _pad(y if bias is None else y + bias, border)
 
 
-def _padded_forward(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, border: int
-) -> tuple[jax.Array, tuple]:
-    return pointwise_padded(x, kernel, bias, border), (x, kernel, bias)
-
-
 def _padded_backward(border: int, saved: tuple, gradient: jax.Array) -> tuple:
     """The border is constant, so its gradient is not computed."""
     return jax.vjp(functools.partial(_multiply_and_pad, border=border), *saved)[1](gradient)
 
 
-pointwise_padded.defvjp(_padded_forward, _padded_backward)
+# The arrays are saved for the gradient, without the border that comes last.
+pointwise_padded.defvjp(lambda *args: (pointwise_padded(*args), args[:-1]), _padded_backward)
 
 
 def _pad(x: jax.Array, border: int) -> jax.Array:
@@ -112,12 +103,6 @@ def _shifted(padded: jax.Array, k: int) -> list[jax.Array]:
     return [padded[:, i : i + h, j : j + w] for i in range(k) for j in range(k)]
 
 
-def _depthwise_forward(
-    x: jax.Array, kernel: jax.Array, border: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return depthwise_conv(x, kernel, border), (x, kernel)
-
-
 def _depthwise_backward(
     border: int, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple:
@@ -128,12 +113,9 @@ def _depthwise_backward(
     x, kernel = saved
     k = kernel.shape[0]
     of_x = depthwise_conv(_pad(gradient, border), kernel[::-1, ::-1])
-    of_kernel = lax.platform_dependent(
-        _pad(x, k // 2 - border),
-        gradient,
-        cpu=functools.partial(_sums_by_image, k=k),
-        default=functools.partial(_sums_at_once, k=k),
-    )
+    cpu, default = (functools.partial(sums, k=k) for sums in (_sums_by_image, _sums_at_once))
+    padded = _pad(x, k // 2 - border)
+    of_kernel = lax.platform_dependent(padded, gradient, cpu=cpu, default=default)
     return of_x, of_kernel.reshape(kernel.shape).astype(kernel.dtype)
 
 
@@ -153,4 +135,4 @@ def _sums_at_once(padded: jax.Array, gradient: jax.Array, k: int) -> jax.Array:
     return jnp.stack([(x.astype(jnp.float32) * wide).sum((0, 1, 2)) for x in _shifted(padded, k)])
 
 
-depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
+depthwise_conv.defvjp(lambda *args: (depthwise_conv(*args), args[:-1]), _depthwise_backward)

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from tlc_jax.ops.fusion import stored
+from tlc_jax.ops.windows import Size
 
 Runs = tuple[jax.Array, ...]
 """(sum,) or (mean, biased variance) of runs of one length, arrays of one shape."""
@@ -58,20 +59,12 @@ def _merge_moments(parts: Sequence[Runs], counts: Sequence[Any]) -> Runs:
     return mean, functools.reduce(operator.add, spreads)
 
 
-def _whole_sum(x: jax.Array) -> Runs:
-    return (x.sum(axis=(1, 2), keepdims=True),)
-
-
 def _whole_moments(x: jax.Array) -> Runs:
     """The mean in two passes: the first sum is long, and its values may be far from zero."""
     mean_of = functools.partial(jnp.mean, axis=(1, 2), keepdims=True)
     rough = mean_of(x)
     mean = rough + mean_of(x - rough)
     return mean, mean_of(jnp.square(x - mean))
-
-
-def _sums_back(x: Runs, y: Runs, gradient: Runs, k: int, held: Callable[..., Any]) -> Runs:
-    return (held(gradient[0]),)
 
 
 def _moments_back(x: Runs, y: Runs, gradient: Runs, k: int, held: Callable[..., Any]) -> Runs:
@@ -81,7 +74,12 @@ def _moments_back(x: Runs, y: Runs, gradient: Runs, k: int, held: Callable[..., 
     return (held(of_mean) + 2 * spread) / k, total / k
 
 
-SUMS = Statistic(lambda x: (x,), _merge_sums, _whole_sum, _sums_back)
+SUMS = Statistic(
+    first=lambda x: (x,),
+    merge=_merge_sums,
+    whole=lambda x: (x.sum(axis=(1, 2), keepdims=True),),
+    back=lambda x, y, gradient, k, held: (held(gradient[0]),),
+)
 MOMENTS = Statistic(lambda x: (x, jnp.zeros_like(x)), _merge_moments, _whole_moments, _moments_back)
 
 # The methods: all runs of k along the middle axis, (B, L, M) -> (B, L - k + 1, M).
@@ -141,8 +139,7 @@ def _blocks(x: Runs, k: int, merge: Merge, size: int = BLOCK_LENGTH) -> Runs:
     if k <= 2 * size:
         return merge([_cut(x, i, outputs) for i in range(k)], [1] * k)
     whole = k // size
-    block = merge([_cut(x, i, length // size, size) for i in range(size)], [1] * size)
-    block = stored(block)
+    block = stored(merge([_cut(x, i, length // size, size) for i in range(size)], [1] * size))
     between = stored(_blocks(block, whole - 1, merge, size))
     heads = -(-outputs // size)
 
@@ -201,9 +198,7 @@ _runs.defvjp(_runs_forward, _runs_backward)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def slide(
-    x: jax.Array, window: tuple[int, int], statistic: Statistic, method: str = "auto"
-) -> Runs:
+def slide(x: jax.Array, window: Size, statistic: Statistic, method: str = "auto") -> Runs:
     """All windows inside a map: (N, H, W, C) float32 -> (N, H - k_h + 1, W - k_w + 1, C) each."""
     if window == x.shape[1:3]:
         return statistic.whole(x)

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from tlc_jax.ops.checks import check_heads
-from tlc_jax.ops.windows import Window, average_windows, axis_starts, clip_window
+from tlc_jax.ops.windows import Size, Window, average_windows, axis_starts, clip_window
 
 # Queries or keys in a block of the attention matrix, 4 MiB of float32: about a core's cache.
 ATTENTION_BLOCK = 1024
@@ -67,7 +67,7 @@ def _in_windows(
     k: jax.Array,
     v: jax.Array,
     scale: float | jax.Array,
-    window: tuple[int, int],
+    window: Size,
     heads: int,
 ) -> jax.Array:
     n, height, width, channels = v.shape

@@ -16,7 +16,10 @@ import numpy as np
 
 from tlc_jax.ops.checks import check_maps
 
-Window = tuple[int, int] | None
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+Window = Size | None
 """(height, width) in pixels of the feature map it applies to; `None` is the whole map."""
 
 # The cost of the C x C matrix of one tile of channel attention, as a number of pixels that are
@@ -24,9 +27,7 @@ Window = tuple[int, int] | None
 TILE_COST = 200
 
 
-def site_window(
-    size: tuple[int, int], train_size: tuple[int, int], window: tuple[int, int]
-) -> tuple[int, int]:
+def site_window(size: Size, train_size: Size, window: Size) -> Size:
     """Window of one site of a network, in pixels of its feature map.
 
     k = f * window // train_size on each axis, where f is the size of the site's feature map for a
@@ -48,7 +49,7 @@ def site_window(
     return down, across
 
 
-def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
+def clip_window(window: Window, size: Size) -> Size:
     """The window, clipped to a map of `size`; `None` becomes the whole map.
 
     Examples:
@@ -61,7 +62,7 @@ def clip_window(window: Window, size: tuple[int, int]) -> tuple[int, int]:
     return min(int(window[0]), size[0]), min(int(window[1]), size[1])
 
 
-def check_pair(name: str, pair: tuple[int, int]) -> None:
+def check_pair(name: str, pair: Size) -> None:
     """Refuse anything but a tuple (height, width) of positive integers."""
 
     def whole(n: Any) -> bool:
@@ -136,12 +137,8 @@ def axis_tiles(length: int, window: int, tile: int) -> AxisTiles:
 
 
 @functools.cache
-def tile_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:
+def tile_size(size: Size, window: Size) -> Size:
     """(height, width) of the cheapest tiles for a map of `size`: few tiles, little filling.
-
-    Args:
-      size: (H, W) of the map.
-      window: (height, width), no larger than the map.
 
     Examples:
       >>> tile_size((720, 1280), (384, 384))
@@ -159,7 +156,7 @@ def tile_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]
     return cheapest_tile(rows, columns)
 
 
-def cheapest_tile(rows: np.ndarray, columns: np.ndarray) -> tuple[int, int]:
+def cheapest_tile(rows: np.ndarray, columns: np.ndarray) -> Size:
     """`tile_size`, from the numbers of tiles along each axis for tiles of length 1, 2, ..."""
     pixels = np.outer(rows * (np.arange(rows.size) + 1), columns * (np.arange(columns.size) + 1))
     best = np.unravel_index(np.argmin(pixels + TILE_COST * np.outer(rows, columns)), pixels.shape)
@@ -189,7 +186,7 @@ def extract_windows(x: jax.Array, window: Window) -> jax.Array:
     return x.transpose(1, 3, 0, 2, 4, 5).reshape(len(rows) * len(columns) * n, h, w, c)
 
 
-def average_windows(windows: jax.Array, size: tuple[int, int]) -> jax.Array:
+def average_windows(windows: jax.Array, size: Size) -> jax.Array:
     """Inverse of `extract_windows`; where windows overlap, their mean with equal weights.
 
     Args:

@@ -15,7 +15,7 @@ from jax import lax
 
 from tlc_jax.ops.box import window_sum
 from tlc_jax.ops.sliding import MOMENTS, SUMS, Runs, along
-from tlc_jax.ops.windows import AxisTiles, Window, axis_starts, cheapest_tile, clip_window
+from tlc_jax.ops.windows import AxisTiles, Size, Window, axis_starts, cheapest_tile, clip_window
 
 
 def zero_beyond(x: jax.Array, extent: jax.Array) -> jax.Array:
@@ -37,19 +37,16 @@ def window_mean_within(x: jax.Array, window: Window, extent: jax.Array) -> jax.A
     y = window_sum(zero_beyond(x, extent), size)
     # A window larger than the corner is clipped to it.
     y = y / jnp.minimum(jnp.asarray(size), extent).prod().astype(y.dtype)
-    (y,) = _last_repeated((y,), size, extent)
-    return y
+    return _last_repeated((y,), size, extent)[0]
 
 
-def _last_repeated(runs: Runs, size: tuple[int, int], extent: jax.Array) -> Runs:
+def _last_repeated(runs: Runs, size: Size, extent: jax.Array) -> Runs:
     """Replace windows that reach beyond the corner by the last one inside it."""
     for axis, last in zip((1, 2), jnp.maximum(extent - jnp.asarray(size), 0), strict=True):
         index = jnp.arange(runs[0].shape[axis])
         if index.size > 1:
-            take = functools.partial(
-                jnp.take, indices=jnp.minimum(index, last), axis=axis, mode="clip"
-            )
-            runs = jax.tree.map(take, runs)
+            index = jnp.minimum(index, last)
+            runs = tuple(jnp.take(x, index, axis=axis, mode="clip") for x in runs)
     return runs
 
 
@@ -88,9 +85,7 @@ def _moments_along(runs: Runs, axis: int, k: int, extent: jax.Array) -> Runs:
 
 
 @functools.partial(jax.jit, static_argnames=("size", "window"))  # traced once for a level
-def tiles_within(
-    extent: jax.Array, size: tuple[int, int], window: Window
-) -> tuple[AxisTiles, AxisTiles]:
+def tiles_within(extent: jax.Array, size: Size, window: Window) -> tuple[AxisTiles, AxisTiles]:
     """Tiles of both axes of the corner of a map of `size`, for `attention_of_tiles`.
 
     Their number is what the whole map may need; those that the corner does not need are empty.
@@ -109,6 +104,12 @@ def _most_tiles(length: int, window: int, tile: Any) -> Any:
     return length // tile + cells
 
 
+def _cell_of(index: jax.Array, ends: jax.Array) -> jax.Array:
+    """The cell that holds each index, from where the cells end; the last one beyond them."""
+    cell = jnp.searchsorted(ends, index, side="right", method="compare_all")
+    return cell.clip(0, ends.size - 1)
+
+
 def _axis_tiles_within(extent: jax.Array, length: int, window: int, tile: int) -> AxisTiles:
     """`axis_tiles` for the first `extent` positions of an axis."""
     most = len(axis_starts(length, window))
@@ -124,17 +125,13 @@ def _axis_tiles_within(extent: jax.Array, length: int, window: int, tile: int) -
     before = jnp.cumsum(tiles) - tiles
 
     number = jnp.arange(_most_tiles(length, window, tile))
-    cell = jnp.searchsorted(before + tiles, number, side="right", method="compare_all").clip(
-        0, begin.size - 1
-    )
+    cell = _cell_of(number, before + tiles)
     first = begin[cell] + (number - before[cell]) * tile
     wanted = first[:, None] + jnp.arange(tile)[None]
     inside = wanted < end[cell][:, None]
 
     position = jnp.arange(length)
-    of_position = jnp.searchsorted(end, position, side="right", method="compare_all").clip(
-        0, begin.size - 1
-    )
+    of_position = _cell_of(position, end)
     start, in_tile = starts[:, None], first[None]
     holds = (start <= in_tile) & (in_tile < start + k) & inside[None, :, 0]
     return AxisTiles(
