@@ -25,6 +25,7 @@ from tlc_jax.cli.common import (
     parse_settings,
 )
 from tlc_jax.evaluation import evaluating as evaluation
+from tlc_jax.evaluation import reports
 from tlc_jax.evaluation.metrics import Protocol
 from tlc_jax.files import checkpoints
 from tlc_jax.files import datasets as data
@@ -64,7 +65,7 @@ def evaluate(
     pairs, sources = _pairs(inputs, targets, root)
     if report is not None:
         _check_report(report, overwrite)
-    done = evaluation.open_report(
+    done = reports.open_report(
         {
             "checkpoint": checkpoint.resolve().name,
             **_described(checkpoint),
@@ -99,11 +100,11 @@ def evaluate(
             result = evaluation.evaluate(model, params, pair, modes, protocol)
         done["images"][pair.name] = result
         if report is not None:
-            evaluation.write_report(done, report)
+            reports.write_report(done, report)
 
     all_measured = each(todo, measure)
     if done["images"]:
-        console.print(f"{evaluation.table(done)}\n{evaluation.notes(done)}")
+        console.print(f"{reports.table(done)}\n{reports.notes(done)}")
         if report is not None:
             _illustrate(done, report)
     if not all_measured:
@@ -143,8 +144,8 @@ def _described(checkpoint: Path) -> dict[str, Any]:
 def _illustrate(done: dict[str, Any], report: Path) -> None:
     """The report for people, beside the one for programs."""
     try:
-        report.with_suffix(".md").write_text(evaluation.markdown(done))
-        evaluation.plot(done, report.with_suffix(".png"))
+        report.with_suffix(".md").write_text(reports.markdown(done))
+        reports.plot(done, report.with_suffix(".png"))
     except ImportError:
         console.print("no plot is made: matplotlib is missing, install the extra [plot]")
     except OSError as error:
