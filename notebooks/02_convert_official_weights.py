@@ -58,7 +58,8 @@ from PIL import Image
 import tlc_jax as tlc
 from checkpoints_convert import ConversionError, convert_file, convert_state_dict
 from tlc_jax import MODELS
-from tlc_jax.evaluation import evaluating as evaluate
+from tlc_jax.evaluation import reports
+from tlc_jax.evaluation.evaluating import evaluate
 from tlc_jax.evaluation.sheets import comparison
 from tlc_jax.files import datasets as data
 from tlc_jax.files.catalogue import PUBLISHED
@@ -247,21 +248,21 @@ if not DATA:
         tlc.write_image(DATA / kind / "picture.png", pixels)
 
 MODES = ["local", "global"]
-report = evaluate.open_report({"modes": MODES, "protocol": "rgb", "data": str(DATA)})
+report = reports.open_report({"modes": MODES, "protocol": "rgb", "data": str(DATA)})
 for pair in data.dataset(Path(DATA))[:PICTURES]:
-    report["images"][pair.name] = evaluate.evaluate(model, params, pair, MODES)
-    evaluate.write_report(report, RESULTS / "report.json")
+    report["images"][pair.name] = evaluate(model, params, pair, MODES)
+    reports.write_report(report, RESULTS / "report.json")
 print("Measured here:")
 # But for its last column, seconds: here the machine has much else to do.
-display(Markdown(re.sub(r"[^|]+\|$", "", evaluate.table(report), flags=re.MULTILINE)))
-print(evaluate.notes(report))
+display(Markdown(re.sub(r"[^|]+\|$", "", reports.table(report), flags=re.MULTILINE)))
+print(reports.notes(report))
 
 # %% [markdown]
 # Beside what was published for this very file, if it is one of the published ones. They may be
 # compared if all pictures of the test set were measured.
 
 # %%
-means = evaluate.means(report)
+means = reports.means(report)
 rows = ["| PSNR, dB | global | local | gain |", "|---|---:|---:|---:|"]
 for one in PUBLISHED:
     # MAXIM's all are checkpoint.npz, in folders.

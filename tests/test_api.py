@@ -13,6 +13,7 @@ import checkpoints_convert
 import tlc_jax as tlc
 from tlc_jax import jobs, layers, ops
 from tlc_jax.evaluation import evaluating as evaluate
+from tlc_jax.evaluation import reports
 from tlc_jax.files import catalogue
 from tlc_jax.files import datasets as data
 from tlc_jax.training import config as recipe
@@ -57,7 +58,7 @@ def public(module) -> list[str]:
     return [name for name in names if not name.startswith("_")]
 
 
-MODULES = [tlc, ops, layers, jobs, checkpoints_convert, evaluate, data, catalogue]
+MODULES = [tlc, ops, layers, jobs, checkpoints_convert, evaluate, reports, data, catalogue]
 MODULES += [train, recipe, step, degradations]
 
 

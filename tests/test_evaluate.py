@@ -14,6 +14,7 @@ from PIL import Image
 
 import tlc_jax as tlc
 from tlc_jax.evaluation import evaluating as evaluation
+from tlc_jax.evaluation import reports
 from tlc_jax.evaluation.evaluating import EvaluationError, evaluate, parse_modes
 from tlc_jax.evaluation.metrics import Protocol, measure
 from tlc_jax.files.datasets import pairs
@@ -481,7 +482,7 @@ def test_gains_are_over_the_same_pictures():
     a = {"input": {"psnr": 20.0}, "local": {"psnr": 30.5}, "global": {"psnr": 30.0}}
     b = {"input": {"psnr": None}, "local": {"psnr": 50.0}, "global": {"psnr": None}}
     settings = {"modes": ["local", "global"]}
-    found = evaluation.means({"settings": settings, "images": {"a": a, "b": b}})
+    found = reports.means({"settings": settings, "images": {"a": a, "b": b}})
     assert found["local"]["psnr"] == 40.25
     assert (found["local"]["over_global"], found["local"]["over_input"]) == (0.5, 10.5)
     assert found["global"]["over_input"] == 10.0 and found["global"]["over_global"] is None

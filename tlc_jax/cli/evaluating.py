@@ -10,6 +10,7 @@ import typer
 from tlc_jax.cli import common
 from tlc_jax.cli.common import UserError, console
 from tlc_jax.evaluation import evaluating as evaluation
+from tlc_jax.evaluation import reports
 from tlc_jax.evaluation.metrics import Protocol
 from tlc_jax.files import checkpoints
 from tlc_jax.files import datasets as data
@@ -50,7 +51,7 @@ def evaluate(
     if report is not None:
         _check_report(report, overwrite)
     description = checkpoints.describe(checkpoint)
-    done = evaluation.open_report(
+    done = reports.open_report(
         {
             "checkpoint": checkpoint.resolve().name,
             **{key: description.get(key) for key in ("params_sha256", "network", "config")},
@@ -85,11 +86,11 @@ def evaluate(
             result = evaluation.evaluate(model, params, pair, modes, protocol)
         done["images"][pair.name] = result
         if report is not None:
-            evaluation.write_report(done, report)
+            reports.write_report(done, report)
 
     all_measured = common.each(todo, measure)
     if done["images"]:
-        console.print(f"{evaluation.table(done)}\n{evaluation.notes(done)}")
+        console.print(f"{reports.table(done)}\n{reports.notes(done)}")
         if report is not None:
             _illustrate(done, report)
     if not all_measured:
@@ -124,8 +125,8 @@ def _check_report(report: Path, overwrite: bool) -> None:
 def _illustrate(done: dict[str, Any], report: Path) -> None:
     """The report for people, beside the one for programs."""
     try:
-        report.with_suffix(".md").write_text(evaluation.markdown(done))
-        evaluation.plot(done, report.with_suffix(".png"))
+        report.with_suffix(".md").write_text(reports.markdown(done))
+        reports.plot(done, report.with_suffix(".png"))
     except ImportError:
         console.print("no plot is made: matplotlib is missing, install the extra [plot]")
     except OSError as error:

@@ -1,15 +1,15 @@
 """Pairs of pictures, input and ground truth, from wherever data sets keep them.
 
 A source is a folder of pictures, an LMDB folder as BasicSR writes it, or a .mat file of blocks as
-the SIDD benchmark has it. Two sources pair by the names of their pictures. Nothing but the blocks
-of a .mat file is read before it is asked for.
+the SIDD benchmark has it; pictures of two sources pair by name. Only the blocks of a .mat file are
+read before they are asked for.
 """
 
-import functools
 import importlib.util
 import io
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -88,8 +88,7 @@ def pairs(inputs: Path, targets: Path, *, spare_targets: bool = False) -> list[P
     Raises:
       DataError: a source that is not there, is empty or cannot be read, or names without partner.
     """
-    found = _paired(inputs, _readers(inputs), targets, _readers(targets), spare_targets)
-    return [Pair(*pair) for pair in found]
+    return [Pair(*pair) for pair in _paired(inputs, targets, _readers, spare_targets)]
 
 
 def photographs(source: Path) -> dict[str, Reader]:
@@ -98,25 +97,19 @@ def photographs(source: Path) -> dict[str, Reader]:
     Raises:
       DataError: a source that is not there, is empty or cannot be read.
     """
-    found = _readers(source)
-    if not found:
-        raise _empty(source)
-    return dict(sorted(found.items()))
+    return _listed(source, _readers)
 
 
 def file_pairs(left: Path, right: Path) -> list[tuple[Path, Path]]:
     """The files of two folders of pictures, paired by name; otherwise as `pairs`."""
-    found = _paired(left, _files(left), right, _files(right))
-    return [(one, other) for _, one, other in found]
+    return [(one, other) for _, one, other in _paired(left, right, _files)]
 
 
 def _paired(
-    here: Path, ours: dict[str, T], there: Path, theirs: dict[str, T], spare: bool = False
+    here: Path, there: Path, find: Callable[[Path], dict[str, T]], spare: bool = False
 ) -> list[tuple[str, T, T]]:
-    """What has the same name in two sources; `spare` is whether `theirs` may hold more."""
-    for source, names in ((here, ours), (there, theirs)):
-        if not names:
-            raise _empty(source)
+    """What `find` gives of the same name in two sources; with `spare`, `there` may hold more."""
+    ours, theirs = _listed(here, find), _listed(there, find)
     alone = [(here, there, ours.keys() - theirs.keys())]
     if not spare:
         alone.append((there, here, theirs.keys() - ours.keys()))
@@ -127,11 +120,15 @@ def _paired(
                 f"({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''}); add the "
                 "missing ones or remove these."
             )
-    return [(name, ours[name], theirs[name]) for name in sorted(ours)]
+    return [(name, one, theirs[name]) for name, one in ours.items()]
 
 
-def _empty(source: Path) -> DataError:
-    return DataError(f"{source}: no pictures in this folder ({', '.join(PICTURES)}).")
+def _listed(source: Path, find: Callable[[Path], dict[str, T]]) -> dict[str, T]:
+    """What `find` gives of a source, in the order of the names."""
+    found = find(source)
+    if not found:
+        raise DataError(f"{source}: no pictures in this folder ({', '.join(PICTURES)}).")
+    return dict(sorted(found.items()))
 
 
 def dataset(root: Path) -> list[Pair]:
@@ -141,19 +138,15 @@ def dataset(root: Path) -> list[Pair]:
       DataError: none of `LAYOUTS`, or as `pairs`.
     """
     for layout, beside in LAYOUTS.items():
-        if sources := sorted(root.glob(layout)):
-            parts = {
-                f"{source.relative_to(root)}/": pairs(
-                    source, source.parent / beside, spare_targets=beside == WITH_TRAINING
-                )
-                for source in sources
-            }
-            prefixed = len(parts) > 1  # the parts may use the same names
-            return [
-                pair._replace(name=part + pair.name) if prefixed else pair
-                for part, found in parts.items()
-                for pair in found
-            ]
+        found = [
+            (source.relative_to(root), pair)
+            for source in sorted(root.glob(layout))
+            for pair in pairs(source, source.parent / beside, spare_targets=beside == WITH_TRAINING)
+        ]
+        if len({source for source, _ in found}) > 1:  # which may use the same names
+            return [pair._replace(name=f"{source}/{pair.name}") for source, pair in found]
+        if found:
+            return [pair for _, pair in found]
     raise DataError(
         f"{root}: no data set of a known layout ({', '.join(LAYOUTS)}); name the folders with "
         "--input and --target."
@@ -167,12 +160,14 @@ def _readers(source: Path) -> dict[str, Reader]:
         return _in_mat(source)
     if not source.is_dir():
         raise DataError(f"{source}: there is no such folder of pictures.")
-    files = _files(source).items()
-    return {name: Reader(file, functools.partial(_read_file, file)) for name, file in files}
+    return {
+        name: Reader(file, lambda channels, file=file: read_picture(file, channels=channels).pixels)
+        for name, file in _files(source).items()
+    }
 
 
 def is_visible_file(path: Path) -> bool:
-    """Neither a folder with a name like a picture's nor what macOS hides beside pictures."""
+    """Whether it is a file, and none that macOS hides beside pictures."""
     return path.is_file() and not path.name.startswith(".")
 
 
@@ -201,10 +196,6 @@ def _below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
             yield path
 
 
-def _read_file(file: Path, channels: int) -> np.ndarray:
-    return read_picture(file, channels=channels).pixels
-
-
 def _in_lmdb(folder: Path) -> dict[str, Reader]:
     """BasicSR, docs/DatasetPreparation.md: encoded files by their names without suffix.
 
@@ -219,10 +210,8 @@ def _in_lmdb(folder: Path) -> dict[str, Reader]:
     found = [re.fullmatch(r"(.+)\.\w+ \([\d, ]+\) \d+", line) for line in lines if line.strip()]
     if None in found:
         raise DataError(f"{folder / 'meta_info.txt'}: not the list of names that BasicSR writes.")
-    return {
-        key: Reader(folder / "data.mdb", functools.partial(_read_lmdb, folder, key))
-        for key in (m[1] for m in found if m)
-    }
+    keys = [match[1] for match in found if match]
+    return {key: Reader(folder / "data.mdb", partial(_read_lmdb, folder, key)) for key in keys}
 
 
 def _read_lmdb(folder: Path, key: str, channels: int) -> np.ndarray:
@@ -230,10 +219,7 @@ def _read_lmdb(folder: Path, key: str, channels: int) -> np.ndarray:
 
     try:
         # Opened anew, which takes no time, so that nobody has to close it; nobody writes, either.
-        with (
-            lmdb.open(str(folder), readonly=True, lock=False) as database,
-            database.begin() as transaction,
-        ):
+        with lmdb.open(str(folder), readonly=True, lock=False) as env, env.begin() as transaction:
             encoded = transaction.get(key.encode())
     except lmdb.Error as error:
         raise DataError(f"{folder}: cannot be read ({error}); copy it again.") from None

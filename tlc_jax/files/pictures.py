@@ -10,7 +10,8 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -88,12 +89,11 @@ def read_picture(
 ) -> Picture:
     """Reads a picture with all that is needed to write it back.
 
-    Sets Pillow's limit on the size of pictures, which only exists once for the whole process, to
-    2^30 pixels.
+    Sets Pillow's limit on the size of pictures, one for the whole process, to 2^30 pixels.
 
     Args:
-      path: a PNG, JPEG, TIFF, WebP, BMP, GIF or PNM file; of several pictures in it, the
-        first. 16 bits a channel are kept in PNG and TIFF files, and in gray ones of any format.
+      path: a PNG, JPEG, TIFF, WebP, BMP, GIF or PNM file; of several pictures in it, the first.
+        16 bits a channel are kept in PNG and TIFF files, and in gray ones of any format.
       channels: 3 repeats gray to RGB, 1 takes the BT.601 luma of colours, `None` keeps the file's.
       file: what to read; `path` then only names it. It is closed.
 
@@ -106,11 +106,8 @@ def read_picture(
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is 1, 3 or None, got {channels}.")
-    try:
-        with file or open(path, "rb") as encoded:
-            samples, icc_profile, notes = _decode(encoded)
-    except Exception as error:  # Pillow meets damaged files with almost any exception
-        raise ImageError(f"cannot read {path}: {_why_unreadable(error)}.") from error
+    with _reading(path), file or open(path, "rb") as encoded:
+        samples, icc_profile, notes = _decode(encoded)
 
     pixels, alpha = samples, None
     if samples.shape[-1] in (2, 4):
@@ -139,31 +136,37 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = LARGEST
-    try:
-        with Image.open(path, formats=READABLE) as image:
-            width, height = image.size
-            turned = image.format != "TIFF" and _orientation(image)  # Pillow turns those itself
-    except Exception as error:
-        raise ImageError(f"cannot read {path}: {_why_unreadable(error)}.") from error
+    with _reading(path), Image.open(path, formats=READABLE) as image:
+        width, height = image.size
+        turned = image.format != "TIFF" and _orientation(image)  # Pillow turns those itself
     return (width, height) if turned in (5, 6, 7, 8) else (height, width)
 
 
-def _why_unreadable(error: Exception) -> str:
+@contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Sets Pillow's limit, and turns what goes wrong into one sentence that names the file."""
     from PIL import Image, UnidentifiedImageError
 
-    match error:
-        case ImageError():
-            return str(error)
-        case Image.DecompressionBombError() | Image.DecompressionBombWarning():
-            return f"it has more than {LARGEST} pixels; cut it into parts"
-        case UnidentifiedImageError():
-            return "it is no picture of a known kind, or damaged; give a PNG, JPEG, TIFF or WebP"
-        case MemoryError():
-            return "there is not enough memory for a picture of its size"
-        case OSError(strerror=str(reason)):
-            return reason.lower()
-    return f"it is damaged or of a kind that cannot be decoded ({error})"
+    Image.MAX_IMAGE_PIXELS = LARGEST
+    try:
+        yield
+    except Exception as error:  # Pillow meets damaged files with almost any exception
+        match error:
+            case ImageError():
+                reason = str(error)
+            case Image.DecompressionBombError() | Image.DecompressionBombWarning():
+                reason = f"it has more than {LARGEST} pixels; cut it into parts"
+            case UnidentifiedImageError():
+                reason = (
+                    "it is no picture of a known kind, or damaged; give a PNG, JPEG, TIFF or WebP"
+                )
+            case MemoryError():
+                reason = "there is not enough memory for a picture of its size"
+            case OSError(strerror=str(reason)):
+                reason = reason.lower()
+            case _:
+                reason = f"it is damaged or of a kind that cannot be decoded ({error})"
+        raise ImageError(f"cannot read {path}: {reason}.") from error
 
 
 def _decode(file: BinaryIO) -> tuple[np.ndarray, bytes | None, list[str]]:
@@ -174,7 +177,6 @@ def _decode(file: BinaryIO) -> tuple[np.ndarray, bytes | None, list[str]]:
     if not head:
         raise ImageError("it is empty")
     file.seek(0)
-    Image.MAX_IMAGE_PIXELS = LARGEST
     image = Image.open(file, formats=READABLE)
     if image.width * image.height > LARGEST:  # up to twice its limit Pillow only warns
         raise Image.DecompressionBombError
@@ -290,13 +292,10 @@ def _from_cmyk(image: "Image.Image", notes: list[str]) -> "Image.Image":
 
 
 def _orientation(image: "Image.Image") -> int | None:
-    """As EXIF says, so far as it is read; a picture with a damaged one has none.
-
-    A PNG may have it after the pixels, which its own method would decode in search of it.
-    """
+    """The EXIF orientation; `None` if there is none, it is damaged, or not read yet."""
     from PIL import Image
 
-    try:
+    try:  # not `image.getexif()`: that of a PNG decodes the pixels in search of it
         return Image.Image.getexif(image).get(ORIENTATION)
     except Exception:  # Pillow meets damaged ones with almost any exception
         return None
@@ -353,12 +352,12 @@ def write_image(
 
 
 def write_restored(path: str | os.PathLike[str], pixels: np.ndarray, source: Picture) -> None:
-    """Writes what was made of a picture with its colour profile, and with its alpha if that fits.
+    """Writes a restored picture with the colour profile of its source, and its alpha if that fits.
 
     Args:
       path: as of `write_image`.
       pixels: (H, W, 1 or 3), whole numbers.
-      source: the picture. Of another size the result does not say what opacity there is.
+      source: the picture that was restored; its alpha is left out where `pixels` differ in size.
 
     Raises:
       ImageError: if the file cannot be written.
@@ -386,7 +385,7 @@ def _encode(suffix: str, samples: np.ndarray, icc_profile: bytes | None) -> byte
 
 
 def _png_of_sixteen_bits(samples: np.ndarray, icc_profile: bytes | None) -> bytes:
-    """What Pillow cannot write, and the one chunk that imagecodecs cannot (PNG specification)."""
+    """A PNG, which Pillow would cut to 8 bits; its chunk iCCP, which imagecodecs does not write."""
     import imagecodecs
 
     encoded = bytes(imagecodecs.png_encode(np.ascontiguousarray(samples), level=3))

@@ -35,14 +35,13 @@ if TYPE_CHECKING:
 
 # By suffix FFmpeg's name of the format: the containers that hold H.264 at any time.
 WRITABLE = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-OTHERS = (".webm", ".avi", ".3gp", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv")
-VIDEOS = (*WRITABLE, *OTHERS)  # suffixes of files to read
+READ_ONLY = (".webm", ".avi", ".3gp", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv")
+VIDEOS = (*WRITABLE, *READ_ONLY)
 OPENING = {  # closed lists: FFmpeg also plays letters, and playlists that fetch from anywhere
     "format_whitelist": "mov,matroska,avi,mpeg,mpegts,asf,flv",
     "protocol_whitelist": "file",
 }
 TITLES = "surrogateescape"  # those in any encoding go through unchanged
-ENCODING = {"crf": "12", "preset": "medium"}  # libx264, at a quality where no loss is seen
 PATIENCE = 10  # failures to read on, one after the other, that end a file
 SHORT = 1.0  # seconds that a file may lack of the length it claims, which is often rounded
 
@@ -63,8 +62,8 @@ class Video:
     """A video file. Iterating it decodes its frames, each time from the beginning.
 
     Yields `(time, pixels)`: exact seconds since the beginning of the file, strictly increasing,
-    and an array of `shape` (H, W, 3) and `dtype`. Memory holds a few frames, however long the
-    video is. Damage inside the file does not end the iteration.
+    and an array of `shape` and `dtype`. Memory holds a few frames at a time. Damage inside the file
+    does not end the iteration.
 
     Attributes:
       path: the file.
@@ -79,8 +78,8 @@ class Video:
       colours: primaries, transfer and matrix of the file, as numbered in ITU-T H.273.
       turn: how the frames of the file become upright: whether rows and columns swap, then the step,
         1 or -1, along the new rows and columns.
-      damaged: seconds where a frame is lost, or was patched up by the decoder, or where a file
-        ends that claims to be longer; filled by the iteration.
+      damaged: seconds where a frame is lost or patched up by the decoder, or where a file ends
+        before the length that it claims; filled by the iteration.
     """
 
     path: Path
@@ -122,19 +121,20 @@ def read_video(path: str | os.PathLike[str]) -> Video:
             raise VideoError("no frame of it can be decoded; it is damaged or incomplete")
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         length = Fraction(container.duration or 0, 10**6)
-        aspect = stream.sample_aspect_ratio or Fraction(1)
+        h, w, aspect = frame.height, frame.width, stream.sample_aspect_ratio or Fraction(1)
         turn = _turn(frame)
-        size = (frame.width, frame.height) if turn[0] else (frame.height, frame.width)
+        if turn[0]:
+            h, w, aspect = w, h, 1 / aspect
         deep = any(component.bits > 8 for component in frame.format.components)
         return Video(
             path=path,
-            shape=(*size, 3),
+            shape=(h, w, 3),
             dtype=np.dtype(np.uint16 if deep else np.uint8),
             rate=rate,
             frames=stream.frames or round(length * rate) or None,
             has_audio=bool(container.streams.audio),
             time_base=stream.time_base or 1 / rate,
-            aspect=1 / aspect if turn[0] else aspect,
+            aspect=aspect,
             colours=(frame.color_primaries, frame.color_trc, _matrix(frame)),
             turn=turn,
         )
@@ -143,10 +143,10 @@ def read_video(path: str | os.PathLike[str]) -> Video:
 class VideoWriter:
     """Writes a restored video atomically: H.264 at high quality, and the source's sound.
 
-    A context manager. When it is left the file gets its name; after an exception nothing stays
-    behind, and an older file of that name is untouched. Frames have 8 bits, or 10 for a source of
-    uint16, and the colours of the source by the matrix of BT.709 (BT.2020 for such a source); their
-    chroma has half the size, or all of it where that is odd. Sound is copied, not encoded again.
+    A context manager: the file appears when it is left; after an exception the folder is as before.
+    Frames have 8 bits, or 10 for a source of uint16, and the source's primaries and transfer. The
+    matrix is BT.709's, or BT.2020's where the source has that; chroma is 4:2:0, or 4:4:4 where
+    height or width is odd. Sound is copied, not encoded again.
 
     Args:
       path: .mp4, .m4v, .mov or .mkv; the last takes any sound, so it suits sources of other kinds.
@@ -154,41 +154,41 @@ class VideoWriter:
 
     Attributes:
       notes: what of the source is left out, in plain words; known once it is entered.
-      has_audio: whether there is sound of the source in it; likewise.
+      has_audio: whether it has the source's sound; likewise.
 
     Raises:
       VideoError: on entering, writing or leaving, if the file cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], source: Video):
-        self.path, self.source, self.notes = Path(path), source, ()
-        self.has_audio = False
+        self.path, self.source = Path(path), source
+        self.notes, self.has_audio = (), False
         self._temporary = temporary(self.path)
         self._shape: tuple[int, ...] | None = None  # of every frame, known from the first
         self._ticks = -1  # time of the last frame
 
     def __enter__(self) -> Self:
-        suffix, parent = self.path.suffix.lower(), self.path.parent
         with _naming("write", self.path), ExitStack() as stack:
-            if suffix not in WRITABLE:
+            if (suffix := self.path.suffix.lower()) not in WRITABLE:
                 raise VideoError(f"a name ends in {', '.join(WRITABLE)}, not in '{suffix}'")
-            if not parent.is_dir():
-                raise VideoError(f"there is no folder {parent}; create it first")
+            if not self.path.parent.is_dir():
+                raise VideoError(f"there is no folder {self.path.parent}; create it first")
             source, picture, start = stack.enter_context(_open(self.source.path))
             if "libx264" not in _av().codecs_available:
                 raise VideoError("this PyAV has no libx264; pip install --force-reinstall av")
             name, kind = f"file:{self._temporary}", WRITABLE[suffix]
             self._file = _av().open(name, "w", kind, metadata_errors=TITLES)
             self._file.metadata.update(source.metadata)
-            self._video = self._file.add_stream("libx264", self.source.rate, dict(ENCODING))
+            quality = {"crf": "12", "preset": "medium"}  # where no loss is seen
+            self._video = self._file.add_stream("libx264", self.source.rate, quality)
             copies = {}
             for stream in source.streams.audio:
                 if _takes_sound(kind, self.source.path, stream.index):
                     copies[stream] = self._file.add_stream_from_template(stream)
                     copies[stream].metadata.update(stream.metadata)
-            told = (*source.streams.video, *source.streams.audio, *source.streams.subtitles)
-            lost = [stream for stream in told if stream not in (picture, *copies)]
-            self.notes = tuple(f"{s.type} stream {s.index} left out" for s in lost)
+            streams = (*source.streams.video, *source.streams.audio, *source.streams.subtitles)
+            lost = (stream for stream in streams if stream not in (picture, *copies))
+            self.notes = tuple(f"{stream.type} stream {stream.index} left out" for stream in lost)
             self.has_audio = bool(copies)
             self._sound = _to_copy(source, start, copies)
             self._waiting = next(self._sound, None)
@@ -289,7 +289,7 @@ def _naming(task: str, path: Path) -> Iterator[None]:
 
 @contextmanager
 def _open(path: Path) -> "Iterator[tuple[InputContainer, VideoStream, Fraction]]":
-    """The open file, its first moving picture, and the seconds at which it begins."""
+    """The open file, its first video but covers, and the seconds at which it begins."""
     av = _av()
     with open(path, "rb") as file:  # whose errors say more than FFmpeg's
         if not file.read(1):
