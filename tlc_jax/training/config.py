@@ -209,7 +209,7 @@ def check(config: Config) -> None:
 
 
 def _try_out(degradation: Degradation, shape: tuple[int, int, int]) -> None:
-    """Refuse a degradation that fails on a crop, or makes one of another shape."""
+    """Refuse a degradation that fails on a crop, or changes its shape."""
     try:
         crop = jax.ShapeDtypeStruct(shape, jnp.float32)
         degraded = jax.eval_shape(degradation, jax.random.key(0), crop)

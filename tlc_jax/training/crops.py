@@ -136,13 +136,10 @@ def decode(
     """Decode all pictures into .npy files, of which crops are read without reading the rest.
 
     Args:
-      inputs: a source of what is to be restored, as of `datasets.pairs`; `None` where only clean
-        photographs are given.
-      targets: the source of the ground truth.
+      inputs, targets: sources as of `datasets.pairs`; `None` and one of clean photographs.
       channels: 1 or 3.
       folder: for the files; those that it has already are taken as they are.
-      may_fail: how many pictures may be unreadable; these are left out.
-      watch: called with a sentence about each of those.
+      may_fail: how many pictures may be unreadable; they are left out, and `watch` is told.
       most: how many pictures to take, the first ones by name.
       host: number of this process, and of how many; each begins with another part of the pictures.
 

@@ -206,12 +206,9 @@ def shake(image: jax.Array, path: jax.Array, angles: jax.Array) -> jax.Array:
     """The mean, in linear light, of a photograph moved along a path and turned about its middle.
 
     Args:
-      image: (H, W, C) in [0, 1], encoded as sRGB; mirrored beyond its edges.
+      image: as for `blur`, and so is the result.
       path: (2, moments) rows and columns, pixels.
       angles: (moments,) radians.
-
-    Returns:
-      (H, W, C) in [0, 1], encoded as sRGB.
     """
     light = to_linear(image)
     h, w, _ = image.shape
