@@ -1,7 +1,58 @@
-"""The page in the browser: `serving.py` shows it, `page.py` is what a visitor sees, `visits.py`
-keeps their pictures, `requests.py` is what they ask for, and `workers.py` who does it."""
+"""The page in the browser.
 
-from tlc_jax.app.serving import serve
-from tlc_jax.app.visits import Limits
+`page.py` is what a visitor sees, `visits.py` keeps their pictures, `requests.py` is what they ask
+for, and `workers.py` are the processes that do it.
+"""
+
+import contextlib
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tlc_jax.app.visits import Limits, Visits
+from tlc_jax.app.workers import Workers
 
 __all__ = ["Limits", "serve"]
+
+
+def serve(
+    networks: Mapping[str, Path],
+    limits: Limits,
+    host: str,
+    port: int | None,
+    ready: Callable[[str], None],
+) -> None:
+    """Show the page until Ctrl-C, or until the process is asked to end.
+
+    Args:
+      networks: folders of checkpoints for single pictures, by what visitors choose.
+      limits: what visitors may ask for.
+      host, port: where to listen; `None` is the first free one of the 100 ports from 7860 on.
+      ready: told the address as soon as the page answers there.
+
+    Raises:
+      ImportError: Gradio is not installed.
+      OSError: it cannot listen there.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        tempfile.TemporaryDirectory(prefix="tlc-jax-") as folder,
+    ):
+        # Gradio reads these when it is imported, which takes seconds: `page` is imported here.
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        from tlc_jax.app.page import Page
+
+        workers = Workers(limits.seconds)
+        page = Page(networks, limits, Visits(Path(folder)), workers)
+        try:
+            ready(page.launch(host, port))
+            workers.start(limits.jobs)
+            threading.Event().wait()
+        finally:
+            workers.stop()  # before the page, which waits for them, and their folder
+            page.blocks.close(verbose=False)

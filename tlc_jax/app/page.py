@@ -1,6 +1,6 @@
-"""The page: a picture is dropped, restored by a worker, looked at and kept.
+"""What a visitor sees: a picture is dropped, restored by a worker, looked at and kept.
 
-Gradio draws it. `serving.serve` imports this module, once it has told Gradio where uploads go.
+Gradio draws it. `serve` imports this module once it has told Gradio where uploads go.
 """
 
 import contextlib
@@ -66,12 +66,9 @@ class Page:
         self.examples = gr.Dataset(
             label="Examples", components=["image"], samples=images, type="index", elem_id="examples"
         )
-        self.network = gr.Radio(
-            list(self.networks), value=next(iter(self.networks)), label="Network"
-        )
-        self.mode = gr.Radio(
-            ["local", "global", "auto"], value="local", label="Statistics", info=OF_MODES
-        )
+        networks, modes = list(self.networks), ["local", "global", "auto"]
+        self.network = gr.Radio(networks, value=networks[0], label="Network")
+        self.mode = gr.Radio(modes, value="local", label="Statistics", info=OF_MODES)
         self.window = gr.Number(label="Window", value=0, info=OF_WINDOWS, minimum=0, precision=0)
         with gr.Row():
             self.restore_button = gr.Button("Restore", variant="primary", min_width=120)
@@ -81,14 +78,11 @@ class Page:
         """The right column."""
         with gr.Tabs() as self.tabs:
             with gr.Tab("Before and after", id="restored"):
+                # No button to download what it shows, which is not what there is to keep.
                 self.slider = gr.ImageSlider(
-                    show_label=False,
-                    interactive=False,
-                    height=560,
-                    max_height=560,
-                    buttons=["fullscreen"],  # what it shows is not what there is to keep
-                    elem_id="slider",
-                )
+                    show_label=False, interactive=False, height=560, max_height=560,
+                    buttons=["fullscreen"], elem_id="slider",
+                )  # fmt: skip
                 self.download = gr.DownloadButton(
                     visible=False, variant="primary", elem_id="download"
                 )
@@ -129,32 +123,27 @@ class Page:
         never: dict[str, Any] = dict.fromkeys(NEVER, False)
         try:
             _, address, _ = self.blocks.launch(
-                server_name=host,
-                server_port=port,
+                server_name=host, server_port=port, prevent_thread_lock=True, quiet=True,
                 max_file_size=self.limits.megabytes * 2**20,
                 app_kwargs={"dependencies": [Depends(refuse_addresses)]},
                 css_paths=Path(__file__).with_name("page.css"),
-                theme=Default(font=[font, "sans-serif"]),
-                footer_links=[],
-                prevent_thread_lock=True,
-                quiet=True,
-                **never,
-            )
+                theme=Default(font=[font, "sans-serif"]), footer_links=[], **never,
+            )  # fmt: skip
         except OSError:  # whose sentence is for those who program with Gradio
             where = "any of the 100 ports from 7860 on" if port is None else f"port {port}"
             raise OSError(f"cannot listen at {host}, {where}; choose another") from None
         return address
 
     def look(self, picture: str, request: gr.Request) -> dict:
-        """A picture was dropped. At once, as only here an upload finds its owner."""
+        """A picture was dropped. Not by a worker, as only here an upload finds its owner."""
         visit = None
         try:
             visit = self.visits.start(request.session_hash, Path(picture))
             size = check_size(visit.source, self.limits.pixels)
         except (ImageError, JobError) as error:
             return self.give_up(error, request, visit)
-        facts = _facts({"picture": f"{visit.source.name}, {size}"})
-        return self.nothing() | {self.told: facts, self.taken: visit.folder.name}
+        facts = {"picture": f"{visit.source.name}, {size}"}
+        return self.nothing() | {self.told: _facts(facts), self.taken: visit.folder.name}
 
     def take(self, number: int, request: gr.Request) -> dict:
         """An example was chosen."""
@@ -191,10 +180,9 @@ class Page:
         visit = self.visits.present.get(request.session_hash)
         if visit is None:
             return gr.skip()
+        work = requests.preview, visit.source, visit.folder
         try:
-            shown = self.work(
-                visit, request, progress, requests.preview, visit.source, visit.folder
-            )
+            shown = self.work(visit, request, progress, *work)
         except JobError as error:
             return gr.skip() if isinstance(error, Unwanted) else self.give_up(error, request, visit)
         if any(visit.folder.glob("restored-*/after.jpg")):  # by another worker meanwhile
@@ -255,9 +243,9 @@ class Page:
 
 
 async def refuse_addresses(request: Request) -> None:
-    """Refuse what Gradio would fetch from elsewhere: of any size, for anybody.
+    """Refuse addresses, which Gradio would fetch, of any size, for anybody.
 
-    Addresses of files stand in the path, or in the JSON of the body as the "path" of a file.
+    They stand in the path, or in the JSON of the body as the "path" of a file.
     """
 
     def check(file: dict[str, Any]) -> dict[str, Any]:
@@ -273,10 +261,8 @@ async def refuse_addresses(request: Request) -> None:
 
 
 def _facts(facts: Mapping[str, str]) -> str:
-    rows = (
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-        for name, value in facts.items()
-    )
+    escaped = (map(html.escape, fact) for fact in facts.items())
+    rows = (f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in escaped)
     return f"<table>{''.join(rows)}</table>"
 
 

@@ -17,8 +17,7 @@ from tlc_jax.files.pictures import ImageError, Picture, read_picture, write_imag
 from tlc_jax.inference.timed import Timed, Watch, restore_timed
 from tlc_jax.inference.ways import at_once, tiled
 from tlc_jax.jobs.pictures import FALSE_COLOURS
-from tlc_jax.layers import Network
-from tlc_jax.layers.network import Params
+from tlc_jax.layers.network import Network, Params
 from tlc_jax.ops.pixels import from_float, to_float
 
 SHOWN = 2048  # pixels, the longer side of what the page shows; the file to keep has all
@@ -52,7 +51,7 @@ def share(words: str) -> float:
 
 
 def preview(source: Path, folder: Path, watch: Watch) -> Path:
-    """Make of a picture what a browser can show."""
+    """Make a picture that a browser can show."""
     watch("reading")
     picture = _read(source, None)
     return _show(folder / "before.jpg", to_float(picture.pixels), picture.icc_profile)
@@ -79,9 +78,9 @@ def restored(request: Request, watch: Watch) -> Made:
         "note": "; ".join(note for note in done.notes if note != FALSE_COLOURS),
     }
     profile = done.before.icc_profile
-    shown = (("before", done.before.pixels), ("after", done.after))
     pictures = [
-        (_show(request.folder / f"{name}.jpg", to_float(x), profile), name) for name, x in shown
+        (_show(request.folder / f"{name}.jpg", to_float(pixels), profile), name)
+        for name, pixels in (("before", done.before.pixels), ("after", done.after))
     ]
     return Made({name: fact for name, fact in facts.items() if fact}, pictures, file)
 
@@ -97,13 +96,9 @@ def compared(request: Request, watch: Watch) -> Made:
     pixels = to_float(picture.pixels)
     height, width, _ = pixels.shape
     tile = max(model.train_size)
-    modes = {
-        "global": (model.clone(local_mode=False), at_once),
-        "local": (model.clone(local_mode=True), at_once),
-        "tiles": (model.clone(local_mode=False), tiled(tile, tile // 8)),
-    }
     made = {}
-    for name, (network, way) in modes.items():
+    for name, way in {"global": at_once, "local": at_once, "tiles": tiled(tile, tile // 8)}.items():
+        network = model.clone(local_mode=name == "local")
         made[name] = restore_timed(
             network, params, pixels, way=way, watch=lambda words, of=name: watch(f"{of}: {words}")
         )
@@ -140,7 +135,7 @@ _load = functools.cache(checkpoints.load)
 
 
 def _network(request: Request) -> tuple[Network, Params, str]:
-    """With the licence of its weights."""
+    """The network, its parameters, and the licence of its weights."""
     with by_name(request.checkpoint):
         model, params = _load(request.checkpoint)
         licence = checkpoints.describe(request.checkpoint).get("weights_licence", "not recorded")
@@ -155,7 +150,7 @@ def _read(source: Path, channels: int | None) -> Picture:
 
 @contextlib.contextmanager
 def by_name(*paths: Path) -> Iterator[None]:
-    """Errors that name these by their names alone, which is all that a visitor knows of them."""
+    """Errors name these paths by their last parts, which are all that a visitor knows of them."""
     try:
         yield
     except (ImageError, checkpoints.CheckpointError) as error:

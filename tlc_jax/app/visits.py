@@ -1,4 +1,4 @@
-"""What there is of each visitor: a folder with a picture and what was made of it.
+"""The folder of each visitor, with a picture and what was made of it.
 
 It lies in the folder where Gradio puts uploads, and is removed when the visitor leaves.
 """
@@ -31,7 +31,7 @@ class Limits(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """What there is of a visitor: a folder, the picture in it, and where Gradio put that first."""
+    """A visitor's folder, the picture in it, and where Gradio put that first."""
 
     folder: Path
     source: Path
@@ -71,14 +71,14 @@ class Visits:
         try:
             if len(self.present.keys() | {session}) > VISITORS:
                 raise JobError("too many others have pictures here; come back later.")
-            folder, source = self.copy(picture)
+            visit = Visit(*self.copy(picture), upload)
         except JobError:
             if upload:
                 upload.unlink(missing_ok=True)
             raise
         self.end(session, but=upload)
-        self.present[session] = Visit(folder, source, upload)
-        return self.present[session]
+        self.present[session] = visit
+        return visit
 
     def copy(self, picture: Path) -> tuple[Path, Path]:
         """A new folder, and the picture in it."""
@@ -107,22 +107,17 @@ class Visits:
                     path.unlink()
 
     def find(self, session: str | None) -> Visit:
-        """What there is of a session.
-
-        Raises:
-          JobError: it has no picture.
-        """
-        visit = self.present.get(session)
-        if visit is None:
-            raise JobError("there is no picture yet; drop one, or take an example.")
-        return visit
+        """The visit of a session; a `JobError` if it has no picture."""
+        if visit := self.present.get(session):
+            return visit
+        raise JobError("there is no picture yet; drop one, or take an example.")
 
     def has(self, session: str | None, visit: Visit) -> bool:
         """Whether a visit is still that of a session."""
         return self.present.get(session) is visit
 
     def end(self, session: str | None, but: Path | None = None) -> None:
-        """Remove all that there is of a session, but an upload that is the next one's, too."""
+        """Remove the files of a session, but an upload that is also the next visit's."""
         visit = self.present.pop(session, None)
         if visit is not None:
             shutil.rmtree(visit.folder, ignore_errors=True)

@@ -63,13 +63,11 @@ class Workers:
         watch: Watch = lambda words: None,
         wanted: Wanted = lambda: True,
     ) -> Any:
-        """Have `work(*arguments, watch=watch)` done as soon as a process is free; what it returns.
-
-        It is asked again and again whether it is still `wanted`.
+        """Return `work(*arguments, watch=watch)`, done as soon as a process is free.
 
         Raises:
           JobError: it cannot be done, takes too long, or needs too much memory.
-          Unwanted: it is not wanted any more.
+          Unwanted: it is not `wanted` any more, which is asked again and again.
         """
         worker = self.free.get()
         try:

@@ -46,6 +46,30 @@ def folder_atomically(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def replace_folder(new: Path, path: Path) -> None:
+    """Renames a complete folder to `path`, in place of an older one.
+
+    Where that is interrupted, `path` may be missing; `recover_folder` puts the older one back.
+    """
+    old = _set_aside(path)
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(path: Path) -> None:
+    """Puts an older folder back, where `replace_folder` was interrupted."""
+    if not path.exists():
+        with contextlib.suppress(FileNotFoundError):
+            _set_aside(path).rename(path)
+
+
+def _set_aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}-old")
+
+
 def why_not_written(error: Exception) -> str:
     """The reason in an error of the disk, also where tensorstore quotes it in one of its own."""
     if isinstance(error, OSError) and error.strerror:

@@ -8,17 +8,10 @@ import numpy as np
 from tlc_jax.evaluation import metrics
 from tlc_jax.evaluation.sheets import comparison
 from tlc_jax.files.datasets import PICTURES
-from tlc_jax.files.pictures import (
-    ImageError,
-    Picture,
-    read_picture,
-    write_image,
-    write_restored,
-)
+from tlc_jax.files.pictures import ImageError, Picture, read_picture, write_image, write_restored
 from tlc_jax.inference.timed import NotFiniteError, Timed, Watch, restore_timed
 from tlc_jax.jobs.job import Job, JobError, Options, Outcome
-from tlc_jax.layers import Network
-from tlc_jax.layers.network import Params
+from tlc_jax.layers.network import Network, Params
 from tlc_jax.ops.pixels import from_float, to_float
 
 FALSE_COLOURS = "local statistics make false colours here, so these are global ones"
@@ -27,13 +20,15 @@ FALSE_COLOURS = "local statistics make false colours here, so these are global o
 def restore_picture(
     job: Job, model: Network, params: Params, options: Options, watch: Watch
 ) -> Outcome:
-    """Restore a picture, or a pair into one picture or two, as `run`."""
+    """Restore a picture, or a pair of views into one picture or two; arguments as for `run`."""
     watch("reading")
-    pictures = _read(job.sources, model.inp_channels // len(job.sources))
+    views = len(job.sources)
+    pictures = [read_picture(path, channels=model.inp_channels // views) for path in job.sources]
+    for path, picture in zip(job.sources, pictures, strict=True):
+        check_size(path, picture, job.sources[0], pictures[0], "the views of a pair")
     before = np.concatenate([to_float(picture.pixels) for picture in pictures], axis=-1)
     height, width, channels = before.shape
-    result = height * model.scale, width * model.scale, channels // len(job.sources)
-    truth = _truth(options.reference, job, result)
+    truth = _truth(options, job, (height * model.scale, width * model.scale, channels // views))
     bucket = options.buckets.get((height, width))
 
     def timed(model: Network, name: str, guard: bool, watch: Watch) -> Timed:
@@ -63,10 +58,16 @@ def restore_picture(
         results = {made.mode: made.pixels, other: compared.pixels}
         write_image(job.sheet, comparison(before, results["global"], results["local"]))
         written.append(job.sheet)
+    h, w, _ = made.pixels.shape
+    facts = [
+        f"{width}x{height}",
+        f" to {w}x{h}" if (h, w) != (height, width) else "",
+        f" in {bucket[1]}x{bucket[0]}" if bucket else "",
+        f", compiled in {made.compiling:.1f} s, ran in {made.running:.1f} s",
+    ]
     return Outcome(
         written=tuple(written),
-        facts=f"{_size(before, made.pixels, bucket)}, compiled in {made.compiling:.1f} s, ran in "
-        f"{made.running:.1f} s",
+        facts="".join(facts),
         notes=tuple(notes),
         before=pictures[0],
         after=pixels,
@@ -77,17 +78,13 @@ def restore_picture(
     )
 
 
-def _read(sources: Sequence[Path], channels: int) -> list[Picture]:
-    pictures = [read_picture(path, channels=channels) for path in sources]
-    height, width, _ = pictures[0].pixels.shape
-    for path, picture in zip(sources, pictures, strict=True):
-        h, w, _ = picture.pixels.shape
-        if (h, w) != (height, width):
-            raise JobError(
-                f"{path}: is {w}x{h}, but {sources[0]} is {width}x{height}; the views of a pair "
-                "are of one size."
-            )
-    return pictures
+def check_size(path: Path, picture: Picture, first: Path | str, like: Picture, what: str) -> None:
+    """Refuse a picture of another size than the first of those that are restored at once."""
+    (h, w, _), (height, width, _) = picture.pixels.shape, like.pixels.shape
+    if (h, w) != (height, width):
+        raise JobError(
+            f"{path}: is {w}x{h}, but {first} is {width}x{height}; {what} are of one size."
+        )
 
 
 def _write(
@@ -104,23 +101,18 @@ def _write(
     return written
 
 
-def _size(before: np.ndarray, after: np.ndarray, bucket: tuple[int, int] | None) -> str:
-    (h, w, _), (height, width, _) = before.shape, after.shape
-    size = f"{w}x{h}" if (h, w) == (height, width) else f"{w}x{h} to {width}x{height}"
-    return f"{size} in {bucket[1]}x{bucket[0]}" if bucket else size
-
-
 def read_truth(reference: Path, source: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """The ground truth of what a source becomes, (H, W, C) floats; of a folder that of its name."""
+    """The ground truth of a restored source, (H, W, C) floats, in a file or a folder by its name.
+
+    Raises:
+      JobError: it is missing, or not of this shape.
+    """
     if reference.is_dir():
-        matches = sorted(
-            file
-            for file in reference.iterdir()
-            if file.stem == source.stem and file.suffix.lower() in PICTURES
-        )
-        if not matches:
+        named = [file for file in reference.iterdir() if file.stem == source.stem]
+        truths = sorted(file for file in named if file.suffix.lower() in PICTURES)
+        if not truths:
             raise JobError(f"{source}: no picture of the same name in {reference}.")
-        reference = matches[0]
+        reference = truths[0]
     truth = to_float(read_picture(reference, channels=shape[2]).pixels)
     if truth.shape != shape:
         (h, w, _), (height, width, _) = shape, truth.shape
@@ -128,8 +120,9 @@ def read_truth(reference: Path, source: Path, shape: tuple[int, ...]) -> np.ndar
     return truth
 
 
-def _truth(reference: Path | None, job: Job, shape: tuple[int, ...]) -> np.ndarray | None:
-    views = job.sources[: len(job.targets)]
+def _truth(options: Options, job: Job, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The ground truth of all targets, each of a shape, if there is one."""
+    reference, views = options.reference, job.sources[: len(job.targets)]
     if reference is None:
         return None
     if len(views) == 1:

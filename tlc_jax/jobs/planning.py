@@ -69,7 +69,7 @@ def plan(
 
 
 def buckets(jobs: Iterable[Job], waste: float) -> dict[Size, Size]:
-    """As `choose_buckets`, of the pictures that can be read; the others fail in their turn."""
+    """The buckets of `choose_buckets` for the pictures of jobs, but those that cannot be read."""
     sizes = []
     for job in jobs:
         if not is_video(job.sources[0]):
@@ -79,12 +79,12 @@ def buckets(jobs: Iterable[Job], waste: float) -> dict[Size, Size]:
 
 
 def is_video(path: Path) -> bool:
-    """By its name."""
+    """Whether a file is a video, by its suffix."""
     return path.suffix.lower() in VIDEOS
 
 
 def _found(model: Network, path: Path, output: Path, watch: Watch) -> list[tuple[Path, ...]]:
-    """What an input holds: a file, or all in a folder; what is in one tuple is restored at once."""
+    """The sources of each job for a file, or for all in a folder."""
     clips = model.takes == "clips"
     if not path.exists():
         raise JobError(f"cannot read {path}: no such file or folder.")
@@ -107,6 +107,7 @@ def _found(model: Network, path: Path, output: Path, watch: Watch) -> list[tuple
 
 
 def _to_outputs(sources: list[tuple[Path, ...]], output: Path) -> list[Job]:
+    """The job for each tuple of sources."""
     if not sources:
         raise JobError("nothing to restore; name pictures, videos or folders of them.")
     if not _is_file(output):
@@ -125,7 +126,7 @@ def _to_outputs(sources: list[tuple[Path, ...]], output: Path) -> list[Job]:
 def _of_pairs(
     model: Network, inputs: Sequence[Path], left: Path | None, right: Path | None, output: Path
 ) -> list[Job]:
-    """Two views a job, with one output or one for each view."""
+    """A job for each pair of views, with one output or one for each view."""
     if inputs or left is None or right is None:
         raise JobError(
             f"{type(model).__name__} takes pairs of views here; name them with --left and --right."
@@ -146,10 +147,10 @@ def _of_pairs(
 
 
 def _name(source: Path) -> str:
-    if not is_video(source):
-        return f"{source.stem}.png"
     suffix = source.suffix.lower()
-    return f"{source.stem}{suffix if suffix in WRITABLE else '.mkv'}"  # which takes any sound
+    if suffix not in WRITABLE:
+        suffix = ".mkv" if is_video(source) else ".png"  # the former takes any sound
+    return source.stem + suffix
 
 
 def _is_file(output: Path) -> bool:
@@ -162,9 +163,9 @@ def _in_order(file: Path) -> list[int | str]:
 
 
 def _check_outputs(jobs: list[Job]) -> None:
-    """Each output is one file of its own, and none is an input."""
+    """Refuse an output of two sources, or in the place of an input."""
     inputs = {path.resolve() for job in jobs for path in job.sources}
-    written: dict[Path, Path] = {}  # the input of each
+    written: dict[Path, Path] = {}  # the source of each output
     for job in jobs:
         sources = (*job.sources, job.sources[0])  # of which the last is the sheet's
         for source, output in zip(sources, job.outputs, strict=False):

@@ -14,16 +14,15 @@ from tlc_jax.files.video import VideoError, VideoWriter, read_video
 from tlc_jax.inference.clips import restore_clip
 from tlc_jax.inference.timed import Watch, check_finite
 from tlc_jax.jobs.job import Job, JobError, Options, Outcome
-from tlc_jax.jobs.pictures import read_truth
-from tlc_jax.layers import Network
-from tlc_jax.layers.network import Params
+from tlc_jax.jobs.pictures import check_size, read_truth
+from tlc_jax.layers.network import Network, Params
 from tlc_jax.ops.pixels import from_float, to_float, to_gray
 
 
 def restore_video(
     job: Job, model: Network, params: Params, options: Options, watch: Watch
 ) -> Outcome:
-    """Restore a video file, with its times and its sound, as `run`."""
+    """Restore a video file, with its times and its sound; arguments as for `run`."""
     (source,), (target,) = job.sources, job.targets
     if options.reference is not None:
         raise JobError(f"{source}: --reference is for pictures; leave it out.")
@@ -46,28 +45,27 @@ def restore_video(
             count += 1
             watch(f"frame {count}{of}")
     sound = "its sound" if writer.has_audio else "no sound"
+    problem = None
+    if seconds := video.damaged:
+        places = ", ".join(f"{at:.2f} s" for at in seconds[:5])
+        more = f" and {len(seconds) - 5} more" if len(seconds) > 5 else ""
+        problem = (
+            f"{source}: damaged at {places}{more}; frames are missing or marred there in {target}, "
+            "the others are restored."
+        )
     return Outcome(
         written=(target,),
         facts=f"{_pace(count, video.shape, start)}, {float(video.rate):.5g} frames/s when played, "
         f"{sound}",
         notes=(*writer.notes, *(["colours converted to gray"] if gray else [])),
-        problem=_damage(source, target, video.damaged) if video.damaged else None,
-    )
-
-
-def _damage(source: Path, target: Path, seconds: list[float]) -> str:
-    places = ", ".join(f"{at:.2f} s" for at in seconds[:5])
-    more = f" and {len(seconds) - 5} more" if len(seconds) > 5 else ""
-    return (
-        f"{source}: damaged at {places}{more}; frames are missing or marred there in {target}, the "
-        "others are restored."
+        problem=problem,
     )
 
 
 def restore_frames(
     job: Job, model: Network, params: Params, options: Options, watch: Watch
 ) -> Outcome:
-    """Restore the frames of a clip, each written as soon as it is done, as `run`."""
+    """Restore the frames of a clip, each written as soon as it is done; arguments as for `run`."""
     folder, total = job.sources[0].parent, len(job.sources)
     reading: deque[tuple[Path, Picture, Path]] = deque()
     lost: list[Path] = []
@@ -83,8 +81,8 @@ def restore_frames(
                 lost.append(source)
                 options.complain(error)
                 continue
-            first = first or (source, picture.pixels.shape)
-            _check_size(source, picture.pixels.shape, *first)
+            first = first or (source.name, picture)
+            check_size(source, picture, *first, "the frames of a clip")
             notes.update(dict.fromkeys(picture.notes))
             reading.append((source, picture, target))
             yield to_float(picture.pixels)
@@ -117,25 +115,13 @@ def restore_frames(
     )
 
 
-def _check_size(
-    source: Path, shape: tuple[int, ...], first: Path, expected: tuple[int, ...]
-) -> None:
-    if shape != expected:
-        (h, w, _), (height, width, _) = shape, expected
-        raise JobError(
-            f"{source}: is {w}x{h}, but {first.name} is {width}x{height}; the frames of a clip are "
-            "of one size."
-        )
-
-
 def _restored(
     model: Network, params: Params, frames: Iterator[np.ndarray], source: Path, options: Options
 ) -> Iterator[np.ndarray]:
-    """As `restore_clip`, with the errors that are the user's as sentences about `source`."""
+    """Restored frames; what `restore_clip` refuses becomes a sentence about `source`."""
+    chunk, overlap = options.chunk, options.overlap
     try:
-        for restored in restore_clip(
-            model, params, frames, chunk=options.chunk, overlap=options.overlap
-        ):
+        for restored in restore_clip(model, params, frames, chunk=chunk, overlap=overlap):
             check_finite(restored)
             yield restored
     except (JobError, ImageError, VideoError):

@@ -1,4 +1,4 @@
-"""What a run trains, and with what: its configuration, checked as it is made."""
+"""The configuration of a run, checked as it is made."""
 
 import dataclasses
 import difflib
@@ -12,8 +12,7 @@ from pydantic import Field, InstanceOf, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from tlc_jax.files.atomic import first_line
-from tlc_jax.layers import Network
-from tlc_jax.layers.network import abstract_params
+from tlc_jax.layers.network import Network, abstract_params
 from tlc_jax.models import MODELS
 from tlc_jax.training.degradations import Degradation
 
@@ -197,28 +196,27 @@ def check(config: Config) -> None:
     devices = jax.device_count()
     if any(phase.batch % devices for phase in config.phases):
         raise TrainingError(f"phases: batches must be multiples of the {devices} devices.")
-    smallest = min(phase.crop for phase in config.phases)
-    _try_out(config.model, config.degradation, smallest + 2 * config.margin)
-
-
-def _try_out(model: Network, degradation: Degradation | None, size: int) -> None:
-    """Refuse a network that cannot be made, or a degradation of crops of `size` pixels."""
     try:
-        abstract_params(model.clone(local_mode=True))  # which looks at train_size, too
+        abstract_params(config.model.clone(local_mode=True))  # which looks at train_size, too
     except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise TrainingError(
-            f"model: this {type(model).__name__} cannot be made "
+            f"model: this {type(config.model).__name__} cannot be made "
             f"({first_line(error)}); see its sizes."
         ) from None
-    if degradation is None:
-        return
-    crop = jax.ShapeDtypeStruct((size, size, model.inp_channels), jnp.float32)
+    if config.degradation is not None:
+        size = min(phase.crop for phase in config.phases) + 2 * config.margin
+        _try_out(config.degradation, (size, size, config.model.inp_channels))
+
+
+def _try_out(degradation: Degradation, shape: tuple[int, int, int]) -> None:
+    """Refuse a degradation that fails on a crop, or changes its shape."""
     try:
+        crop = jax.ShapeDtypeStruct(shape, jnp.float32)
         degraded = jax.eval_shape(degradation, jax.random.key(0), crop)
-        if degraded.shape != crop.shape:
-            raise ValueError(f"it makes {degraded.shape} of {crop.shape}")
+        if degraded.shape != shape:
+            raise ValueError(f"it makes {degraded.shape} of {shape}")
     except Exception as error:  # of somebody's own program, maybe
         raise TrainingError(
-            f"degradation: fails on a crop of {size} pixels "
-            f"({first_line(error)}); ranges are pairs, as in GaussianNoise((0, 50))."
+            f"degradation: fails on a crop of {shape[0]} pixels ({first_line(error)}); ranges are "
+            "pairs, as in GaussianNoise((0, 50))."
         ) from None

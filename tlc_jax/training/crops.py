@@ -1,4 +1,4 @@
-"""What a network is trained on: random crops of pictures, the same ones when a run resumes.
+"""Random crops of pictures, which a network is trained on.
 
 Sample number n of a run depends on the run's seed and n alone, so a run resumes with the sample it
 would have had, and processes share the samples of a batch by their numbers.
@@ -25,8 +25,8 @@ from tlc_jax.files.pictures import ImageError
 class Stored(NamedTuple):
     """A decoded picture in a .npy file, whose header was read once.
 
-    Not for each crop: `np.load` parses it as Python, which in CPython 3.11 fails at times where
-    threads do (gh-106905).
+    Not for each crop: `np.load` parses it as Python, which threads of CPython 3.11 cannot always do
+    at the same time (gh-106905).
     """
 
     file: Path
@@ -45,7 +45,7 @@ AHEAD = 4  # batches that are made before they are asked for
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
-    """The samples of one stretch of a run: random access by the number within the stretch.
+    """The samples of one stretch of a run, by their number within it.
 
     A sample is a dict of "target" and, where pictures have one, "input", (size, size, C) uint8 or
     uint16, and "seed", uint32, for what is random about it later on.
@@ -123,8 +123,8 @@ def _end_with_parent(worker: int, workers: int) -> None:
 
 
 def decode(
-    inputs: Path | None,
-    targets: Path,
+    inputs: Path | str | None,
+    targets: Path | str,
     channels: int,
     folder: Path,
     *,
@@ -136,13 +136,10 @@ def decode(
     """Decode all pictures into .npy files, of which crops are read without reading the rest.
 
     Args:
-      inputs: a source of what is to be restored, as of `data.pairs`; `None` where only clean
-        photographs are given.
-      targets: the source of the ground truth.
+      inputs, targets: sources as of `datasets.pairs`; `None` and one of clean photographs.
       channels: 1 or 3.
       folder: for the files; those that it has already are taken as they are.
-      may_fail: how many pictures may be unreadable; these are left out.
-      watch: called with a sentence about each of those.
+      may_fail: how many pictures may be unreadable; they are left out, and `watch` is told.
       most: how many pictures to take, the first ones by name.
       host: number of this process, and of how many; each begins with another part of the pictures.
 
@@ -150,9 +147,9 @@ def decode(
       The files of each picture, in the order of their names.
 
     Raises:
-      DataError: as of `data.pairs`, if more pictures fail, and if an input and its target differ in
-        size.
+      DataError: as `datasets.pairs`; more pictures fail; an input and its target differ in size.
     """
+    inputs, targets = None if inputs is None else Path(inputs), Path(targets)
     sources = _sources(inputs, targets, channels)
     folder.mkdir(parents=True, exist_ok=True)
     names = list(sources)[:most]
@@ -182,11 +179,13 @@ def decode(
     return [found[name] for name in names if name in found]
 
 
-# Of each picture, or pair of them, the files that hold it, and what reads it.
-Sources = dict[str, tuple[list[Path], Callable[[], tuple[np.ndarray, ...]]]]
+Read = Callable[[], tuple[np.ndarray, ...]]
 
 
-def _sources(inputs: Path | None, targets: Path, channels: int) -> Sources:
+def _sources(
+    inputs: Path | None, targets: Path, channels: int
+) -> dict[str, tuple[list[Path], Read]]:
+    """By name of each picture, or pair of them, the files that hold it, and what reads it."""
     if inputs is None:
         return {
             name: ([reader.file], lambda reader=reader: (reader(channels),))
@@ -198,11 +197,19 @@ def _sources(inputs: Path | None, targets: Path, channels: int) -> Sources:
     }
 
 
-def _decoded(files: list[Path], read: Callable[[], tuple[np.ndarray, ...]]) -> Files:
+def _decoded(files: list[Path], read: Read) -> Files:
     """A picture in its files, into which it is decoded unless it has been."""
     if not all(file.exists() for file in files):
         for file, array in zip(files, read(), strict=True):
-            _write_array(file, array)
+            encoded = io.BytesIO()
+            np.save(encoded, np.ascontiguousarray(array))
+            try:
+                write_atomically(file, encoded.getbuffer())  # others may be writing the same
+            except OSError as error:
+                raise DataError(
+                    f"{file.parent}: a decoded picture cannot be written "
+                    f"({error.strerror or error}); free some space."
+                ) from None
     # Closed at once, as there may be thousands.
     arrays = [(file, np.load(file, mmap_mode="r")) for file in files]
     return tuple(Stored(file, array.dtype, array.shape, array.offset) for file, array in arrays)
@@ -215,23 +222,9 @@ def _digest(*parts: object) -> str:
 def picture_of(stored: Stored) -> str:
     """Which picture a file of `decode` is of, and how large the file was that held it.
 
-    The rest of the name tells when that one was written, which changes with each copy of a data
-    set; a run may resume with a copy.
+    Not when that was written, as the rest of the name: a run may resume with a copy of a data set.
     """
     return stored.file.name.partition("-")[0]
-
-
-def _write_array(file: Path, array: np.ndarray) -> None:
-    """Atomic, as other processes may be writing the same."""
-    encoded = io.BytesIO()
-    np.save(encoded, np.ascontiguousarray(array))
-    try:
-        write_atomically(file, encoded.getbuffer())
-    except OSError as error:
-        raise DataError(
-            f"{file.parent}: a decoded picture cannot be written ({error.strerror or error}); free "
-            "some space."
-        ) from None
 
 
 def widest_type(pictures: Sequence[Files], size: int) -> np.dtype:

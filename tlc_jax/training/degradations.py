@@ -28,6 +28,10 @@ LUMA = np.array([
 ], np.float32)  # fmt: skip
 CHROMA = np.full((8, 8), 99, np.float32)
 CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
+# The orthonormal transform of 8 samples; rows are frequencies.
+COSINES = np.cos(np.pi / 16 * np.outer(np.arange(8), 2 * np.arange(8) + 1)) / 2
+COSINES[0] /= math.sqrt(2)
+COSINES = COSINES.astype(np.float32)
 # ITU-T T.871: rows are luma, blue and red difference of an RGB colour.
 YCC = np.array([
     [0.299, 0.587, 0.114], [-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411],
@@ -48,45 +52,38 @@ class GaussianNoise:
 
 @dataclasses.dataclass(frozen=True)
 class PoissonNoise:
-    """Noise of light itself: as many `photons` make a sample of 1 as are drawn from a range.
-
-    They are drawn evenly by their logarithm.
-    """
+    """Noise of light: the `photons` of a sample of 1 are drawn evenly by their logarithm."""
 
     photons: tuple[float, float]
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         draw, noise = jax.random.split(key)
-        low, high = map(math.log, self.photons)
-        photons = jnp.exp(_drawn(draw, (low, high)))
+        low, high = self.photons
+        photons = jnp.exp(_drawn(draw, (math.log(low), math.log(high))))
         counts = jax.random.poisson(noise, jnp.maximum(image, 0) * photons)
         return counts.astype(jnp.float32) / photons
 
 
 @dataclasses.dataclass(frozen=True)
 class MotionBlur:
-    """A camera that moves while it exposes, along a path of its own each time.
-
-    Attributes:
-      length: range of the path's length, pixels.
-    """
+    """A camera that moves while it exposes, along a random path; `length` is a range, pixels."""
 
     length: tuple[float, float]
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         draw, path = jax.random.split(key)
-        length = _drawn(draw, self.length)
-        return blur(image, trajectory_kernel(path, length, math.ceil(self.length[1])))
+        reach = math.ceil(self.length[1])
+        return blur(image, trajectory_kernel(path, _drawn(draw, self.length), reach))
 
 
 @dataclasses.dataclass(frozen=True)
 class CameraShake:
-    """A camera that moves and turns about its axis: as MotionBlur, but each place in its own way.
+    """A camera that moves and turns about its axis: MotionBlur that differs from place to place.
 
     Attributes:
       length: range of the path's length in the middle of the photograph, pixels.
-      turn: range of the most that the turn makes the corners walk, pixels; they walk as far as the
-        path of a camera of that length rises and falls, which is about 0.6 of it.
+      turn: range of the most that the turn moves the corners, pixels; they move as far as a path of
+        that length rises and falls, which is about 0.6 of it.
     """
 
     length: tuple[float, float]
@@ -94,12 +91,9 @@ class CameraShake:
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         length, turn, path, turning = jax.random.split(key, 4)
-        length = _drawn(length, self.length)
-        turn = _drawn(turn, self.turn)
-        corner = math.hypot(*image.shape[:2]) / 2
-        # What a point in a corner walks while the camera turns there and back.
-        angles = trajectory(turning, turn)[0] / corner
-        return shake(image, trajectory(path, length), angles)
+        corner = math.hypot(*image.shape[:2]) / 2  # pixels from the middle
+        angles = trajectory(turning, _drawn(turn, self.turn))[0] / corner
+        return shake(image, trajectory(path, _drawn(length, self.length)), angles)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +103,7 @@ class Defocus:
     radius: tuple[float, float]
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        radius = _drawn(key, self.radius)
-        return blur(image, disc_kernel(radius, math.ceil(self.radius[1])))
+        return blur(image, disc_kernel(_drawn(key, self.radius), math.ceil(self.radius[1])))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +113,7 @@ class Jpeg:
     quality: tuple[float, float]
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        quality = _drawn(key, self.quality)
-        return jpeg(image, quality)
+        return jpeg(image, _drawn(key, self.quality))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,9 +154,9 @@ def _drawn(key: jax.Array, limits: tuple[float, float]) -> jax.Array:
 
 
 def trajectory(key: jax.Array, length: jax.Array | float) -> jax.Array:
-    """The path of a hand-held camera, `length` pixels long: rows and columns, (2, STEPS).
+    """The path of a hand-held camera about its centroid, `length` pixels long: (2, STEPS).
 
-    It turns and changes its speed smoothly, both as integrated noise, about its centroid, (0, 0).
+    Rows and columns; it turns and changes its speed smoothly, both as integrated noise.
     """
     first, bend, much, pace = jax.random.split(key, 4)
     bends = jnp.cumsum(jax.random.normal(bend, (STEPS,), jnp.float32)) / math.sqrt(STEPS)
@@ -176,28 +168,19 @@ def trajectory(key: jax.Array, length: jax.Array | float) -> jax.Array:
 
 
 def trajectory_kernel(key: jax.Array, length: jax.Array | float, radius: int) -> jax.Array:
-    """What a point becomes while a hand-held camera moves.
-
-    Args:
-      key, length: of the path, as of `trajectory`; it is at most `radius` pixels long.
-      radius: of the kernel.
-
-    Returns:
-      (2 radius + 1, 2 radius + 1), its sum is 1.
-    """
-    path = trajectory(key, length)
-    # Each instant's light falls on the four pixels around its place.
+    """The blur of a `trajectory` of up to `radius` pixels: (2 radius + 1, 2 radius + 1), sum 1."""
     pixels = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
-    rows, columns = jnp.maximum(1 - jnp.abs(path[..., None] - pixels[None, None]), 0)
+    # Each instant's light falls on the four pixels around its place.
+    distances = jnp.abs(trajectory(key, length)[..., None] - pixels[None, None])
+    rows, columns = jnp.maximum(1 - distances, 0)
     kernel = jnp.einsum("ti,tj->ij", rows, columns, precision="highest")
     return kernel / kernel.sum()
 
 
 def disc_kernel(radius: jax.Array | float, largest: int) -> jax.Array:
-    """A disc of `radius` pixels with a soft edge: (2 largest + 1, 2 largest + 1), its sum is 1."""
+    """A disc of `radius` pixels with a soft edge: (2 largest + 1, 2 largest + 1), sum 1."""
     pixels = jnp.arange(-largest, largest + 1, dtype=jnp.float32)
-    distance = jnp.hypot(pixels[:, None], pixels[None])
-    disc = jnp.clip(radius + 0.5 - distance, 0, 1)
+    disc = jnp.clip(radius + 0.5 - jnp.hypot(pixels[:, None], pixels[None]), 0, 1)
     return disc / disc.sum()
 
 
@@ -223,12 +206,9 @@ def shake(image: jax.Array, path: jax.Array, angles: jax.Array) -> jax.Array:
     """The mean, in linear light, of a photograph moved along a path and turned about its middle.
 
     Args:
-      image: (H, W, C) in [0, 1], encoded as sRGB; mirrored beyond its edges.
+      image: as for `blur`, and so is the result.
       path: (2, moments) rows and columns, pixels.
       angles: (moments,) radians.
-
-    Returns:
-      (H, W, C) in [0, 1], encoded as sRGB.
     """
     light = to_linear(image)
     h, w, _ = image.shape
@@ -273,12 +253,12 @@ def jpeg(image: jax.Array, quality: jax.Array | float) -> jax.Array:
     h, w, c = image.shape
     levels = jnp.round(jnp.clip(image, 0, 1) * 255)
     padded = jnp.pad(levels, ((0, -h % 16), (0, -w % 16), (0, 0)), mode="edge")
-    if c == 1:
-        gray = _quantised(padded[..., 0] - 128, LUMA, quality) + 128
-        return jnp.clip(gray, 0, 255)[:h, :w, None] / 255
-    ycc = jnp.einsum("hwc,yc->hwy", padded, YCC, precision="highest")
-    y, *chroma = jnp.moveaxis(ycc, -1, 0)
+    if c == 3:
+        padded = jnp.einsum("hwc,yc->hwy", padded, YCC, precision="highest")
+    y, *chroma = jnp.moveaxis(padded, -1, 0)
     y = _quantised(y - 128, LUMA, quality) + 128
+    if c == 1:
+        return jnp.clip(y, 0, 255)[:h, :w, None] / 255
     halves = [x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2).mean((1, 3)) for x in chroma]
     small = jnp.stack([_quantised(x, CHROMA, quality) for x in halves], -1)
     chroma = jax.image.resize(small, (*y.shape, 2), "linear")
@@ -288,17 +268,11 @@ def jpeg(image: jax.Array, quality: jax.Array | float) -> jax.Array:
 
 
 def _quantised(plane: jax.Array, table: np.ndarray, quality: jax.Array | float) -> jax.Array:
-    """One plane, of levels about 0, after its 8x8 blocks were rounded in frequency.
-
-    The levels are rounded before and after, as samples of a file are.
-    """
+    """A plane of levels about 0, rounded, whose 8x8 blocks were rounded in frequency, too."""
     scale = jnp.where(quality < 50, jnp.floor(5000 / quality), 200 - 2 * quality)
     steps = jnp.clip(jnp.floor((table * scale + 50) / 100), 1, 255)[None, :, None, :]
     blocks = jnp.round(plane).reshape(plane.shape[0] // 8, 8, plane.shape[1] // 8, 8)
-    cosines = np.cos(np.pi / 16 * np.outer(np.arange(8), 2 * np.arange(8) + 1)) / 2
-    cosines[0] /= math.sqrt(2)
-    transform = cosines.astype(np.float32)  # orthonormal, rows are frequencies
-    frequencies = jnp.einsum("ui,vj,aibj->aubv", transform, transform, blocks, precision="highest")
+    frequencies = jnp.einsum("ui,vj,aibj->aubv", COSINES, COSINES, blocks, precision="highest")
     rounded = jnp.round(frequencies / steps) * steps
-    blocks = jnp.einsum("ui,vj,aubv->aibj", transform, transform, rounded, precision="highest")
+    blocks = jnp.einsum("ui,vj,aubv->aibj", COSINES, COSINES, rounded, precision="highest")
     return jnp.round(blocks).reshape(plane.shape)

@@ -1,13 +1,11 @@
-"""The folder of a run: of which run it is, and the model in it.
+"""The folder of a run: which run it is of, its model and its reports.
 
-It holds
-
-    model/         the averaged parameters, a checkpoint as of `tlc_jax.save`, made anew each time
-                   that the run is validated
-    checkpoints/   what the run resumes from
-    metrics.jsonl  one line for each report and each validation
-    config.json    what is trained
-    pictures/      the decoded pictures, until the run is done
+model/         the averaged parameters, a checkpoint as of `tlc_jax.save`, replaced each time
+               that the run is validated
+checkpoints/   what the run resumes from
+metrics.jsonl  one line for each report and each validation
+config.json    what is trained
+pictures/      the decoded pictures, until the run is done
 """
 
 import contextlib
@@ -16,18 +14,19 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
-from tlc_jax.files import checkpoints
-from tlc_jax.files.atomic import why_not_written, write_atomically
+from tlc_jax.files import atomic, checkpoints
 from tlc_jax.layers.network import Params
 from tlc_jax.training.config import Config, TrainingError
 from tlc_jax.training.crops import Files, picture_of
+
+Watch = Callable[[dict[str, Any]], None]
 
 # What may change when a run resumes.
 BOOKKEEPING = {
@@ -38,12 +37,12 @@ BOOKKEEPING = {
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns the error of a disk that is full into a sentence about what was to be written."""
+    """Turns the error of a full disk into a sentence about what was to be written."""
     try:
         yield
     except (OSError, ValueError) as error:  # the latter is tensorstore's
         raise TrainingError(
-            f"{path}: cannot be written ({why_not_written(error)}); free some space "
+            f"{path}: cannot be written ({atomic.why_not_written(error)}); free some space "
             "and start again, the run resumes from its last complete checkpoint."
         ) from None
 
@@ -79,9 +78,8 @@ def describe(config: Config, run: Path, pictures: tuple[Files, ...]) -> None:
     if jax.process_index() == 0 and not path.exists():
         description = _texts(config) | {"pictures": names, "origin": _origin(config)}
         with writing(path):
-            write_atomically(path, (json.dumps(description, indent=2) + "\n").encode())
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("config.json")
+            atomic.write_atomically(path, (json.dumps(description, indent=2) + "\n").encode())
+    multihost_utils.sync_global_devices("config.json")
     if _described(path)["pictures"] != names:
         raise TrainingError(
             f"{config.target}: not the pictures that {run} began with; bring those back, or choose "
@@ -117,28 +115,49 @@ def _origin(config: Config) -> dict[str, str]:
 
 def export(config: Config, run: Path, params: Params, done: int, scores: dict[str, float]) -> None:
     """Put the averaged parameters in place of those of an earlier step."""
-    model, new, old = run / "model", run / ".model-new", run / ".model-old"
+    new = run / ".model-new"
     shutil.rmtree(new, ignore_errors=True)
     origin = _described(run / "config.json")["origin"]
-    checkpoints.save(new, config.model, params, steps=done, **origin, **in_json(scores))
-    if model.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        model.rename(old)
-    new.rename(model)
-    shutil.rmtree(old, ignore_errors=True)
+    checkpoints.save(new, config.model, params, steps=done, **origin, **_in_json(scores))
+    atomic.replace_folder(new, run / "model")
 
 
 def has_model(run: Path, steps: int) -> bool:
-    """Whether the model is that of so many steps; one that was moved aside is put back."""
-    if jax.process_index() == 0 and not (run / "model").exists():
-        with contextlib.suppress(FileNotFoundError):
-            (run / ".model-old").rename(run / "model")
+    """Whether the model is that of so many steps."""
+    if jax.process_index() == 0:
+        atomic.recover_folder(run / "model")
     try:
         return checkpoints.describe(run / "model").get("steps") == steps
     except checkpoints.CheckpointError:
         return False
 
 
-def in_json(report: dict[str, float]) -> dict[str, float | None]:
+class Journal:
+    """The reports of a run, which `watch` sees and the first host writes to metrics.jsonl."""
+
+    def __init__(self, run: Path, done: int, watch: Watch) -> None:
+        self.path, self.watch = run / "metrics.jsonl", watch
+        if jax.process_index() == 0:
+            # What an interrupted run reported after its last checkpoint comes once more.
+            lines = self.path.read_text().splitlines() if self.path.exists() else []
+            kept = "".join(f"{line}\n" for line in lines if _step_of(line) <= done)
+            with writing(self.path):
+                atomic.write_atomically(self.path, kept.encode())
+
+    def write(self, step: int, **report: float) -> None:
+        self.watch({"step": step} | report)
+        if jax.process_index() == 0:
+            with writing(self.path), self.path.open("a") as file:
+                file.write(json.dumps({"step": step} | _in_json(report)) + "\n")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # cut off when the run was killed
+        return math.inf
+
+
+def _in_json(report: dict[str, float]) -> dict[str, float | None]:
     """JSON knows no infinity, which is the PSNR of equal pictures."""
     return {name: value if math.isfinite(value) else None for name, value in report.items()}

@@ -25,11 +25,10 @@ from tlc_jax.inference.programs import is_out_of_memory
 from tlc_jax.inference.ways import restore
 from tlc_jax.layers.network import Params
 from tlc_jax.ops.pixels import to_float
+from tlc_jax.training import folder
 from tlc_jax.training.config import Config, TrainingError, check
 from tlc_jax.training.crops import Crops, Files, batches, decode, widest_type
-from tlc_jax.training.degradations import Degradation
-from tlc_jax.training.folder import describe, export, has_model, refuse_other_runs, writing
-from tlc_jax.training.journal import Journal, Watch
+from tlc_jax.training.folder import Journal, Watch, writing
 from tlc_jax.training.step import Batch, State, init, learning_rate, step
 
 
@@ -55,10 +54,10 @@ def train(config: Config, run: Path | str, watch: Watch = lambda report: None) -
     """
     check(config)
     run = Path(run).absolute()
-    refuse_other_runs(config, run)
+    folder.refuse_other_runs(config, run)
     with _checkpoints(run / "checkpoints") as manager:
         last = manager.latest_step()
-        if not (has_model(run, config.steps) and last == config.steps):
+        if not (folder.has_model(run, config.steps) and last == config.steps):
             _resume(config, run, manager, last, watch)
     return run / "model"
 
@@ -83,35 +82,29 @@ def _resume(config: Config, run: Path, manager: Any, last: int | None, watch: Wa
     pictures, held_out = _pictures(config, run, watch)
     mesh = jax.sharding.Mesh(jax.devices(), ("data",))
     state = _state(config, manager, last, NamedSharding(mesh, PartitionSpec()))
-    largest = max(phase.crop for phase in config.phases)
-    dtype = widest_type(pictures, largest + 2 * config.margin)
-    describe(config, run, pictures)
+    dtype = widest_type(pictures, max(phase.crop for phase in config.phases) + 2 * config.margin)
+    folder.describe(config, run, pictures)
     done = last or 0
     stream = _stream(config, pictures, dtype, done, NamedSharding(mesh, PartitionSpec("data")))
     _Run(config, run, manager, held_out, Journal(run, done, watch)).train(state, done, stream)
-    if jax.process_count() > 1:  # the first host is not left alone until the model is there
-        multihost_utils.sync_global_devices("model")
+    # The first host is not left alone until the model is there.
+    multihost_utils.sync_global_devices("model")
     if jax.process_index() == 0:
         shutil.rmtree(run / "pictures", ignore_errors=True)
 
 
 def _pictures(config: Config, run: Path, watch: Watch) -> tuple[tuple[Files, ...], list[Files]]:
     """What to train on, and on the first host what to validate with, decoded."""
-
-    def decoded(source: str | None, target: str, **options: Any) -> list[Files]:
-        return decode(
-            None if source is None else Path(source),
-            Path(target),
-            config.model.inp_channels,
-            run / "pictures",
-            may_fail=config.skip_unreadable,
-            watch=lambda sentence: watch({"note": sentence}),
-            **options,
-        )
-
-    host = jax.process_index(), jax.process_count()
-    pictures = tuple(decoded(config.input, config.target, host=host))
-    if host[0] > 0 or config.validation_target is None:
+    decoded = functools.partial(
+        decode,
+        channels=config.model.inp_channels,
+        folder=run / "pictures",
+        may_fail=config.skip_unreadable,
+        watch=lambda sentence: watch({"note": sentence}),
+    )
+    host, hosts = jax.process_index(), jax.process_count()
+    pictures = tuple(decoded(config.input, config.target, host=(host, hosts)))
+    if host > 0 or config.validation_target is None:
         return pictures, []
     most = config.validation_pictures
     return pictures, decoded(config.validation_input, config.validation_target, most=most)
@@ -128,10 +121,10 @@ def _state(config: Config, manager: Any, last: int | None, sharding: NamedShardi
     begun = dataclasses.replace(config, init_from=None)
     shapes = jax.eval_shape(functools.partial(init, begun))
     like = jax.tree.map(lambda x: x.update(sharding=sharding), shapes)
-    folder = manager.directory / str(last)
+    saved = manager.directory / str(last)
     try:
         # Once by itself: orbax reads all arrays at a time, and threads print tracebacks of damage.
-        files = {"driver": "file", "path": f"{folder}/default/"}
+        files = {"driver": "file", "path": f"{saved}/default/"}
         store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
         for key in store.list().result():
             store.read(key).result()
@@ -140,8 +133,8 @@ def _state(config: Config, manager: Any, last: int | None, sharding: NamedShardi
         if is_out_of_memory(error):
             raise
         raise TrainingError(
-            f"{folder}: damaged or incomplete; remove it, and the run "
-            "resumes from the checkpoint before."
+            f"{saved}: damaged or incomplete; remove it, and the run resumes from the checkpoint "
+            "before."
         ) from None
 
 
@@ -149,21 +142,19 @@ def _stream(
     config: Config, pictures: tuple[Files, ...], dtype: np.dtype, done: int, rows: NamedSharding
 ) -> Iterator[Batch]:
     """The batches of the steps to come, each on its devices."""
+    on_devices = functools.partial(jax.make_array_from_process_local_data, rows)
     first_step = first_sample = 0
     for phase in config.phases:
-        size = phase.crop + 2 * config.margin
         share = phase.batch // jax.process_count()
         begin = jax.process_index() * share
         crops = Crops(
-            pictures, config.seed, first_sample, phase.steps * phase.batch, size, config.flips,
-            dtype, (phase.batch, begin, begin + share),
+            pictures, config.seed, first_sample, phase.steps * phase.batch,
+            phase.crop + 2 * config.margin, config.flips, dtype,
+            (phase.batch, begin, begin + share),
         )  # fmt: skip
         if (skip := max(done - first_step, 0)) < phase.steps:
             for batch in batches(crops, skip, config.workers):
-                yield {
-                    name: jax.make_array_from_process_local_data(rows, array)
-                    for name, array in batch.items()
-                }
+                yield jax.tree.map(on_devices, batch)
         first_step, first_sample = first_step + phase.steps, first_sample + crops.count
 
 
@@ -197,12 +188,13 @@ class _Run:
             paused = time.monotonic()
             if to_report:
                 mean = jax.tree.map(lambda *values: float(np.mean(values)), *reports)
-                rate = np.asarray(learning_rate(config)(done - 1)).item()
-                speed = samples / (paused - start)
                 self.journal.write(
-                    done, loss=mean["loss"], gradient=mean["gradient"],
-                    learning_rate=rate, samples_per_second=speed,
-                )  # fmt: skip
+                    done,
+                    loss=mean["loss"],
+                    gradient=mean["gradient"],
+                    learning_rate=np.asarray(learning_rate(config)(done - 1)).item(),
+                    samples_per_second=samples / (paused - start),
+                )
                 reports, samples, start = [], 0, paused
             if to_save or to_validate:  # validation may take more memory than there is
                 self.save(state, done)
@@ -254,7 +246,7 @@ class _Run:
             ) from None
         if scores:
             self.journal.write(done, **scores)
-        export(self.config, self.path, params, done, scores)
+        folder.export(self.config, self.path, params, done, scores)
 
 
 def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str, float]:
@@ -266,14 +258,12 @@ def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str,
       pictures: decoded, as of `tlc_jax.training.crops.decode`; none give no scores.
     """
     params = jax.device_put(params)  # once for all pictures
+    degrade = jax.jit(config.degradation) if config.degradation else None
     scores: dict[str, list[float]] = {"input": [], "global": [], "local": []}
     for number, files in enumerate(pictures):
         *inputs, target = (to_float(file.pixels()) for file in files)
-        if config.degradation is None:
-            image = inputs[0]
-        else:  # each picture in the same way every time
-            key = jax.random.key(number)
-            image = np.asarray(_degrade(config.degradation, key, target))
+        # Each picture is degraded in the same way every time.
+        image = np.asarray(degrade(jax.random.key(number), target)) if degrade else inputs[0]
         restored = {
             mode: restore(config.model.clone(local_mode=mode == "local"), params, image)
             for mode in ("global", "local")
@@ -286,8 +276,3 @@ def validate(config: Config, params: Params, pictures: list[Files]) -> dict[str,
 @jax.jit  # so that the SSIM, which nobody asks for, is not computed
 def _psnr(image: jax.Array, reference: jax.Array) -> jax.Array:
     return measure(image, reference, Protocol.RGB)[0]
-
-
-@functools.partial(jax.jit, static_argnames="degradation")
-def _degrade(degradation: Degradation, key: jax.Array, image: jax.Array) -> jax.Array:
-    return degradation(key, image)

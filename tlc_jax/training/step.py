@@ -33,10 +33,6 @@ class State(NamedTuple):
     optimizer: Any
 
 
-def _mean_error(of_pixel: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
-    return lambda image, target: of_pixel(image - target).mean()
-
-
 def _psnr_loss(image: jax.Array, target: jax.Array) -> jax.Array:
     """-PSNR in dB, the mean over the images (NAFNet, arXiv 2204.04676)."""
     error = jnp.square(image - target).mean(axis=(1, 2, 3))
@@ -45,12 +41,12 @@ def _psnr_loss(image: jax.Array, target: jax.Array) -> jax.Array:
 
 LOSSES: dict[Loss, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "psnr": _psnr_loss,
-    "l1": _mean_error(jnp.abs),
-    "mse": _mean_error(jnp.square),
+    "l1": lambda image, target: jnp.abs(image - target).mean(),
+    "mse": lambda image, target: jnp.square(image - target).mean(),
     # Lai et al., arXiv 1710.01992, with the epsilon of MPRNet
-    "charbonnier": _mean_error(lambda error: jnp.sqrt(jnp.square(error) + 1e-6)),
+    "charbonnier": lambda image, target: jnp.sqrt(jnp.square(image - target) + 1e-6).mean(),
 }
-"""By name, of restored pictures and their ground truth, (N, H, W, C) in [0, 1], to a scalar."""
+"""Losses by name: of restored pictures and their ground truth, (N, H, W, C) in [0, 1]."""
 
 
 def learning_rate(config: Config) -> optax.Schedule:
@@ -129,8 +125,8 @@ def step(config: Config, state: State, batch: Batch) -> tuple[State, dict[str, j
 
     Args:
       config: of the run.
-      state: before the step; its memory is used again.
-      batch: as of `samples`.
+      state: before the step; its memory is reused.
+      batch: as for `samples`.
 
     Returns:
       The state after it, and its "loss" and the norms of its "gradient" and "parameters".

@@ -16,16 +16,12 @@ config = Config(
     init_from="denoise",
     phases=(Phase(steps=25_000, crop=96, batch=8),),
     # Some are left sharp, so that it learns to leave alone what is.
-    degradation=InTurn(
-        (
-            Sometimes(0.85, MotionBlur((0, 14))),
-            Sometimes(0.5, GaussianNoise((0, 1))),
-            EightBits(),
-        )
-    ),
+    degradation=InTurn((
+        Sometimes(0.85, MotionBlur((0, 14))), Sometimes(0.5, GaussianNoise((0, 1))), EightBits()
+    )),
     margin=14,
     loss="l1",  # a loss in dB would be about what is sharp already
     learning_rate=1e-3,
     final_learning_rate=1e-6,
     warmup=200,
-)
+)  # fmt: skip

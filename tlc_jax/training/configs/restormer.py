@@ -11,9 +11,8 @@ from tlc_jax.models import Restormer
 from tlc_jax.training import Config, Phase
 
 config = Config(
-    model=Restormer.variant(
-        "deblurring"
-    ),  # train_size stays 256, the size for which the windows were published
+    # train_size stays 256, the size for which the windows were published.
+    model=Restormer.variant("deblurring"),
     phases=(
         Phase(steps=92_000, crop=128, batch=64),
         Phase(steps=64_000, crop=160, batch=40),
