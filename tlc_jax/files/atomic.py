@@ -47,7 +47,7 @@ def folder_atomically(path: Path) -> Iterator[Path]:
 
 
 def why_not_written(error: Exception) -> str:
-    """The reason of an error in writing, also where tensorstore quotes it in an error of its own."""
+    """The reason of a failed write, also where tensorstore quotes it in an error of its own."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     reasons = map(os.strerror, errno.errorcode)
