@@ -73,8 +73,8 @@ def ssim(image: jax.Array | np.ndarray, reference: jax.Array | np.ndarray) -> ja
       1.0
     """
     x, y = _pair(image, reference)
-    if min(x.shape[-3:-1]) < TAPS:
-        h, w = x.shape[-3:-1]
+    h, w = x.shape[-3:-1]
+    if min(h, w) < TAPS:
         raise ValueError(f"ssim needs images of at least {TAPS} x {TAPS} pixels, got {h} x {w}.")
 
     # E[x^2] - E[x]^2 would lose in float32 the small variance of a bright flat region, and C2 would
@@ -152,16 +152,7 @@ def _pair(*images: jax.Array | np.ndarray) -> tuple[jax.Array, jax.Array]:
 
 
 def _slide(axis: int, means: jax.Array, products: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Moments over the window along one axis, from the moments of its positions.
-
-    Args:
-      axis: length L.
-      means: (2, ..., L, ...) of x and y.
-      products: (3, ..., L, ...) variance of x, of y, and covariance.
-
-    Returns:
-      Both, with length L - TAPS + 1 in place of L.
-    """
+    """(2, ...) means of x and y, (3, ...) variances and covariance, over a window along `axis`."""
     distance = jnp.arange(TAPS, dtype=jnp.float32) - TAPS // 2
     weights = jax.nn.softmax(-jnp.square(distance) / (2 * SIGMA**2))
 
@@ -169,11 +160,10 @@ def _slide(axis: int, means: jax.Array, products: jax.Array) -> tuple[jax.Array,
         return lax.dynamic_slice_in_dim(x, tap, x.shape[axis] - TAPS + 1, axis)
 
     def mean(term: Callable[[int], jax.Array]) -> jax.Array:
-        def add(tap: int, total: jax.Array) -> jax.Array:
-            return total + weights[tap] * term(tap)
-
         # A loop, as XLA would hold all shifted copies of unrolled additions at once.
-        return lax.fori_loop(1, TAPS, add, weights[0] * term(0))
+        return lax.fori_loop(
+            1, TAPS, lambda tap, total: total + weights[tap] * term(tap), weights[0] * term(0)
+        )
 
     new_means = mean(lambda tap: shifted(means, tap))
 

@@ -1,20 +1,15 @@
-"""Sheets to look at: what TLC changes in a picture, and the windows that it aggregates over.
-
-Pillow draws them; it is imported by the functions that need it.
-"""
+"""Sheets to look at: what TLC changes in a picture, and the windows that it aggregates over."""
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from tlc_jax.inference.sites import Site
 from tlc_jax.ops.pixels import from_float
 from tlc_jax.ops.windows import axis_starts
-
-if TYPE_CHECKING:
-    from PIL import Image, ImageDraw
 
 PANEL = 480  # pixels, the longer side of a picture on a sheet
 THINNEST = 16  # pixels; a shorter side that would be smaller is stretched to it
@@ -47,10 +42,11 @@ def comparison(
       (height, width, 3) uint8.
     """
     pictures = panels(image, globally, locally)
-    places = most_different(np.abs(locally - globally), zooms)
+    found = most_different(np.abs(locally - globally), zooms)
+    places = list(zip(found, itertools.cycle(COLOURS), strict=False))
     rows = [[_panel(pixels, title, places) for title, pixels in pictures.items()]]
-    for place, colour in zip(places, itertools.cycle(COLOURS), strict=False):
-        rows.append([_enlarged(pixels, place, colour) for pixels in pictures.values()])
+    for place in places:
+        rows.append([_enlarged(pixels, *place) for pixels in pictures.values()])
     return np.vstack([np.hstack(row) for row in rows])
 
 
@@ -98,9 +94,9 @@ def most_different(difference: np.ndarray, count: int) -> list[Place]:
 def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
     """An image with the windows of a network's sites drawn over it.
 
-    Dots mark two pixels, one in the middle and one near a corner. A sliding window is drawn around
-    each, near a border the nearest one inside. Of still windows (attention, grids) all that hold
-    the pixel are drawn. Windows of MPRNet's first stages lie inside the half or quarter of the
+    Dots mark two pixels, one in the middle and one near a corner. Of sliding windows the one around
+    each is drawn, near a border the nearest inside; of windows that do not slide (attention, grids)
+    all that hold the pixel. Windows of MPRNet's first stages lie inside the half or quarter of the
     image that a stage sees. Each distinct window, in pixels of the image, has a colour of its own
     and a label that counts its sites.
 
@@ -111,8 +107,6 @@ def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
     Returns:
       (H, W, 3) uint8.
     """
-    from PIL import ImageDraw
-
     size = image.shape[:2]
     windows: dict[tuple[tuple[int, ...], tuple[int, int], bool], list[str]] = {}
     # Feature maps include padding: those of full resolution tell how much.
@@ -128,6 +122,7 @@ def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
     largest_first = sorted(windows.items(), reverse=True)
     for number, (((height, width), parts, slides), kinds) in enumerate(largest_first):
         colour = COLOURS[number % len(COLOURS)]
+        label = f"{height} x {width} at {len(kinds)} sites: {', '.join(sorted(set(kinds)))}"
         for row, column in ((size[0] // 2, size[1] // 2), (size[0] // 16, size[1] // 16)):
             tops = _starts(size[0], parts[0], height, row, slides)
             lefts = _starts(size[1], parts[1], width, column, slides)
@@ -135,9 +130,8 @@ def window_map(image: np.ndarray, sites: Sequence[Site]) -> np.ndarray:
                 box = (left, top, left + width - 1, top + height - 1)
                 draw.rectangle(box, outline=colour, width=line)
             draw.circle((column, row), 2 * line, fill=colour)
-            _label(draw, (lefts[0] + 3 * line, tops[0] + 3 * line + HEAD * number), colour, (
-                f"{height} x {width} at {len(kinds)} sites: {', '.join(sorted(set(kinds)))}"
-            ))  # fmt: skip
+            at = (lefts[0] + 3 * line, tops[0] + 3 * line + HEAD * number)
+            _label(draw, at, colour, label)
     return np.asarray(sheet)
 
 
@@ -149,21 +143,18 @@ def _starts(length: int, parts: int, window: int, position: int, slides: bool) -
         start = min(max(0, position - begin - (window - 1) // 2), part - window)
         return [begin + start]
     starts = (begin + start for start in axis_starts(part, window))
-    return [start for start in starts if 0 <= position - start < window]
+    return [start for start in starts if start <= position < start + window]
 
 
-def _panel(pixels: np.ndarray, title: str, places: Sequence[Place]) -> np.ndarray:
-    """A whole image, framed in white, with a title above and the places marked."""
-    from PIL import ImageDraw, ImageOps
-
+def _panel(pixels: np.ndarray, title: str, places: Sequence[tuple[Place, str]]) -> np.ndarray:
+    """A whole image, framed in white, with a title above and the places marked in their colours."""
     width, height = _panel_size(pixels)
     picture = _drawable(pixels).resize((width, height))
     across, down = width / pixels.shape[1], height / pixels.shape[0]
-    draw = ImageDraw.Draw(picture)
-    for place, colour in zip(places, itertools.cycle(COLOURS), strict=False):
+    for place, colour in places:
         left, right = across * place.left, across * (place.left + place.width)
         top, bottom = down * place.top, down * (place.top + place.height)
-        draw.rectangle((left, top, right, bottom), outline=colour, width=2)
+        ImageDraw.Draw(picture).rectangle((left, top, right, bottom), outline=colour, width=2)
     framed = ImageOps.expand(picture, (GAP, HEAD, GAP, GAP), "white")
     _label(ImageDraw.Draw(framed), (GAP, 4), "black", title)
     return np.asarray(framed)
@@ -171,8 +162,6 @@ def _panel(pixels: np.ndarray, title: str, places: Sequence[Place]) -> np.ndarra
 
 def _enlarged(pixels: np.ndarray, place: Place, colour: str) -> np.ndarray:
     """A place enlarged to the size of a panel, pixel by pixel, framed in its colour."""
-    from PIL import Image, ImageOps
-
     top, left, height, width = place
     part = _drawable(pixels[top : top + height, left : left + width])
     part = part.resize(_panel_size(pixels), Image.Resampling.NEAREST)
@@ -187,15 +176,11 @@ def _panel_size(pixels: np.ndarray) -> tuple[int, int]:
     return max(THINNEST, round(scale * width)), max(THINNEST, round(scale * height))
 
 
-def _drawable(pixels: np.ndarray) -> "Image.Image":
-    from PIL import Image
-
+def _drawable(pixels: np.ndarray) -> Image.Image:
     rgb = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
     return Image.fromarray(from_float(rgb, np.uint8))
 
 
-def _label(draw: "ImageDraw.ImageDraw", place: tuple[int, int], colour: str, text: str) -> None:
-    from PIL import ImageFont
-
+def _label(draw: ImageDraw.ImageDraw, place: tuple[int, int], colour: str, text: str) -> None:
     font = ImageFont.load_default(18)
     draw.text(place, text, colour, font, stroke_width=2, stroke_fill="white")

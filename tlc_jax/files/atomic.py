@@ -1,4 +1,4 @@
-"""Atomic writing: a file or a folder appears under its name complete, or not at all."""
+"""Atomic writing: a file or folder appears under its name only once it is complete."""
 
 import contextlib
 import errno
@@ -71,7 +71,7 @@ def _set_aside(path: Path) -> Path:
 
 
 def why_not_written(error: Exception) -> str:
-    """The reason in an error of the disk, also where tensorstore quotes it in one of its own."""
+    """The reason of a failed write, also where tensorstore quotes it in an error of its own."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     reasons = map(os.strerror, errno.errorcode)
@@ -79,12 +79,12 @@ def why_not_written(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first, or what it is, where it says nothing."""
+    """The first line of an error's message, or its type where it has none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def reserve(folder: Path, size: int) -> None:
-    """Asks for room for `size` bytes in a folder, before others begin to write there.
+    """Checks that `size` bytes can be written in a folder, before others begin to write there.
 
     Raises:
       OSError: there is less: the disk or a quota is full, or files may not grow as large.

@@ -43,8 +43,8 @@ def config_of(model: Network) -> dict[str, Any]:
 
 def config_fields(network: type[Network]) -> list[str]:
     """The names of the fields that `config_of` gives."""
-    names = [field.name for field in dataclasses.fields(network)]  # the last two are Linen's own
-    return [name for name in names if name not in {*RUN_FIELDS, "parent", "name"}]
+    left_out = {*RUN_FIELDS, "parent", "name"}  # the last two are Linen's own
+    return [field.name for field in dataclasses.fields(network) if field.name not in left_out]
 
 
 def count_params(params: Params) -> int:
@@ -60,29 +60,26 @@ def save(path: str | os.PathLike, model: Network, params: Params, **metadata: An
       model: a network of `tlc_jax.models.MODELS`. How it is run is not kept: `load` gives a global
         one with the defaults for `window`, `dtype` and what else no parameter depends on.
       params: its parameter tree.
-      **metadata: further entries of model.json (source, licence of the weights, task, ...), as
-        JSON has them.
+      **metadata: further JSON entries of model.json (source, licence of the weights, task, ...).
 
     Raises:
       CheckpointError: the path exists or cannot be written, the network is none of ours, or the
         parameters are not its.
     """
-    path = Path(path).absolute()
+    path, network = Path(path).absolute(), type(model)
     names = {cls: name for name, cls in MODELS.items()}
-    if type(model) not in names:
+    if network not in names:
         raise CheckpointError(
-            f"{path}: {type(model).__name__} is none of {', '.join(MODELS)}, which are all that a "
+            f"{path}: {network.__name__} is none of {', '.join(MODELS)}, which are all that a "
             "checkpoint can name; save its parameters with orbax."
         )
     params = jax.tree.map(np.asarray, params)  # arrays of JAX load only where they were saved
     if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, abstract_params(model)):
-        raise CheckpointError(
-            f"{path}: these are not the parameters of this {type(model).__name__}."
-        )
+        raise CheckpointError(f"{path}: these are not the parameters of this {network.__name__}.")
     description = {
         **metadata,
         "format": FORMAT,
-        "network": names[type(model)],
+        "network": names[network],
         "config": config_of(model),
         "parameters": count_params(params),
     }
@@ -140,8 +137,9 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
             f"{path}: there is no such checkpoint folder{ours}; convert the published weights with "
             "'tlc-jax convert SOURCE DESTINATION' and name the destination."
         )
+    file = path / "model.json"
     try:
-        description = json.loads((path / "model.json").read_text())
+        description = json.loads(file.read_text())
         network, config, version = (description[key] for key in ("network", "config", "format"))
     except FileNotFoundError:
         raise CheckpointError(
@@ -149,16 +147,13 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
             "'tlc-jax convert SOURCE DESTINATION'."
         ) from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path / 'model.json'}: cannot be read ({error}); convert the weights again."
-        ) from None
+        message = f"{file}: cannot be read ({error}); convert the weights again."
+        raise CheckpointError(message) from None
     if any(CONTROL_CHARACTERS.search(str(entry)) for entry in jax.tree.leaves(description)):
-        raise CheckpointError(
-            f"{path / 'model.json'}: holds control characters; convert the weights again."
-        )
+        raise CheckpointError(f"{file}: holds control characters; convert the weights again.")
     if version != FORMAT or network not in list(MODELS) or not isinstance(config, dict):
         raise CheckpointError(
-            f"{path / 'model.json'}: network {network!r} in format {version!r} is unknown to this "
+            f"{file}: network {network!r} in format {version!r} is unknown to this "
             f"version, which reads format {FORMAT} of {', '.join(MODELS)}; update tlc-jax."
         )
     return description
@@ -214,27 +209,26 @@ def load_params(path: str | os.PathLike, target: Params) -> Params:
     """
     import orbax.checkpoint as ocp
 
-    path = find(path).absolute()
+    folder = find(path).absolute() / "params"
     # Before orbax opens the files: where that fails, its threads print tracebacks of their own.
     try:
-        whole = _digest(path / "params") == describe(path).get("params_sha256")
+        whole = _digest(folder) == describe(folder.parent).get("params_sha256")
     except OSError:
         whole = False
     if not whole:
         raise CheckpointError(
-            f"{path / 'params'}: damaged or incomplete; copy it again or convert the weights again."
+            f"{folder}: damaged or incomplete; copy it again or convert the weights again."
         )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            params = checkpointer.restore(path / "params", target)
+            params = checkpointer.restore(folder, target)
         # Orbax does not refuse arrays of another shape.
         fits = jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, target)
     except Exception:  # it refuses another tree with almost any exception
         fits = False
     if not fits:
         raise CheckpointError(
-            f"{path / 'params'}: not the parameters of the network in model.json; convert the "
-            "weights again."
+            f"{folder}: not the parameters of the network in model.json; convert the weights again."
         )
     return jax.tree.map(jnp.asarray, params)
 
@@ -242,9 +236,9 @@ def load_params(path: str | os.PathLike, target: Params) -> Params:
 def _digest(folder: Path) -> str:
     """SHA-256 of the names and contents of all files in a folder, but what file managers leave."""
     digest = hashlib.sha256()
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    for file in sorted(path for path in files if path.name not in (".DS_Store", "Thumbs.db")):
-        digest.update(file.relative_to(folder).as_posix().encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.name not in (".DS_Store", "Thumbs.db"):
+            digest.update(file.relative_to(folder).as_posix().encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
