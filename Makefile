@@ -17,10 +17,12 @@ EXTRA ?= dev
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# Operations, networks, conversion, restoring and the command line; all that needs torch.
+# Operations, networks, conversion, restoring and the command line; all that needs torch. LLVM need
+# not optimise for them, and the published files are the same for all versions.
 CORE := $(patsubst %,tests/test_%.py,attention spatial shape_and_conv convert checkpoints restore \
   cli torch_peer) $(addprefix tests/test_,box.py::test_against_float64 \
-  networks.py::test_numbers_of_the_release maxim.py::test_equals_the_release)
+  networks.py::test_numbers_of_the_release maxim.py::test_equals_the_release) \
+  --deselect tests/test_convert.py::test_every_published_file_fits
 
 .DELETE_ON_ERROR:
 .PHONY: demo test test-oldest check docs notebooks package bench bench-check clean
@@ -31,13 +33,14 @@ demo: $(VENV)/set-up-demo
 	$(BIN)/tlc-jax restore tlc_jax/examples/shaken.png -o build/sharp.png --overwrite --task deblur \
 	  --reference tlc_jax/examples/kodim.png
 
+# Three for two cores, as some wait for the processes that they started.
 test: $(VENV)/set-up-$(EXTRA)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-oldest: $(VENV)/set-up-$(EXTRA)
 	$(BIN)/python .ci/lowest.py >$(VENV)/lowest.txt
 	$(BIN)/python -m pip install --quiet --requirement $(VENV)/lowest.txt
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(CORE)
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest -n 2 --dist worksteal $(CORE)
 
 check: $(VENV)/set-up-dev
 	$(BIN)/ruff check
