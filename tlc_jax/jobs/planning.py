@@ -13,8 +13,6 @@ from tlc_jax.inference.timed import Watch
 from tlc_jax.jobs.job import Job, JobError
 from tlc_jax.layers import Network
 
-KINDS = ", ".join((*PICTURES, *VIDEOS))
-
 
 def plan(
     model: Network,
@@ -101,7 +99,8 @@ def _found(model: Network, path: Path, output: Path, watch: Watch) -> list[tuple
     frames = [file for file in inside if file.suffix.lower() in PICTURES]
     videos = [(file,) for file in inside if is_video(file)]
     if not frames and not videos:
-        raise JobError(f"{path}: no pictures or videos in this folder ({KINDS}).")
+        kinds = ", ".join((*PICTURES, *VIDEOS))
+        raise JobError(f"{path}: no pictures or videos in this folder ({kinds}).")
     together = [tuple(frames)] if clips and frames else [(frame,) for frame in frames]
     return [*together, *videos]
 

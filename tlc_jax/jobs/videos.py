@@ -40,9 +40,9 @@ def restore_video(
     watch("compiling")
     of = f" of {video.frames}" if video.frames else ""
     with VideoWriter(target, video) as writer:
-        for restored in _restored(model, params, frames(), source, options):
-            writer.write(times.popleft(), np.repeat(restored, 3, axis=-1) if gray else restored)
-            count += 1
+        restored = _restored(model, params, frames(), source, options)
+        for count, pixels in enumerate(restored, 1):
+            writer.write(times.popleft(), np.repeat(pixels, 3, axis=-1) if gray else pixels)
             watch(f"frame {count}{of}")
     sound = "its sound" if writer.has_audio else "no sound"
     problem = None
@@ -89,14 +89,14 @@ def restore_frames(
 
     watch("compiling")
     start, count, shape = time.perf_counter(), 0, (0, 0, 0)
-    for restored in _restored(model, params, frames(), folder, options):
+    for count, restored in enumerate(_restored(model, params, frames(), folder, options), 1):
         source, picture, target = reading.popleft()
         if options.reference is not None:
             truth = read_truth(options.reference, source, restored.shape)
             scores.append([float(metrics.psnr(x, truth)) for x in (picture.pixels, restored)])
         target.parent.mkdir(parents=True, exist_ok=True)
         write_restored(target, from_float(restored, picture.pixels.dtype), picture)
-        count, shape = count + 1, restored.shape
+        shape = restored.shape
         watch(f"frame {count} of {total}")
     if scores:
         before, after = np.mean(scores, axis=0)
