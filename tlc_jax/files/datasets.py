@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class DataError(ImageError):
-    """Pictures that do not pair, or are not there; the message is a sentence for the user."""
+    """Pictures that are missing or have no partner; the message is a sentence for the user."""
 
 
 class Reader(NamedTuple):
@@ -187,7 +187,7 @@ def _files(folder: Path) -> dict[str, Path]:
 def _below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     """What is in a folder and in those below it, through links, but not in hidden ones."""
     real = folder.resolve()
-    if real in above:  # a link that leads round and round
+    if real in above:  # a link to a folder that holds it
         return
     for path in folder.iterdir():
         if path.is_dir() and not path.name.startswith("."):

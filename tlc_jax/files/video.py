@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 WRITABLE = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 READ_ONLY = (".webm", ".avi", ".3gp", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv")
 VIDEOS = (*WRITABLE, *READ_ONLY)
-OPENING = {  # closed lists: FFmpeg also plays letters, and playlists that fetch from anywhere
+OPENING = {  # closed lists: FFmpeg also draws text files, and opens playlists of any address
     "format_whitelist": "mov,matroska,avi,mpeg,mpegts,asf,flv",
     "protocol_whitelist": "file",
 }
-TITLES = "surrogateescape"  # those in any encoding go through unchanged
-PATIENCE = 10  # failures to read on, one after the other, that end a file
-SHORT = 1.0  # seconds that a file may lack of the length it claims, which is often rounded
+TITLES = "surrogateescape"  # those in any encoding are kept as they are
+PATIENCE = 10  # failures to read in a row, after which a file counts as ended
+SHORT = 1.0  # seconds by which a file may be shorter than it claims, as lengths are rounded
 
 BT709, BT601, BT2020 = 1, 5, 9  # in ITU-T H.273, as primaries, transfer and matrix
 UNSTATED = (0, 2, 3)
@@ -259,7 +259,7 @@ class VideoWriter:
                     self._file.close()
                     self._temporary.replace(self.path)
         finally:
-            with suppress(Exception):  # of an end that nobody needs any more
+            with suppress(Exception):  # the file is closed already, or given up
                 self._file.close()
             self._source.close()
             self._temporary.unlink(missing_ok=True)
@@ -314,7 +314,7 @@ def _open(path: Path) -> "Iterator[tuple[InputContainer, VideoStream, Fraction]]
 
 
 def _packets(container: "InputContainer", streams: "list[Stream]") -> "Iterator[Packet | None]":
-    """What a file holds, in its order; `None` for a place where it cannot be read."""
+    """The packets of some streams in the file's order; `None` where it cannot be read."""
     av, failures = _av(), 0
     while streams and failures < PATIENCE:
         try:
@@ -332,7 +332,7 @@ def _packets(container: "InputContainer", streams: "list[Stream]") -> "Iterator[
 def _decode(
     container: "InputContainer", stream: "VideoStream", start: Fraction, damaged: list[float]
 ) -> "Iterator[tuple[Fraction | None, VideoFrame]]":
-    """(seconds, frame) of all that can be decoded; adds to `damaged` when something cannot."""
+    """(seconds, frame) of what can be decoded; adds to `damaged` the seconds of what cannot."""
     av, end, base = _av(), Fraction(0), stream.time_base or Fraction(1)
     waiting, newest = set(), Fraction(-1)  # times of packets without a frame yet, and of frames
     trouble = False
@@ -347,7 +347,8 @@ def _decode(
             end = max(end, time + (packet.duration or 0) * packet.time_base)
             if packet.stream is not stream:
                 continue
-            waiting |= set() if packet.pts is None else {time}
+            if packet.pts is not None:
+                waiting.add(time)
         try:
             frames = stream.decode(packet)
         except av.error.FFmpegError:
@@ -362,20 +363,21 @@ def _decode(
                 newest = time
                 lost = {other for other in waiting if other < time}
                 waiting -= {time, *lost}
-                # Without trouble, they were never meant to be seen.
-                damaged.extend(sorted(map(float, lost)) if trouble else [])
+                if trouble:  # otherwise they were never meant to be seen
+                    damaged.extend(sorted(map(float, lost)))
             if frame.is_corrupt:
                 damaged.append(float(end if time is None else time))
             yield time, frame
-    damaged.extend(sorted(map(float, waiting)) if trouble else [])
+    if trouble:
+        damaged.extend(sorted(map(float, waiting)))
     if end + SHORT < (container.duration or 0) / 10**6:
         damaged.append(float(end))
 
 
 def _takes_sound(kind: str, path: Path, index: int) -> bool:
-    """Whether a format takes the sound of a file: some formats tell no sooner than at their end."""
+    """Whether a format takes a stream of sound, by a trial: some refuse it only at their end."""
     av = _av()
-    # A ValueError where it is of another kind, or of one that nobody knows.
+    # A ValueError where the format takes other sound, or FFmpeg does not know the codec.
     with suppress(ValueError, av.error.FFmpegError), _open(path) as (container, *_):
         stream = container.streams[index]
         with av.open(io.BytesIO(), "w", kind) as trial:
