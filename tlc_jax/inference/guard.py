@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tlc_jax.inference.buckets import Size
 from tlc_jax.inference.programs import as_input, forward
 from tlc_jax.inference.ways import Run, Way, at_once
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
 from tlc_jax.ops.pixels import like
+from tlc_jax.ops.windows import Size
 
 SQUARE = 16  # pixels, the side of the squares compared; wider than what a restoration sharpens
 LIMIT = 0.1  # of full scale; benchmarks/guard.py measures usual and unusual pictures

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from tlc_jax.inference.buckets import Size, forward_within, put_into
+from tlc_jax.inference.buckets import forward_within, put_into
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params, check_network
 from tlc_jax.ops.pixels import to_float
+from tlc_jax.ops.windows import Size
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tlc_jax.inference.buckets import Size
 from tlc_jax.inference.guard import guarded
 from tlc_jax.inference.programs import as_input, forward
 from tlc_jax.inference.ways import Way, at_once, compile_way
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
+from tlc_jax.ops.windows import Size
 
 Watch = Callable[[str], None]
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tlc_jax.inference.buckets import Size
 from tlc_jax.inference.programs import as_input, compile_for, forward
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
 from tlc_jax.ops.pixels import like
+from tlc_jax.ops.windows import Size
 
 LATTICE = 64  # pixels, the side of MAXIM's largest blocks; the sides of its others divide it
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tlc_jax.files.pictures import Picture
-from tlc_jax.inference.buckets import Size
 from tlc_jax.inference.ways import Way, at_once
+from tlc_jax.ops.windows import Size
 
 
 class JobError(ValueError):

@@ -8,10 +8,11 @@ from pathlib import Path
 from tlc_jax.files.datasets import PICTURES, file_pairs, is_visible_file
 from tlc_jax.files.pictures import ImageError, picture_size
 from tlc_jax.files.video import VIDEOS, WRITABLE
-from tlc_jax.inference.buckets import Size, choose_buckets
+from tlc_jax.inference.buckets import choose_buckets
 from tlc_jax.inference.timed import Watch
 from tlc_jax.jobs.job import Job, JobError
 from tlc_jax.layers import Network
+from tlc_jax.ops.windows import Size
 
 
 def plan(
