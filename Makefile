@@ -33,9 +33,8 @@ demo: $(VENV)/set-up-demo
 	$(BIN)/tlc-jax restore tlc_jax/examples/shaken.png -o build/sharp.png --overwrite --task deblur \
 	  --reference tlc_jax/examples/kodim.png
 
-# Three for two cores, as some wait for the processes that they started.
 test: $(VENV)/set-up-$(EXTRA)
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-oldest: $(VENV)/set-up-$(EXTRA)
 	$(BIN)/python .ci/lowest.py >$(VENV)/lowest.txt

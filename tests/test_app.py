@@ -681,7 +681,7 @@ def test_what_is_compared(tmp_path, monkeypatch):
 def test_auto_tells_what_it_chose(tmp_path, monkeypatch):
     tlc.write_image(tmp_path / "a.png", np.full((32, 48, 1), 99, np.uint8))
     chosen = guard.Guarded(np.full((32, 48, 3), 0.5, np.float32), "global")
-    monkeypatch.setattr("tlc_jax.inference.timed.guarded", lambda run: lambda *_: chosen)
+    monkeypatch.setattr("tlc_jax.inference.timed.guarded", lambda *_: chosen)
     network = checkpoints.find("denoise")
     request = requests.Request(tmp_path / "a.png", tmp_path, network, "auto", None)
     told = []

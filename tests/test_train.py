@@ -318,6 +318,26 @@ def test_a_run_that_ends_leaves_no_process_behind(tmp_path, arguments, end, code
     assert not any(map(is_running, workers))
 
 
+def test_a_request_to_end_is_kept_where_its_exception_is_lost(tmp_path, arguments):
+    """As in a callback of the garbage collector, of which JAX has one."""
+    in_a_callback = """
+import gc, os, signal, threading
+
+def end(phase, info):
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL and not ended.is_set():
+        if threading.current_thread() is threading.main_thread():
+            ended.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+ended = threading.Event()
+gc.callbacks.append(end)
+"""
+    (tmp_path / "config.py").write_text(CONFIG + in_a_callback)
+    ended = subprocess.run(arguments, env=environment(), capture_output=True, text=True)
+    assert "Exception ignored" in ended.stderr
+    assert ended.returncode == 128 + signal.SIGTERM
+
+
 def test_devices_share_a_batch(tmp_path, arguments, whole):
     flags = "--xla_force_host_platform_device_count=4"  # XLA gives up where many wait for a core
     subprocess.run(arguments, env=environment(flags), check=True)

@@ -6,6 +6,7 @@ import runpy
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from tlc_jax.cli.common import UserError, console, enough_memory, parse_settings
 
 OURS = Path(__file__).parent.parent / "training" / "configs"
 PATIENCE = 300  # seconds, for the first of several processes to be there
+_asked_to_end = threading.Event()
 
 
 def train(
@@ -57,8 +59,7 @@ def train(
         if any(option is not None for option in (coordinator, processes, process)):
             _join(coordinator, processes, process)
         else:
-            # The blocks that wait for a checkpoint under way, and those that end processes, run.
-            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+            signal.signal(signal.SIGTERM, _end)
         with enough_memory(output, "smaller crops or batches"):
             made = _watched(wanted, output)
     except TrainingError as error:
@@ -127,6 +128,12 @@ def _meet(host: str, port: int, first: bool) -> None:
         time.sleep(1)
 
 
+def _end(number: int, _: Any) -> None:
+    """End by an exception: blocks that wait for a checkpoint, and that end processes, run."""
+    _asked_to_end.set()
+    sys.exit(128 + number)
+
+
 def _watched(config: Any, output: Path) -> Path:
     """Train, telling on the terminal of the first host how it goes."""
     from tlc_jax.training import train
@@ -140,6 +147,8 @@ def _watched(config: Any, output: Path) -> Path:
         task = bar.add_task("", total=config.steps)
 
         def watch(report: dict[str, Any]) -> None:
+            if _asked_to_end.is_set():  # but in a finaliser or a callback, which loses exceptions
+                sys.exit(128 + signal.SIGTERM)
             if "loss" in report and console.is_terminal:
                 bar.update(task, completed=report["step"], description=_said(report))
             else:
