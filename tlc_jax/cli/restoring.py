@@ -86,8 +86,8 @@ def restore(
         model, inputs or [], output,
         left=left, right=right, compare=compare, watch=console.print,
     )  # fmt: skip
-    options = {"--compare": compare, "--mode auto": mode == "auto", "--shifts": shifts > 1}
-    if option := next((option for option, given in options.items() if given), None):
+    of_pictures = {"--compare": compare, "--mode auto": mode == "auto", "--shifts": shifts > 1}
+    if option := next((option for option, given in of_pictures.items() if given), None):
         _only_pictures(model, planned, option)
     todo = _unfinished(planned, overwrite)
     for folder in {target.parent for job in todo for target in job.targets}:

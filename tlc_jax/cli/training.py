@@ -147,8 +147,8 @@ def _watched(config: Any, output: Path) -> Path:
         task = bar.add_task("", total=config.steps)
 
         def watch(report: dict[str, Any]) -> None:
-            if _asked_to_end.is_set():  # but in a finaliser or a callback, which loses exceptions
-                sys.exit(128 + signal.SIGTERM)
+            if _asked_to_end.is_set():  # a callback of the garbage collector lost the exception
+                _end(signal.SIGTERM, None)
             if "loss" in report and console.is_terminal:
                 bar.update(task, completed=report["step"], description=_said(report))
             else:
