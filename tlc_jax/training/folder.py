@@ -1,11 +1,13 @@
 """The folder of a run: which run it is of, its model and its reports.
 
-model/         the averaged parameters, a checkpoint as of `tlc_jax.save`, replaced each time
-               that the run is validated
-checkpoints/   what the run resumes from
-metrics.jsonl  one line for each report and each validation
-config.json    what is trained
-pictures/      the decoded pictures, until the run is done
+It holds
+
+    model/         the averaged parameters, a checkpoint as of `tlc_jax.save`, replaced each time
+                   that the run is validated
+    checkpoints/   what the run resumes from
+    metrics.jsonl  one line for each report and each validation
+    config.json    what is trained
+    pictures/      the decoded pictures, until the run is done
 """
 
 import contextlib
