@@ -17,8 +17,8 @@ EXTRA ?= dev
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# Operations, networks, conversion, restoring and the command line; all that needs torch. LLVM need
-# not optimise for them, and the published files are the same for all versions.
+# Operations, networks, conversion, restoring and the command line; all that needs torch. The
+# published files are the same for all versions.
 CORE := $(patsubst %,tests/test_%.py,attention spatial shape_and_conv convert checkpoints restore \
   cli torch_peer) $(addprefix tests/test_,box.py::test_against_float64 \
   networks.py::test_numbers_of_the_release maxim.py::test_equals_the_release) \
@@ -39,7 +39,7 @@ test: $(VENV)/set-up-$(EXTRA)
 test-oldest: $(VENV)/set-up-$(EXTRA)
 	$(BIN)/python .ci/lowest.py >$(VENV)/lowest.txt
 	$(BIN)/python -m pip install --quiet --requirement $(VENV)/lowest.txt
-	XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest -n 2 --dist worksteal $(CORE)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(CORE)
 
 check: $(VENV)/set-up-dev
 	$(BIN)/ruff check

@@ -34,6 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """What is compiled once is kept for all workers, and for the processes that tests start."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         return  # has what the environment says already
+    # Compiling takes most of the time, and LLVM's optimisations half of that.
+    flags = "--xla_backend_optimization_level=0", os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = " ".join(flags)
     folder = tempfile.TemporaryDirectory(prefix="tlc-jax-compiled-")
     config.add_cleanup(folder.cleanup)
     for name, value in {

@@ -12,7 +12,7 @@ NETWORKS = {
     "nafnet": NAFNet(4, (1, 1), 1, (1, 1), train_size=(16, 16)),
     "baseline": Baseline(4, (1, 1), 1, (1, 1), train_size=(16, 16)),
     "restormer": Restormer(
-        dim=4, num_blocks=(1, 1, 0, 1), num_refinement_blocks=1, heads=(1, 2, 4, 8),
+        dim=4, num_blocks=(1, 0, 0, 1), num_refinement_blocks=1, heads=(1, 2, 4, 8),
         train_size=(16, 16),
     ),
     "dualpixel": Restormer(

@@ -21,9 +21,6 @@ WINDOWS = [None, (17, 30), (40, 24), (9, 70)]
 MATRIX = jnp.asarray(np.random.default_rng(1).normal(size=(4, 4)), jnp.float32)
 TEMPERATURE = jnp.asarray([0.7, 3.0])
 
-# Half the time to compile.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 @pytest.fixture(autouse=True)
 def as_others_write():
@@ -331,7 +328,7 @@ def test_as_written_by_hand(fn, by_hand, window):
     x = picture(2, *SIZE, 4)
     clipped = tuple(map(min, window or (24, 24), SIZE))
     exact = by_hand(x, clipped)
-    ours = quick_jit(localize(fn, TRAIN, window=window))(x)
+    ours = jax.jit(localize(fn, TRAIN, window=window))(x)
     assert ours.dtype == x.dtype and ours.shape == x.shape
     np.testing.assert_allclose(ours, exact, rtol=0, atol=1e-5)
     if clipped != (40, 24) or by_hand is not local_of_columns:
@@ -347,7 +344,7 @@ def test_gradients_are_those_by_hand(fn):
     x = picture(1, *SIZE, 4)
 
     def gradient(of):
-        return quick_jit(jax.grad(lambda x: jnp.square(of(x)).mean()))(x)
+        return jax.jit(jax.grad(lambda x: jnp.square(of(x)).mean()))(x)
 
     ours, exact = gradient(localize(fn, TRAIN)), gradient(lambda x: by_hand(x, (24, 24)))
     assert np.isfinite(ours).all()
@@ -358,7 +355,7 @@ def test_gradients_are_those_by_hand(fn):
 def test_vmap_is_a_batch(fn):
     x = picture(3, 1, *SIZE, 4)
     local = localize(fn, TRAIN)
-    np.testing.assert_allclose(quick_jit(jax.vmap(local))(x)[:, 0], local(x[:, 0]), atol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.vmap(local))(x)[:, 0], local(x[:, 0]), atol=1e-5)
 
 
 def test_a_window_that_covers_the_picture_is_the_function_itself():
@@ -441,8 +438,8 @@ def test_linen(kind, window):
     model = Plain(kind)
     variables = model.init(jax.random.key(0), image)
     by_hand = model.clone(window=window or (24, 24))
-    exact = quick_jit(by_hand.apply)(variables, image)
-    ours = quick_jit(localize(model.apply, TRAIN, window=window))(variables, image)
+    exact = jax.jit(by_hand.apply)(variables, image)
+    ours = jax.jit(localize(model.apply, TRAIN, window=window))(variables, image)
     np.testing.assert_allclose(ours, exact, rtol=0, atol=1e-5 * np.std(exact))
     assert np.abs(model.apply(variables, image) - exact).max() > 1e-3
 
@@ -453,7 +450,7 @@ def test_gradients_of_parameters():
     variables = model.init(jax.random.key(0), image)
 
     def gradient(apply):
-        return quick_jit(jax.grad(lambda v: jnp.square(apply(v, image)).mean()))(variables)
+        return jax.jit(jax.grad(lambda v: jnp.square(apply(v, image)).mean()))(variables)
 
     ours = gradient(localize(model.apply, TRAIN))
     exact = gradient(model.clone(window=(24, 24)).apply)
@@ -471,9 +468,9 @@ def test_named_networks_from_their_global_form(random_params, name, size):
         "hinet": tlc.HINet(8, 3, 0, 2, train_size=(32, 32), window=(32, 32)),
     }[name]
     variables, image = {"params": random_params(model)}, picture(1, *size, 3)
-    exact = quick_jit(model.clone(local_mode=True).apply)(variables, image)
+    exact = jax.jit(model.clone(local_mode=True).apply)(variables, image)
     local = localize(model.apply, model.train_size, window=model.window)
-    ours = quick_jit(local)(variables, image)
+    ours = jax.jit(local)(variables, image)
     np.testing.assert_allclose(ours, exact, rtol=0, atol=1e-5 * np.std(exact))
 
 
@@ -496,7 +493,7 @@ def test_equinox():
         weights = jax.nn.sigmoid(pooled @ block.dense.weight.T + block.dense.bias[None, None])
         return image + x * jnp.moveaxis(weights, -1, 0)
 
-    ours = quick_jit(localize(block, TRAIN))(image)
+    ours = jax.jit(localize(block, TRAIN))(image)
     np.testing.assert_allclose(ours, by_hand(image), atol=1e-5)
     batch = jnp.stack([image, image[:, ::-1]])
     local = localize(jax.vmap(block), TRAIN, axes=(2, 3))
@@ -523,7 +520,7 @@ def test_nnx():
 def test_channels_first():
     x = picture(2, *SIZE, 4)
     fn = jax.vmap(lambda x: x * gate(x.mean((1, 2)))[:, None, None])
-    ours = quick_jit(localize(fn, TRAIN, axes=(2, 3)))(jnp.moveaxis(x, -1, 1))
+    ours = jax.jit(localize(fn, TRAIN, axes=(2, 3)))(jnp.moveaxis(x, -1, 1))
     exact = local_squeeze_excite(x, (24, 24))
     np.testing.assert_allclose(jnp.moveaxis(ours, 1, -1), exact, atol=1e-5)
 
@@ -556,7 +553,7 @@ def test_layers_in_a_loop():
     def fn(x, of_layer=squeeze_excite):
         return lax.scan(lambda x, factor: (of_layer(factor * x), x.mean(-1)), x, factors)
 
-    ours = quick_jit(localize(fn, TRAIN))(x)
+    ours = jax.jit(localize(fn, TRAIN))(x)
     exact = fn(x, functools.partial(local_squeeze_excite, window=(24, 24)))
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), ours, exact)
 
@@ -586,7 +583,7 @@ def test_a_bad_pixel_stays_in_its_windows():
     x = picture(1, *SIZE, 4)
     clean = {}
     for fn in (squeeze_excite, two_passes, channel_attention, position_attention):
-        local = quick_jit(localize(fn, (6, 6)))
+        local = jax.jit(localize(fn, (6, 6)))
         clean = local(x)
         spoilt = local(x.at[0, 3, 4].set(jnp.nan))
         far = np.s_[:, 13:, 14:]

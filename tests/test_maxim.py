@@ -47,8 +47,7 @@ def golden(name: str) -> Golden:
 
 @functools.cache
 def compiled(model: Maxim):
-    # Compiling takes most of the time of these tests, and this makes it half as long.
-    return jax.jit(model.apply, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(model.apply)
 
 
 def run(model: Maxim, params: dict, image: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """NAFSSR: pairs of views, and the attention along their rows."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +12,6 @@ from tlc_jax.ops import parallax, parallax_attention
 
 EPS = 2.0**-23  # of float32
 NET = NAFSSR(2, width=4, num_blks=2, train_size=(8, 12))
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +173,7 @@ def test_gradients_reach_every_parameter(params):
         local = NET.clone(local_mode=True)
         return jnp.square(local.apply({"params": params}, pair(14, 20)[None]) - 0.5).mean()
 
-    for path, gradient in jax.tree.leaves_with_path(quick_jit(jax.grad(loss))(params)):
+    for path, gradient in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(params)):
         assert jnp.isfinite(gradient).all() and gradient.any(), path
 
 

@@ -1,7 +1,5 @@
 """RNN-MBP: the recurrences through a clip, whole and in parts."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +14,6 @@ EPS = 2.0**-23  # of float32
 NET = RNNMBP(4, num_cab=1, train_size=(16, 16))
 FRAMES = 13
 FORWARD = clips._forward_part
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +30,7 @@ def clip():
 def whole(params, clip):
     """Every frame of the clip restored at once, with local statistics."""
     local = NET.clone(local_mode=True, past_frames=0, future_frames=0)
-    return np.asarray(quick_jit(local.apply)({"params": params}, clip[None]))[0]
+    return np.asarray(jax.jit(local.apply)({"params": params}, clip[None]))[0]
 
 
 def parts(params, clip, **sizes):
@@ -47,13 +44,13 @@ def same(a, b):
 
 def test_frames_without_enough_neighbours_are_left_out(params, clip, whole):
     local = NET.clone(local_mode=True)
-    restored = quick_jit(local.apply)({"params": params}, clip[None])
+    restored = jax.jit(local.apply)({"params": params}, clip[None])
     assert restored.shape == (1, FRAMES - 4, 17, 22, 3)
     assert same(restored[0], whole[2:-2])
 
 
 def test_clips_of_a_batch_do_not_mix(params, clip):
-    apply = quick_jit(NET.apply)
+    apply = jax.jit(NET.apply)
     two = np.stack([clip[:5], clip[5:10]])
     together = apply({"params": params}, two)
     for i in range(2):
@@ -63,7 +60,7 @@ def test_clips_of_a_batch_do_not_mix(params, clip):
 def test_the_program_does_not_grow_with_the_clip():
     def program(frames):
         clip = jax.ShapeDtypeStruct((1, frames, 16, 16, 3), jnp.float32)
-        lowered = quick_jit(NET.apply).lower({"params": abstract_params(NET)}, clip)
+        lowered = jax.jit(NET.apply).lower({"params": abstract_params(NET)}, clip)
         return [len(stage.as_text().splitlines()) for stage in (lowered, lowered.compile())]
 
     assert program(5) == program(50)
@@ -72,7 +69,7 @@ def test_the_program_does_not_grow_with_the_clip():
 def test_both_directions_reach_a_frame(params, clip, whole):
     """What a frame becomes depends on all others, before and after it."""
     local = NET.clone(local_mode=True, past_frames=0, future_frames=0)
-    apply = quick_jit(local.apply)
+    apply = jax.jit(local.apply)
     for changed, asked in ((0, FRAMES - 1), (FRAMES - 1, 0)):
         other = clip.copy()
         other[changed] = 1 - other[changed]
@@ -187,7 +184,7 @@ def test_gradients_reach_every_parameter(params, clip):
         local = NET.clone(local_mode=True)
         return jnp.square(local.apply({"params": params}, clip[None, :5]) - 0.5).mean()
 
-    for path, gradient in jax.tree.leaves_with_path(quick_jit(jax.grad(loss))(params)):
+    for path, gradient in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(params)):
         assert jnp.isfinite(gradient).all(), path
         # A squeeze of 4 channels has one number, and ReLU may have cut it off.
         assert gradient.any() or "CA" in {key.key for key in path}, path
@@ -195,7 +192,7 @@ def test_gradients_reach_every_parameter(params, clip):
 
 def test_bfloat16(params, clip):
     exact, half = (
-        quick_jit(NET.clone(dtype=dtype).apply)({"params": params}, clip[None, :6])
+        jax.jit(NET.clone(dtype=dtype).apply)({"params": params}, clip[None, :6])
         for dtype in (None, jnp.bfloat16)
     )
     assert half.dtype == jnp.float32

@@ -24,7 +24,7 @@ KINDS = {
     "NAFNet": NAFNet(8, (1,), 1, (1,), train_size=(SIDE, SIDE)),
     "HINet": HINet(4, depth=2, hin_position_right=1, train_size=(SIDE, SIDE)),
     "Restormer": Restormer(
-        dim=4, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 2, 1, 2),
+        dim=4, num_blocks=(1, 0, 0, 1), num_refinement_blocks=0, heads=(1, 2, 1, 2),
         train_size=(SIDE, SIDE),
     ),
 }  # fmt: skip
