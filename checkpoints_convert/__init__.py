@@ -160,7 +160,7 @@ def convert_file(
 
 def _told(source: Path) -> dict[str, Any]:
     """What the name of a published file tells of its weights."""
-    published = catalogue.entry(source.name)
+    published = catalogue.FILES.get(source.name)
     return {
         "source": {"file": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
         "task": next((task for mark, task in TASKS if re.search(mark, source.name, re.I)), None),

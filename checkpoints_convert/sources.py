@@ -109,7 +109,8 @@ def _bare(content: Any) -> dict[str, np.ndarray]:
     }
     if len(bare) < len(tensors):
         raise ConversionError(
-            "names tensors both with and without 'module.'; take the file as its authors publish it."
+            "names tensors both with and without 'module.'; take the file as its authors publish "
+            "it."
         )
     if not bare:
         raise ConversionError("holds no tensors; name a published checkpoint.")

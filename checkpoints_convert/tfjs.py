@@ -127,9 +127,8 @@ def _weights(model: dict, shards: Mapping[str, bytes]) -> Iterator[tuple[str, np
 
 def _described(entry: Any) -> tuple[str, str, list[int]]:
     """Name, type and shape of an entry of the manifest."""
-    name, dtype, shape = (
-        _get(entry, key, kind) for key, kind in (("name", str), ("dtype", str), ("shape", list))
-    )
+    name, dtype = _get(entry, "name", str), _get(entry, "dtype", str)
+    shape = _get(entry, "shape", list)
     if "quantization" in entry or dtype not in ("float32", "int32"):
         raise ConversionError(
             f"{name[:200]}: of {dtype[:40]}{', quantised' if 'quantization' in entry else ''}; "
@@ -145,5 +144,7 @@ def _get(entry: Any, key: str, kind: type[T]) -> T:
     """An entry of a JSON object, which has to be of that kind."""
     value = entry.get(key) if isinstance(entry, dict) else None
     if type(value) is not kind:
-        raise ConversionError(f"its model.json has no {key} where a graph-model has a {kind.__name__}.")
+        raise ConversionError(
+            f"its model.json has no {key} where a graph-model has a {kind.__name__}."
+        )
     return value

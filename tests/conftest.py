@@ -34,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """What is compiled once is kept for all workers, and for the processes that tests start."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         return  # has what the environment says already
+    os.environ["TLC_JAX_HOME"] = os.devnull  # no test depends on what is installed
     folder = tempfile.TemporaryDirectory(prefix="tlc-jax-compiled-")
     config.add_cleanup(folder.cleanup)
     for name, value in {

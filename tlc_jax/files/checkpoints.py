@@ -176,8 +176,9 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
 
 def _instead(path: Path) -> str:
     """What to do where there is no checkpoint, to end a sentence."""
-    if how := catalogue.how_to_get(path.name):
-        return f", nor is it installed; type {how}."
+    package = next((one for one in catalogue.PACKAGES if one.checkpoint == path.name), None)
+    if package is not None:
+        return f"; to get Google's weights for {package.holds.task}, type {package.commands}."
     ours = f" ({path} of the package is --task {path})" if str(path) in SHIPPED else ""
     return (
         f"{ours}; convert the published weights with 'tlc-jax convert SOURCE DESTINATION' and name "
