@@ -51,8 +51,9 @@ def problems_told(path: Path) -> Iterator[None]:
     except Exception as error:  # the readers raise many kinds for a damaged file
         # Only their first sentence: the next ones may advise to load the file unsafely.
         reason = re.split(r"\.\s|\n", str(error).strip())[0] or type(error).__name__
+        kind = "package" if path.is_dir() else f"{path.suffix} file"
         raise ConversionError(
-            f"{path}: damaged or not a {path.suffix} file ({reason}); download it again."
+            f"{path}: damaged or not a {kind} ({reason}); download it again."
         ) from None
 
 

