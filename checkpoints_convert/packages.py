@@ -35,8 +35,8 @@ FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
 
 def is_package(path: Path) -> bool:
     """Whether this is a package by its name, or a folder of one."""
-    graphs = (path / name for name in ("model.json", "models/model.json", "package.json"))
-    return path.suffix == ".tgz" if path.is_file() else any(graph.is_file() for graph in graphs)
+    parts = (path / name for name in ("package.json", "models/model.json", "model.json"))
+    return path.suffix == ".tgz" if path.is_file() else any(part.is_file() for part in parts)
 
 
 def read_package(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -75,10 +75,11 @@ def _told(content: bytes | None, source: dict[str, str]) -> dict[str, Any]:
     package = {} if content is None else _parse("package.json", content)
     if not isinstance(package, dict):
         raise ConversionError("its package.json is none of a package.")
-    for key in ("name", "version", "license"):
+    told = {"name": "package", "version": "version", "license": "package_licence"}
+    for key, ours in told.items():
         text = package.get(key)
         if isinstance(text, str) and re.fullmatch(r"[\w@/.+ -]{1,100}", text, re.ASCII):
-            source |= {{"name": "package", "license": "package_licence"}.get(key, key): text}
+            source[ours] = text
     name = source.get("package")
     held = next((one.holds for one in catalogue.PACKAGES if one.name == name), None)
     return {
