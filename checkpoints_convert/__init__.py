@@ -1,6 +1,6 @@
-"""Convert published weights: PyTorch .pth and .safetensors, and MAXIM's .npz.
+"""Convert published weights: PyTorch .pth and .safetensors, MAXIM's .npz and its packages of npm.
 
-    python -m checkpoints_convert SOURCE DESTINATION
+    python -m checkpoints_convert SOURCE [DESTINATION]
 
 The network and its configuration are recognised from the tensors' names and shapes.
 """
@@ -12,14 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from checkpoints_convert import hinet, maxim, mprnet, nafnet, nafssr, restormer, rnn_mbp
 from checkpoints_convert.engine import ConversionError, fill
-from checkpoints_convert.sources import read_tensors
+from checkpoints_convert.packages import is_package, read_package
+from checkpoints_convert.sources import problems_told, read_tensors
 from tlc_jax.files import catalogue
 from tlc_jax.files.atomic import first_line
-from tlc_jax.files.checkpoints import config_fields, save
+from tlc_jax.files.checkpoints import config_fields, home, save
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
 from tlc_jax.models import MODELS
@@ -104,35 +106,76 @@ def convert_state_dict(
 
 
 def convert_file(
-    source: str | os.PathLike, destination: str | os.PathLike, /, **overrides: Any
-) -> None:
-    """Convert a file of published weights into a checkpoint folder, atomically.
+    source: str | os.PathLike,
+    destination: str | os.PathLike | None = None,
+    /,
+    *,
+    half: bool = False,
+    **overrides: Any,
+) -> Path:
+    """Convert published weights into a checkpoint folder, atomically.
 
     Args:
-      source: a .pth, .pt, .safetensors or MAXIM .npz file.
-      destination: a folder that does not exist yet.
+      source: a .pth, .pt, .safetensors or MAXIM .npz file, or one of MAXIM's packages of npm, as a
+        .tgz or as the folder that it was unpacked to.
+      destination: a folder that does not exist yet; `None` installs the checkpoint by a name, such
+        as maxim-gopro, for `tlc_jax.load` to find.
+      half: store the parameters as float16; they load as float32.
       **overrides: fields of the network, as for `convert_state_dict`.
 
+    Returns:
+      The checkpoint folder.
+
     Raises:
-      ConversionError: the file cannot be read or does not fit a network.
+      ConversionError: the source cannot be read, does not fit a network, or holds numbers that
+        float16 cannot.
       tlc_jax.files.checkpoints.CheckpointError: the destination exists or cannot be written.
     """
     source = Path(source)
-    tensors = read_tensors(source)
+    if is_package(source):
+        with problems_told(source):
+            tensors, told = read_package(source)
+    else:
+        tensors, told = read_tensors(source), _told(source)
     try:
         model, params = convert_state_dict(tensors, **overrides)
+        params = _halved(params) if half else params
     except ConversionError as error:
         raise ConversionError(f"{source}: {error}") from None
     name = _recognise(tensors)
+    if destination is None:
+        rest = told["dataset"] if is_package(source) and told["dataset"] else source.resolve().stem
+        destination = home() / catalogue.checkpoint_name(name, rest)
     save(
         destination,
         model,
         params,
-        source={"file": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
+        **told,
         weights_licence=catalogue.LICENCES[name],
-        task=next((task for mark, task in TASKS if re.search(mark, source.name, re.I)), None),
         assumed=[field for field in RELEASES[name].assumed if field not in overrides],
+        **({"stored": "float16"} if half else {}),
     )
+    return Path(destination)
+
+
+def _told(source: Path) -> dict[str, Any]:
+    """What the name of a published file tells of its weights."""
+    published = catalogue.FILES.get(source.name)
+    return {
+        "source": {"file": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
+        "task": next((task for mark, task in TASKS if re.search(mark, source.name, re.I)), None),
+        "dataset": published.dataset if published else None,
+    }
+
+
+def _halved(params: Params) -> Params:
+    def halve(path: jax.tree_util.KeyPath, x: np.ndarray) -> np.ndarray:
+        if np.abs(x).max(initial=0) > np.finfo(np.float16).max:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ConversionError(f"{name}: holds numbers too large for float16; leave out half.")
+        return x.astype(np.float16)
+
+    return jax.tree.map_with_path(halve, params)
 
 
 def _recognise(tensors: Mapping[str, np.ndarray]) -> str:

@@ -1,9 +1,10 @@
 """Read files of weights as tensors by name. No code from a file is ever run."""
 
+import contextlib
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,21 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         raise ConversionError(f"{path}: there is no such file; name a published checkpoint.")
     if path.suffix not in READERS:
         raise ConversionError(
-            f"{path}: weights are read from {', '.join(READERS)} files; "
+            f"{path}: weights are read from {', '.join(READERS)} and .tgz files; "
             "name a published checkpoint."
         )
+    with problems_told(path):
+        tensors = _bare(READERS[path.suffix](path))
+        return {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def problems_told(path: Path) -> Iterator[None]:
+    """Whatever the reader of a file raises becomes one sentence about it."""
     try:
-        content = READERS[path.suffix](path)
-    except ConversionError:
-        raise
+        yield
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from None
     except ImportError:
         package = "safetensors" if path.suffix == ".safetensors" else "PyTorch"
         raise ConversionError(
@@ -42,10 +51,10 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # the readers raise many kinds for a damaged file
         # Only their first sentence: the next ones may advise to load the file unsafely.
         reason = re.split(r"\.\s|\n", str(error).strip())[0] or type(error).__name__
+        kind = "package" if path.is_dir() else f"{path.suffix} file"
         raise ConversionError(
-            f"{path}: damaged or not a {path.suffix} file ({reason}); download it again."
+            f"{path}: damaged or not a {kind} ({reason}); download it again."
         ) from None
-    return {name: np.asarray(tensor, np.float32) for name, tensor in _bare(path, content).items()}
 
 
 def _read_torch(path: Path) -> Any:
@@ -56,7 +65,7 @@ def _read_torch(path: Path) -> Any:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, LookupError):  # a text read as a pickle may raise the latter
         raise ConversionError(
-            f"{path}: refused, it is damaged or holds more than tensors, which could run code when "
+            "refused, it is damaged or holds more than tensors, which could run code when "
             "read; download it again from its authors, or ask for a .safetensors file."
         ) from None
     return _to_numpy(content)
@@ -88,7 +97,7 @@ READERS = {
 }
 
 
-def _bare(path: Path, content: Any) -> dict[str, np.ndarray]:
+def _bare(content: Any) -> dict[str, np.ndarray]:
     """The tensors without the wrappers and name prefixes of training code."""
     content = content if isinstance(content, Mapping) else {}
     wrapped = (content.get(wrapper) for wrapper in WRAPPERS)
@@ -101,11 +110,11 @@ def _bare(path: Path, content: Any) -> dict[str, np.ndarray]:
     }
     if len(bare) < len(tensors):
         raise ConversionError(
-            f"{path}: names tensors both with and without 'module.'; take the file as its authors "
-            "publish it."
+            "names tensors both with and without 'module.'; take the file as its authors publish "
+            "it."
         )
     if not bare:
-        raise ConversionError(f"{path}: holds no tensors; name a published checkpoint.")
+        raise ConversionError("holds no tensors; name a published checkpoint.")
     return bare
 
 

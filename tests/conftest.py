@@ -31,9 +31,10 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What is compiled once is kept for all workers, and for the processes that tests start."""
+    """For all workers, and the processes that tests start; what is compiled once is kept."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         return  # has what the environment says already
+    os.environ["TLC_JAX_HOME"] = os.devnull  # no test depends on what is installed
     # Compiling takes most of the time, and LLVM's optimisations half of that.
     flags = "--xla_backend_optimization_level=0", os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = " ".join(flags)

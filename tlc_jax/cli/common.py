@@ -18,6 +18,7 @@ from rich.progress import track
 from tlc_jax.evaluation.evaluating import EvaluationError
 from tlc_jax.files import checkpoints
 from tlc_jax.files.checkpoints import CheckpointError
+from tlc_jax.files.choosing import Quality, Task, choose
 from tlc_jax.files.pictures import ImageError
 from tlc_jax.files.video import VideoError
 from tlc_jax.inference.programs import is_out_of_memory
@@ -41,15 +42,23 @@ class UserError(ValueError):
 # What is told in one sentence, as it is the user's to mend.
 ERRORS = UserError, JobError, ImageError, VideoError, CheckpointError, EvaluationError, OSError
 
-Task = Literal["denoise", "deblur"]  # of `checkpoints.SHIPPED`
 Dtype = Literal["float32", "bfloat16"]
 Checkpoint = Annotated[
-    Path | None, typer.Option(help="A folder that 'tlc-jax convert' or 'tlc-jax train' wrote.")
-]
-OurTask = Annotated[
-    Task | None,
+    Path | None,
     typer.Option(
-        "--task", help="Which of our own weights, where there is no --checkpoint [denoise]."
+        help="A folder that 'tlc-jax convert' or 'tlc-jax train' wrote, or an installed one's name."
+    ),
+]
+ToDo = Annotated[
+    Task | None,
+    typer.Option("--task", help="What to do, where there is no --checkpoint [denoise]."),
+]
+HowWell = Annotated[
+    Quality | None,
+    typer.Option(
+        "--quality",
+        help="Of a --task: fast is our own network, best the best that is installed [best for "
+        "deblur, if there is one; fast for denoise].",
     ),
 ]
 WindowSide = Annotated[
@@ -70,13 +79,17 @@ Settings = Annotated[
 ]
 
 
-def choose_checkpoint(checkpoint: Path | None, task: Task | None) -> Path:
-    """The folder that the two options name."""
+def choose_checkpoint(checkpoint: Path | None, task: Task | None, quality: Quality | None) -> Path:
+    """The folder that the three options name; tells of one that nobody named."""
     if checkpoint is None:
-        return checkpoints.find(task or "denoise")
-    if task is not None:
-        raise UserError(f"--task {task}: chooses among our weights; leave --checkpoint out.")
-    return checkpoint
+        folder = choose(task or "denoise", quality)
+        if folder.parent == checkpoints.home() and folder.is_dir():
+            console.print(f"{task or 'denoise'}: by {folder.name}, the best that is installed")
+        return folder
+    for option, value in (("task", task), ("quality", quality)):
+        if value is not None:
+            raise UserError(f"--{option} {value}: chooses a checkpoint; leave --checkpoint out.")
+    return checkpoints.find(checkpoint)
 
 
 def open_network(

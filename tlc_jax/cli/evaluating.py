@@ -27,7 +27,8 @@ def evaluate(
         Path | None,
         typer.Option("--data", help="Instead of both: GoPro, HIDE, REDS or SIDD as distributed."),
     ] = None,
-    task: common.OurTask = None,
+    task: common.ToDo = None,
+    quality: common.HowWell = None,
     checkpoint: common.Checkpoint = None,
     mode: Annotated[
         str, typer.Option(help="Of local, global and tiles:SIZE/OVERLAP, with commas.")
@@ -45,7 +46,7 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin the report anew.")] = False,
 ) -> None:
     """Measure PSNR and SSIM on pictures whose ground truth is known."""
-    checkpoint = common.choose_checkpoint(checkpoint, task)
+    checkpoint = common.choose_checkpoint(checkpoint, task, quality)
     modes = evaluation.parse_modes(mode)
     pairs, sources = _pairs(inputs, targets, root)
     if report is not None:

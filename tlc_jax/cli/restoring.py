@@ -22,7 +22,8 @@ def restore(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A folder, or a file for one input.")
     ] = Path("restored"),
-    task: common.OurTask = None,
+    task: common.ToDo = None,
+    quality: common.HowWell = None,
     checkpoint: common.Checkpoint = None,
     left: Annotated[
         Path | None, typer.Option(help="The left view of a pair, or a folder of them.")
@@ -80,7 +81,7 @@ def restore(
     Pictures become PNG files with 8 or 16 bits as they came. A video stays one, with its sound.
     For a network for video a folder is a clip, whose frames are in the order of their names.
     """
-    checkpoint = common.choose_checkpoint(checkpoint, task)
+    checkpoint = common.choose_checkpoint(checkpoint, task, quality)
     model, shapes = common.open_network(checkpoint, mode, window, dtype, settings)
     planned = jobs.plan(
         model, inputs or [], output,

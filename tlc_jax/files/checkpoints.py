@@ -4,7 +4,8 @@ nafnet-gopro-width32/
   model.json   network, its configuration, where the weights come from and their licence
   params/      the parameter tree
 
-Two come with the package, and go by their names alone: "denoise" and "deblur".
+Two come with the package, and go by their names alone: "denoise" and "deblur". So do those that are
+installed, which are the folders in `home`.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlc_jax.files import catalogue
 from tlc_jax.files.atomic import first_line, folder_atomically, reserve, why_not_written
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
@@ -111,12 +113,29 @@ def _write_params(folder: Path, params: Params) -> None:
     (folder / "commit_success.txt").unlink(missing_ok=True)
 
 
-def find(path: str | os.PathLike) -> Path:
-    """The folder of a checkpoint: `path` itself, or one of ours for a string of `SHIPPED`.
+def home() -> Path:
+    """The folder of installed checkpoints: $TLC_JAX_HOME, or tlc-jax in the user's data folder."""
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    folder = os.environ.get("TLC_JAX_HOME") or os.path.join(data, "tlc-jax")
+    return Path(os.path.expanduser(folder))
 
-    A folder of one's own by such a name is "./denoise", or a `Path`.
+
+def installed() -> list[str]:
+    """The names of the checkpoints in `home`."""
+    return sorted(file.parent.name for file in home().glob("[!.]*/model.json"))
+
+
+def find(path: str | os.PathLike) -> Path:
+    """The folder of a checkpoint.
+
+    It is one of ours for a string of `SHIPPED`; else `path` itself, if there is such a file or
+    folder; else the installed one of that name. A folder of one's own that is called "denoise" is
+    "./denoise", or a `Path`.
     """
-    return WEIGHTS / path if isinstance(path, str) and path in SHIPPED else Path(path)
+    if isinstance(path, str) and path in SHIPPED:
+        return WEIGHTS / path
+    path = Path(path)
+    return home() / path if not path.exists() and str(path) in installed() else path
 
 
 def describe(path: str | os.PathLike) -> dict[str, Any]:
@@ -132,11 +151,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
             "DESTINATION' and name the destination."
         )
     if not path.is_dir():
-        ours = f" ({path} of the package is --task {path})" if str(path) in SHIPPED else ""
-        raise CheckpointError(
-            f"{path}: there is no such checkpoint folder{ours}; convert the published weights with "
-            "'tlc-jax convert SOURCE DESTINATION' and name the destination."
-        )
+        raise CheckpointError(f"{path}: there is no such checkpoint folder{_instead(path)}")
     file = path / "model.json"
     try:
         description = json.loads(file.read_text())
@@ -157,6 +172,18 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
             f"version, which reads format {FORMAT} of {', '.join(MODELS)}; update tlc-jax."
         )
     return description
+
+
+def _instead(path: Path) -> str:
+    """What to do where there is no checkpoint, to end a sentence."""
+    package = next((one for one in catalogue.PACKAGES if one.checkpoint == path.name), None)
+    if package is not None:
+        return f"; to get Google's weights for {package.holds.task}, type {package.commands}."
+    ours = f" ({path} of the package is --task {path})" if str(path) in SHIPPED else ""
+    return (
+        f"{ours}; convert the published weights with 'tlc-jax convert SOURCE DESTINATION' and name "
+        f"the destination, or one that is installed: {', '.join(installed()) or 'there are none'}."
+    )
 
 
 def load_abstract(path: str | os.PathLike) -> tuple[Network, Params]:
@@ -189,7 +216,8 @@ def load(path: str | os.PathLike) -> tuple[Network, Params]:
     """Read a checkpoint folder.
 
     Args:
-      path: a folder that `save` or the converter wrote, or "denoise" or "deblur" for ours.
+      path: a folder that `save` or the converter wrote, "denoise" or "deblur" for ours, or the name
+        of an installed one; see `find`.
 
     Returns:
       The network, global, and its parameters. `model.clone(local_mode=True)` takes the same ones.
