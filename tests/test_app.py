@@ -624,6 +624,26 @@ def test_what_nobody_removes_goes_with_time(tmp_path, monkeypatch):
     assert visits.start("third", EXAMPLE).source.exists()  # who is here already may have another
 
 
+def test_a_file_that_just_went_is_not_found(tmp_path):
+    """Starlette looks for it a moment after Gradio did, and raises what the page would print."""
+    pytest.importorskip("gradio")
+    from starlette.applications import Starlette
+    from starlette.responses import FileResponse
+    from starlette.routing import Route
+    from starlette.testclient import TestClient
+
+    from tlc_jax.app.page import not_there
+
+    routes = [
+        Route("/gone", lambda request: FileResponse(tmp_path / "gone.png")),
+        Route("/folder", lambda request: FileResponse(tmp_path)),
+    ]
+    client = TestClient(Starlette(routes=routes, exception_handlers={RuntimeError: not_there}))
+    assert client.get("/gone").status_code == 404
+    with pytest.raises(RuntimeError, match="not a file"):
+        client.get("/folder")
+
+
 def test_sizes_are_read_from_the_head(tmp_path):
     """Of a file without pixels; what fits is told, too."""
     Image.new("RGB", (300, 200)).save(tmp_path / "a.png")

