@@ -54,7 +54,7 @@ import tlc_jax as tlc
 from tlc_jax.files.datasets import photographs
 from tlc_jax.ops.pixels import to_float
 from tlc_jax.training.config import Phase
-from tlc_jax.training.configs import denoise
+from tlc_jax.training.configs import gaussian
 from tlc_jax.training.degradations import GaussianNoise, InTurn, Jpeg
 from tlc_jax.training.run import train
 
@@ -116,7 +116,7 @@ plt.show()
 # %% [markdown]
 # ## The configuration
 #
-# Of the recipe that the denoiser was trained by we keep the network and change the rest. The
+# Of the recipe of the denoiser's first stage we keep the network and change the rest. The
 # training size of the network must be that of the crops: TLC's window follows from it. `average` is
 # the decay of the moving average of the parameters, short as so short a run needs it.
 
@@ -126,7 +126,7 @@ BATCH = 4  # @param {type: "integer"}
 
 # %%
 config = dataclasses.replace(
-    denoise.config,
+    gaussian.config,
     init_from="denoise",
     phases=(Phase(steps=STEPS, crop=96, batch=BATCH),),
     target=str(PHOTOGRAPHS),

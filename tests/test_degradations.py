@@ -26,10 +26,13 @@ def photograph(h: int, w: int) -> np.ndarray:
 EVERY = {
     "gaussian": d.GaussianNoise((5, 50)),
     "poisson": d.PoissonNoise((50, 5000)),
+    "camera": d.CameraNoise(),
+    "less light": d.LessLight((0, 5)),
     "motion": d.MotionBlur((2, 9)),
     "shake": d.CameraShake((2, 9), (1, 6)),
     "defocus": d.Defocus((1, 4)),
     "jpeg": d.Jpeg((20, 95)),
+    "jpeg, full chroma": d.Jpeg((20, 95), full_chroma=0.5),
     "8 bits": d.EightBits(),
     "in turn": d.InTurn((d.MotionBlur((2, 9)), d.GaussianNoise((1, 5)), d.EightBits())),
     "sometimes": d.Sometimes(0.5, d.Defocus((1, 4))),
@@ -74,6 +77,48 @@ def test_poisson_noise_grows_with_light():
     for level, image in noisy.items():
         assert float(image.mean()) == pytest.approx(level, abs=2e-3)
         assert float(image.var()) == pytest.approx(level / 100, rel=0.03)
+
+
+def test_noise_of_a_camera_grows_with_light_and_is_shared_by_neighbours():
+    """In linear light, where a sensor counts; far from black and white, which clip it."""
+
+    def noise(level: float, seed: int) -> np.ndarray:
+        light = jnp.full((96, 96, 3), level)
+        camera = d.CameraNoise((1e-3, 1e-3))
+        return np.asarray(d.to_linear(camera(jax.random.key(seed), d.to_srgb(light))) - light)
+
+    dim, bright = (np.stack([noise(level, seed) for seed in range(24)]) for level in (0.2, 0.6))
+    assert abs(bright.mean()) < 1e-3
+    # The same draws: what light adds is thrice as much, and less than thrice in sum with reading's.
+    ratios = bright.var((1, 2)) / dim.var((1, 2))
+    assert ratios.min() > 2 and ratios.max() < 3.05
+    red, green, blue = bright.var((1, 2)).mean(0)
+    assert red > 1.2 * green < blue  # as a white balance amplifies
+    centred = bright - bright.mean((1, 2), keepdims=True)
+    beside = (centred[:, 1:] * centred[:, :-1]).mean((1, 2, 3)) / centred.var((1, 2, 3))
+    assert beside.min() < 0.3 and beside.max() > 0.5  # as it comes, and demosaiced and smoothed
+    gray = d.CameraNoise()(KEY, jnp.full((32, 32, 1), 0.5))
+    assert gray.shape == (32, 32, 1) and float(gray.std()) > 0
+
+
+def test_a_mosaic_is_filled_in():
+    """Planes come back as they were; of a point, no other colour than the mosaic's remains."""
+    rows, columns = np.mgrid[:10, :14]
+    plane = np.stack([0.1 + 0.03 * rows, 0.2 + 0.02 * columns, 0.5 - 0.01 * rows], -1)
+    point = np.zeros((8, 8, 3), np.float32)
+    point[4, 4] = 1
+    for odd_row, odd_column in itertools.product((False, True), repeat=2):
+        filled = d.demosaiced(jnp.asarray(plane, jnp.float32), odd_row, odd_column)
+        np.testing.assert_allclose(filled[1:-1, 1:-1], plane[1:-1, 1:-1], atol=1e-6)
+        there = d.demosaiced(jnp.asarray(point), odd_row, odd_column)[4, 4]
+        colour = 0 if (odd_row, odd_column) == (False, False) else 2 - (odd_row ^ odd_column)
+        np.testing.assert_array_equal(there, np.eye(3)[colour])
+
+
+def test_less_light_is_less_of_all_colours_alike():
+    image = jnp.asarray(photograph(20, 30))
+    dark = d.LessLight((2, 2))(KEY, image)
+    np.testing.assert_allclose(d.to_linear(dark), d.to_linear(image) / 4, atol=1e-6)
 
 
 @pytest.mark.parametrize("length", [0.0, 4.0, 12.0])
@@ -141,21 +186,47 @@ def test_jpeg_of_gray_and_of_samples_out_of_range():
     assert np.array_equal(d.jpeg(3 * image - 1, 75), d.jpeg(np.clip(3 * image - 1, 0, 1), 75))
 
 
-@pytest.mark.parametrize("quality", [10, 30, 40, 75, 95])
-@pytest.mark.parametrize("size", [(96, 128), (71, 53)])
-def test_jpeg_against_libjpeg(size, quality):
-    image = photograph(*size)
+def libjpeg(image: np.ndarray, quality: int, subsampling: str) -> np.ndarray:
     file = io.BytesIO()
     pixels = Image.fromarray(np.uint8(np.rint(image * 255)))
-    pixels.save(file, "JPEG", quality=quality, subsampling="4:2:0")
-    theirs = np.asarray(Image.open(file), np.float32) / 255
-    ours = d.jpeg(jnp.asarray(image), quality)
+    pixels.save(file, "JPEG", quality=quality, subsampling=subsampling)
+    return np.asarray(Image.open(file), np.float32) / 255
+
+
+@pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
+@pytest.mark.parametrize("quality", [10, 30, 40, 75, 95])
+@pytest.mark.parametrize("size", [(96, 128), (71, 53)])
+def test_jpeg_against_libjpeg(size, quality, subsampling):
+    image = photograph(*size)
+    theirs = libjpeg(image, quality, subsampling)
+    ours = d.jpeg(jnp.asarray(image), quality, full_chroma=subsampling == "4:4:4")
     assert ours.shape == image.shape
     lost = float(psnr(theirs, image))
     # As much is lost, but for roundings inside of libjpeg, and the same: the two are closer to
     # each other than to the photograph, by 10 dB where roundings allow it.
     assert float(psnr(ours, image)) == pytest.approx(lost, abs=1)
     assert float(psnr(ours, theirs)) > max(lost + 2, min(lost + 10, 44))
+
+
+def test_blocks_begin_anywhere_and_chroma_is_whole_in_some():
+    """A cut-out of a file's picture: for some key it is what libjpeg makes of the picture whole."""
+    image = photograph(64, 80)
+    whole = np.pad(image, ((16, 16), (16, 16), (0, 0)), mode="edge")
+    files = {
+        (row, column, chroma): libjpeg(whole[row:, column:], 60, chroma)[
+            16 - row : 80 - row, 16 - column : 96 - column
+        ]
+        for row in range(16) for column in range(16) for chroma in ("4:2:0", "4:4:4")
+    }  # fmt: skip
+    degradation = jax.jit(d.Jpeg((60, 60), full_chroma=0.5))
+    found = []
+    for i in range(12):
+        ours = np.asarray(degradation(jax.random.key(i), image))
+        close = {place: np.abs(ours - theirs).mean() for place, theirs in files.items()}
+        found.append(min(close, key=close.get))
+        assert close[found[-1]] < 0.6 * np.median([*close.values()])
+    rows, columns, chroma = map(set, zip(*found, strict=True))
+    assert len(rows) > 5 and len(columns) > 5 and len(chroma) == 2
 
 
 def test_a_camera_that_does_not_turn_blurs_alike_everywhere():

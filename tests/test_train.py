@@ -27,7 +27,14 @@ from tlc_jax.files.datasets import DataError
 from tlc_jax.layers.network import abstract_params
 from tlc_jax.training import Config, Phase, TrainingError, train
 from tlc_jax.training.config import check
-from tlc_jax.training.degradations import EightBits, GaussianNoise, InTurn, MotionBlur
+from tlc_jax.training.degradations import (
+    EightBits,
+    GaussianNoise,
+    InTurn,
+    LessLight,
+    MotionBlur,
+    to_linear,
+)
 from tlc_jax.training.step import LOSSES, init, learning_rate, samples, step
 
 TINY = tlc.NAFNet(8, (1,), 1, (1,), train_size=(16, 16))
@@ -189,6 +196,18 @@ def test_margins_are_cut_off(photographs):
     uncut = dataclasses.replace(config, margin=0)
     edge = samples(uncut, elsewhere)[0] - samples(uncut, batch)[0]
     assert np.abs(edge[:, 1:4]).max() > 0.1
+
+
+def test_a_scene_changes_the_ground_truth_too(photographs):
+    dark = configuration(photographs, scene=LessLight((2, 2)), degradation=EightBits())
+    target = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    batch = {"target": jax.numpy.asarray(target), "seed": jax.numpy.arange(4, dtype="uint32")}
+    image, ground_truth = samples(dark, batch)
+    light = to_linear(jax.numpy.asarray(target / np.float32(255)))
+    np.testing.assert_allclose(to_linear(ground_truth), light / 4, atol=1e-6)
+    assert 0 < np.abs(image - ground_truth).max() <= 0.5 / 255 + 1e-6
+    with pytest.raises(TrainingError, match="changes clean photographs"):
+        configuration(photographs, scene=LessLight((2, 2)), degradation=None, input="pairs")
 
 
 def test_mixup(photographs):

@@ -44,7 +44,7 @@ def train(
     tlc-jax train nafnet_gopro -o runs/nafnet --input GoPro/train/input \\
       --target GoPro/train/target
 
-    Our configurations: denoise, deblur, nafnet_gopro, nafnet_sidd, restormer.
+    Our configurations: gaussian, denoise, deblur, nafnet_gopro, nafnet_sidd, restormer.
     """
     try:
         from tlc_jax.training import TrainingError

@@ -58,6 +58,8 @@ class Config:
       input: the source of what is to be restored; `None` where `degradation` makes it.
       degradation: what degrades clean photographs, one of `tlc_jax.training.degradations`, or a
         frozen dataclass of your own, called alike.
+      scene: what changes the clean photographs before that, the ground truth with them, as less
+        light does; called as a degradation is.
       flips: whether crops are mirrored and turned by 90 degrees, too, at random.
       margin: pixels around a crop that are degraded with it and then cut off, for what blurs.
       loss: "psnr", "l1", "mse" or "charbonnier".
@@ -86,6 +88,7 @@ class Config:
     target: str = ""
     input: str | None = None
     degradation: Degradation | None = None
+    scene: Degradation | None = None
     margin: Natural = 0
     flips: bool = True
     mixup: Positive | None = None
@@ -144,13 +147,17 @@ class Config:
             raise TrainingError(
                 f"margin: is {self.margin}, but pairs are cropped as they are; write 0."
             )
-        # By convention, what Python cannot spell, as a function, has a text in such brackets.
-        if "<" in repr(self.degradation):
-            raise TrainingError(
-                f"degradation: is {self.degradation}, but has to be one of "
-                "tlc_jax.training.degradations or a frozen dataclass of your own, made of such: a "
-                "resumed run could not tell whether a function still does the same."
-            )
+        if self.scene is not None and self.degradation is None:
+            raise TrainingError("scene: changes clean photographs, but pairs stay as they are.")
+        for name in ("degradation", "scene"):
+            value = getattr(self, name)
+            # By convention, what Python cannot spell, as a function, has a text in such brackets.
+            if "<" in repr(value):
+                raise TrainingError(
+                    f"{name}: is {value}, but has to be one of tlc_jax.training.degradations or a "
+                    "frozen dataclass of your own, made of such: a resumed run could not tell "
+                    "whether a function still does the same."
+                )
         try:
             hash(self)
         except TypeError as error:
@@ -203,12 +210,13 @@ def check(config: Config) -> None:
             f"model: this {type(config.model).__name__} cannot be made "
             f"({first_line(error)}); see its sizes."
         ) from None
-    if config.degradation is not None:
-        size = min(phase.crop for phase in config.phases) + 2 * config.margin
-        _try_out(config.degradation, (size, size, config.model.inp_channels))
+    size = min(phase.crop for phase in config.phases) + 2 * config.margin
+    for name in ("degradation", "scene"):
+        if part := getattr(config, name):
+            _try_out(name, part, (size, size, config.model.inp_channels))
 
 
-def _try_out(degradation: Degradation, shape: tuple[int, int, int]) -> None:
+def _try_out(name: str, degradation: Degradation, shape: tuple[int, int, int]) -> None:
     """Refuse a degradation that fails on a crop, or changes its shape."""
     try:
         crop = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -217,6 +225,6 @@ def _try_out(degradation: Degradation, shape: tuple[int, int, int]) -> None:
             raise ValueError(f"it makes {degraded.shape} of {shape}")
     except Exception as error:  # of somebody's own program, maybe
         raise TrainingError(
-            f"degradation: fails on a crop of {shape[0]} pixels ({first_line(error)}); ranges are "
+            f"{name}: fails on a crop of {shape[0]} pixels ({first_line(error)}); ranges are "
             "pairs, as in GaussianNoise((0, 50))."
         ) from None

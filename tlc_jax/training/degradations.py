@@ -65,6 +65,53 @@ class PoissonNoise:
 
 
 @dataclasses.dataclass(frozen=True)
+class CameraNoise:
+    """Noise of light and of its reading, as it comes out of a camera (arXiv 1811.11127, 3.2, 3.3).
+
+    It is added in linear light, stronger where a white balance amplifies and by what makes colours
+    vivid. In half of the cases it is demosaiced, too, so that neighbours share it; a camera's own
+    smoothing makes them share more.
+
+    Attributes:
+      shot: range of the variance per unit of light, drawn evenly by its logarithm; what reading
+        adds follows from it.
+    """
+
+    shot: tuple[float, float] = (1e-4, 0.012)
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, 8)
+        low, high = map(math.log, self.shot)
+        shot = _drawn(keys[0], (low, high))
+        read = 2.18 * shot + 1.2 + 0.26 * jax.random.normal(keys[1], (), jnp.float32)
+        gains = jnp.ones((1, 1, 1), jnp.float32)
+        if image.shape[-1] == 3:
+            red, blue = _drawn(keys[2], (1.9, 2.4)), _drawn(keys[3], (1.5, 1.9))
+            gains = jnp.stack([red, jnp.ones_like(red), blue])[None, None]
+        light = to_linear(jnp.clip(image, 0, 1))
+        variance = jnp.exp(shot) * gains * light + jnp.exp(read) * gains**2
+        noise = jnp.sqrt(variance) * jax.random.normal(keys[4], image.shape, jnp.float32)
+        if image.shape[-1] == 3:
+            mosaic, row, column = jax.random.bernoulli(keys[5], 0.5, (3,))
+            noise = jnp.where(mosaic, demosaiced(noise, row, column), noise)
+            vivid = _drawn(keys[6], (0, 1))
+            noise = noise + vivid * (noise - noise.mean(axis=-1, keepdims=True))
+        shared = _drawn(keys[7], (0, 0.25))
+        noise = _convolved(noise, jnp.stack([shared, 1 - 2 * shared, shared]))
+        return to_srgb(jnp.clip(light + noise, 0, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class LessLight:
+    """A darker scene: light falls by a number of `stops`, each half of it, drawn from a range."""
+
+    stops: tuple[float, float]
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        return to_srgb(to_linear(image) * 2.0 ** -_drawn(key, self.stops))
+
+
+@dataclasses.dataclass(frozen=True)
 class MotionBlur:
     """A camera that moves while it exposes, along a random path; `length` is a range, pixels."""
 
@@ -108,12 +155,25 @@ class Defocus:
 
 @dataclasses.dataclass(frozen=True)
 class Jpeg:
-    """JPEG compression, 4:2:0 as cameras do it, of a `quality` drawn from a range, 1 to 100."""
+    """JPEG compression, 4:2:0 as cameras do it; its blocks may begin anywhere, as in a cut-out.
+
+    Attributes:
+      quality: range from which it is drawn, 1 to 100.
+      full_chroma: share of the cases that are 4:4:4 instead, as of many editors.
+    """
 
     quality: tuple[float, float]
+    full_chroma: float = 0.0
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
-        return jpeg(image, _drawn(key, self.quality))
+        draw, chroma, place = jax.random.split(key, 3)
+        h, w, c = image.shape
+        corner = jax.random.randint(place, (3,), 0, np.array([16, 16, 1]), jnp.int32)
+        around = jnp.pad(image, ((16, 16), (16, 16), (0, 0)), mode="edge")
+        whole = jax.lax.dynamic_slice(around, corner, (h + 16, w + 16, c))
+        full = jax.random.bernoulli(chroma, self.full_chroma)
+        whole = jpeg(whole, _drawn(draw, self.quality), full)
+        return jax.lax.dynamic_slice(whole, jnp.array([16, 16, 0], jnp.int32) - corner, image.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,12 +300,44 @@ def to_srgb(light: jax.Array) -> jax.Array:
     return jnp.where(light <= 0.0031308, 12.92 * light, curve)
 
 
-def jpeg(image: jax.Array, quality: jax.Array | float) -> jax.Array:
-    """What JPEG compression leaves of a photograph, chroma at half the resolution.
+def demosaiced(
+    image: jax.Array, odd_row: jax.Array | bool, odd_column: jax.Array | bool
+) -> jax.Array:
+    """Keep one colour of each pixel of (H, W, 3), and make the others of their neighbours again.
+
+    The mosaic is Bayer's, whose red lies in rows and columns that are odd or even; it is filled in
+    linearly. Beyond its edges the picture is black.
+    """
+    h, w, _ = image.shape
+    row = ((np.arange(h) % 2 == 1) == odd_row).reshape(h, 1)
+    column = ((np.arange(w) % 2 == 1) == odd_column).reshape(1, w)
+    mosaic = jnp.where(jnp.stack([row & column, row ^ column, ~row & ~column], -1), image, 0)
+    straight = _convolved(mosaic, jnp.array([0.5, 1, 0.5], jnp.float32))
+    # Of green there is twice as much: the mean of the four beside, and nothing of the corners.
+    across = mosaic[..., 1]
+    beside = jnp.pad(across, 1)
+    beside = beside[:-2, 1:-1] + beside[2:, 1:-1] + beside[1:-1, :-2] + beside[1:-1, 2:]
+    return straight.at[..., 1].set(across + beside / 4)
+
+
+def _convolved(image: jax.Array, kernel: jax.Array) -> jax.Array:
+    """(H, W, C) convolved with a symmetric kernel of 3 along rows and columns, black beyond."""
+    end, middle = kernel[0], kernel[1]
+    padded = jnp.pad(image, ((1, 1), (0, 0), (0, 0)))
+    image = middle * image + end * (padded[:-2] + padded[2:])
+    padded = jnp.pad(image, ((0, 0), (1, 1), (0, 0)))
+    return middle * image + end * (padded[:, :-2] + padded[:, 2:])
+
+
+def jpeg(
+    image: jax.Array, quality: jax.Array | float, full_chroma: jax.Array | bool = False
+) -> jax.Array:
+    """What JPEG compression leaves of a photograph.
 
     Args:
       image: (H, W, 3) or (H, W, 1) in [0, 1], to which it is clipped.
       quality: 1 to 100, as of libjpeg.
+      full_chroma: whether chroma keeps its resolution (4:4:4), else it has half (4:2:0).
 
     Returns:
       The same shape, in whole levels of 8 bits.
@@ -261,7 +353,8 @@ def jpeg(image: jax.Array, quality: jax.Array | float) -> jax.Array:
         return jnp.clip(y, 0, 255)[:h, :w, None] / 255
     halves = [x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2).mean((1, 3)) for x in chroma]
     small = jnp.stack([_quantised(x, CHROMA, quality) for x in halves], -1)
-    chroma = jax.image.resize(small, (*y.shape, 2), "linear")
+    whole = jnp.stack([_quantised(x, CHROMA, quality) for x in chroma], -1)
+    chroma = jnp.where(full_chroma, whole, jax.image.resize(small, whole.shape, "linear"))
     ycc = jnp.concatenate([y[..., None], chroma], axis=-1)
     rgb = jnp.einsum("hwy,cy->hwc", ycc, np.linalg.inv(YCC), precision="highest")
     return jnp.round(jnp.clip(rgb, 0, 255))[:h, :w] / 255

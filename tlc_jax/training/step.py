@@ -101,7 +101,9 @@ def samples(config: Config, batch: Batch) -> tuple[jax.Array, jax.Array]:
       Two arrays (N, crop, crop, C) float32, the targets in [0, 1].
     """
     target = to_float(batch["target"])
-    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(batch["seed"])
+    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3))(batch["seed"])
+    if config.scene is not None:
+        target = jax.vmap(config.scene)(keys[:, 2], target)
     if config.degradation is None:
         image = to_float(batch["input"])
     else:

@@ -1,6 +1,6 @@
-"""The denoiser that comes with the package: noise of any strength up to sigma 50 on 8 bits.
+"""The first stage of the denoiser that comes with the package: Gaussian noise, without a camera.
 
-    tlc-jax train denoise -o runs/denoise --target photographs/train
+    tlc-jax train gaussian -o runs/gaussian --target photographs/train
 
 12,000 steps of 8 crops, an hour on two CPU cores, on the photographs that
 `benchmarks/tlc_gain/photographs.tsv` lists. Kodak with 8-bit noise of sigma 15, 25 and 50: 34.15,

@@ -1,0 +1,34 @@
+"""The denoiser that comes with the package: noise as cameras and their files leave it.
+
+    tlc-jax train gaussian -o runs/gaussian --target photographs/train
+    tlc-jax train denoise -o runs/denoise --target photographs/train \\
+      --set init_from=runs/gaussian/model
+
+9,000 steps of 8 crops more, from where the first stage ended.
+"""
+
+from tlc_jax.training import Config, Phase
+from tlc_jax.training.configs import gaussian
+from tlc_jax.training.degradations import (
+    CameraNoise,
+    EightBits,
+    GaussianNoise,
+    InTurn,
+    Jpeg,
+    LessLight,
+    Sometimes,
+)
+
+config = Config(
+    model=gaussian.config.model,
+    phases=(Phase(steps=9_000, crop=96, batch=8),),
+    scene=Sometimes(0.25, LessLight((0, 5))),
+    # Each may be missing: noise alone, compression alone, and pictures to be left alone.
+    degradation=InTurn((
+        Sometimes(0.55, GaussianNoise((0, 55))), Sometimes(0.5, CameraNoise()),
+        Sometimes(0.6, Jpeg((30, 98), full_chroma=0.3)), EightBits(),
+    )),
+    learning_rate=5e-4,
+    final_learning_rate=1e-6,
+    warmup=200,
+)  # fmt: skip
