@@ -30,6 +30,7 @@ EVERY = {
     "less light": d.LessLight((0, 5)),
     "motion": d.MotionBlur((2, 9)),
     "shake": d.CameraShake((2, 9), (1, 6)),
+    "hand-held": d.HandHeld((2, 9), (1, 6), moving=0.5),
     "defocus": d.Defocus((1, 4)),
     "jpeg": d.Jpeg((20, 95)),
     "jpeg, full chroma": d.Jpeg((20, 95), full_chroma=0.5),
@@ -123,7 +124,8 @@ def test_less_light_is_less_of_all_colours_alike():
 
 @pytest.mark.parametrize("length", [0.0, 4.0, 12.0])
 def test_paths_of_a_camera(length):
-    kernels = np.float64([d.trajectory_kernel(jax.random.key(i), length, 12) for i in range(30)])
+    paths = [d.trajectory(jax.random.key(i), length) for i in range(30)]
+    kernels = np.float64([d.path_kernel(path, 12) for path in paths])
     assert kernels.shape == (30, 25, 25) and kernels.min() >= 0
     np.testing.assert_allclose(kernels.sum((1, 2)), 1, rtol=1e-5)
     pixels = np.arange(-12, 13)
@@ -235,9 +237,55 @@ def test_a_camera_that_does_not_turn_blurs_alike_everywhere():
     path = d.trajectory(KEY, 7.0)
     np.testing.assert_allclose(
         d.shake(image, path, jnp.zeros(d.STEPS)),
-        d.blur(image, d.trajectory_kernel(KEY, 7.0, 7)),
+        d.blur(image, d.path_kernel(path, 7)),
         atol=1e-5,
     )
+
+
+def test_a_part_that_does_not_turn_is_blurred_alike_everywhere():
+    """Where nothing is brighter than white and nothing moves by itself, by the one kernel."""
+    image = jnp.asarray(photograph(48, 64))
+    blurred = d.HandHeld((7, 7), (0, 0), moving=0, brightest=(1, 1))(KEY, image)
+    path = d.trajectory(jax.random.split(KEY, 9)[1], 7.0)
+    np.testing.assert_allclose(blurred, d.blur(image, d.path_kernel(path, 7)), atol=1e-5)
+
+
+def test_a_part_that_turns_is_blurred_across_the_way_to_its_middle():
+    """So at the top left and the bottom right alike, and at the other corners the other way."""
+    dots = np.zeros((97, 121, 3), np.float32)
+    places = [(20, 20), (20, -21), (-21, 20), (-21, -21), (48, 60)]
+    for row, column in places:
+        dots[row, column] = 1
+    turning = d.HandHeld((0, 0), (24, 24), 0, (1, 1))
+    blurred = jax.vmap(turning, (0, None))(jax.random.split(KEY, 8), jnp.asarray(dots))
+    blurred = d.to_linear(blurred).mean(0)
+    *corners, middle = (
+        np.asarray(blurred[row % 97 - 14 : row % 97 + 15, column % 121 - 14 : column % 121 + 15, 0])
+        for row, column in places
+    )
+    slopes = [np.tensordot(dot, np.outer(np.arange(-14, 15), np.arange(-14, 15))) / dot.sum()
+              for dot in corners]  # fmt: skip
+    assert slopes[1] > 1 < slopes[2] and slopes[0] < -1 > slopes[3]
+    assert middle[14, 14] > 1.5 * max(dot[14, 14] for dot in corners)
+
+
+def test_what_moves_by_itself_is_a_part_of_the_picture():
+    image = jnp.asarray(np.random.default_rng(0).random((96, 96, 3), np.float32))
+    parts = []
+    for i in range(8):
+        still, moved = (d.HandHeld((6, 6), (0, 0), share)(jax.random.key(i), image)
+                        for share in (0, 1))  # fmt: skip
+        parts.append(float((jnp.abs(still - moved).max(-1) > 1e-3).mean()))
+    assert min(parts) > 0.02 and max(parts) < 0.98 and 0.2 < np.mean(parts) < 0.7
+
+
+def test_what_is_white_leaves_trails():
+    """A lamp that is brighter than white stays white where its light was spread."""
+    lamp = jnp.zeros((40, 40, 3)).at[18:22, 18:22].set(1)
+    spread = [
+        float(d.HandHeld((12, 12), (0, 0), 0, (white, white))(KEY, lamp).sum()) for white in (1, 4)
+    ]
+    assert spread[1] > 1.5 * spread[0]
 
 
 def test_a_camera_that_turns_blurs_corners_and_not_the_middle():

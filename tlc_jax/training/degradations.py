@@ -119,8 +119,8 @@ class MotionBlur:
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         draw, path = jax.random.split(key)
-        reach = math.ceil(self.length[1])
-        return blur(image, trajectory_kernel(path, _drawn(draw, self.length), reach))
+        kernel = path_kernel(trajectory(path, _drawn(draw, self.length)), self.length[1])
+        return blur(image, kernel)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +141,51 @@ class CameraShake:
         corner = math.hypot(*image.shape[:2]) / 2  # pixels from the middle
         angles = trajectory(turning, _drawn(turn, self.turn))[0] / corner
         return shake(image, trajectory(path, _drawn(length, self.length)), angles)
+
+
+@dataclasses.dataclass(frozen=True)
+class HandHeld:
+    """A part of a photograph by a camera that shakes, in which something else may move.
+
+    The shake differs from place to place, as by a camera that turns, too.
+    What is white may have been brighter than a sensor can tell, and leaves trails.
+
+    Attributes:
+      length: range of the path's length in the middle, pixels; also of what moves by itself.
+      turn: range of the path's length that a turn about the middle adds at the corners, pixels.
+      moving: share of the cases in which something moves by itself, in some third of the picture.
+      brightest: range of what white is, 1 for no more than it seems.
+    """
+
+    length: tuple[float, float]
+    turn: tuple[float, float]
+    moving: float = 0.3
+    brightest: tuple[float, float] = (1.0, 4.0)
+
+    def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, 9)
+        h, w, _ = image.shape
+        light = to_linear(image)
+        light += (_drawn(keys[0], self.brightest) - 1) * jnp.maximum(light - 0.9, 0) * 10
+        path = trajectory(keys[1], _drawn(keys[2], self.length))
+        turning = trajectory(keys[3], _drawn(keys[4], self.turn))[0]
+        # Each of 3 x 3 places is moved by the turn, too, across its way to the middle.
+        rows, columns = np.mgrid[-1:2, -1:2].reshape(2, 9, 1).astype(np.float32)
+        turned = np.stack([-columns, rows], axis=1) / math.sqrt(2)
+        paths = path[None] + turned * turning[None, None]
+        own = trajectory(keys[5], _drawn(keys[6], self.length))
+        reach = self.length[1] + self.turn[1]
+        kernels = jax.vmap(lambda path: path_kernel(path, reach))(jnp.stack([*paths, own]))
+
+        wild = jax.image.resize(
+            jax.random.normal(keys[7], (4, 4, 1), jnp.float32), (h, w, 1), "cubic"
+        )
+        part = (wild > 0.4) & jax.random.bernoulli(keys[8], float(self.moving))
+        light = jnp.concatenate([light, part.astype(jnp.float32)], axis=-1)
+        *places, moved = convolved(light, kernels)
+        still = _blended(jnp.stack(places).reshape(3, 3, *light.shape))[..., :-1]
+        moved, part = moved[..., :-1], moved[..., -1:]
+        return to_srgb(jnp.clip(still + part * (moved - still), 0, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +216,7 @@ class Jpeg:
         corner = jax.random.randint(place, (3,), 0, np.array([16, 16, 1]), jnp.int32)
         around = jnp.pad(image, ((16, 16), (16, 16), (0, 0)), mode="edge")
         whole = jax.lax.dynamic_slice(around, corner, (h + 16, w + 16, c))
-        full = jax.random.bernoulli(chroma, self.full_chroma)
+        full = jax.random.bernoulli(chroma, float(self.full_chroma))
         whole = jpeg(whole, _drawn(draw, self.quality), full)
         return jax.lax.dynamic_slice(whole, jnp.array([16, 16, 0], jnp.int32) - corner, image.shape)
 
@@ -205,7 +250,9 @@ class Sometimes:
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         draw, key = jax.random.split(key)
-        return jnp.where(jax.random.bernoulli(draw, self.share), self.part(key, image), image)
+        return jnp.where(
+            jax.random.bernoulli(draw, float(self.share)), self.part(key, image), image
+        )
 
 
 def _drawn(key: jax.Array, limits: tuple[float, float]) -> jax.Array:
@@ -227,11 +274,12 @@ def trajectory(key: jax.Array, length: jax.Array | float) -> jax.Array:
     return path - path.mean(axis=1, keepdims=True)
 
 
-def trajectory_kernel(key: jax.Array, length: jax.Array | float, radius: int) -> jax.Array:
-    """The blur of a `trajectory` of up to `radius` pixels: (2 radius + 1, 2 radius + 1), sum 1."""
-    pixels = jnp.arange(-radius, radius + 1, dtype=jnp.float32)
+def path_kernel(path: jax.Array, length: float) -> jax.Array:
+    """The blur along a path (2, moments) about 0, no longer than `length`: (k, k), sum 1, k odd."""
+    reach = math.ceil(length)
+    pixels = jnp.arange(-reach, reach + 1, dtype=jnp.float32)
     # Each instant's light falls on the four pixels around its place.
-    distances = jnp.abs(trajectory(key, length)[..., None] - pixels[None, None])
+    distances = jnp.abs(path[..., None] - pixels[None, None])
     rows, columns = jnp.maximum(1 - distances, 0)
     kernel = jnp.einsum("ti,tj->ij", rows, columns, precision="highest")
     return kernel / kernel.sum()
@@ -254,12 +302,29 @@ def blur(image: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       (H, W, C) in [0, 1], encoded as sRGB.
     """
-    reach = kernel.shape[0] // 2
-    light = jnp.pad(to_linear(image), ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
+    return to_srgb(jnp.clip(convolved(to_linear(image), kernel[None])[0], 0, 1))
+
+
+def convolved(light: jax.Array, kernels: jax.Array) -> jax.Array:
+    """(H, W, C), mirrored beyond its edges, with each of (n, k, k), k odd: (n, H, W, C)."""
+    reach = kernels.shape[-1] // 2
+    light = jnp.pad(light, ((reach, reach), (reach, reach), (0, 0)), mode="reflect")
     size = light.shape[:2]
-    response = jnp.fft.rfft2(kernel, size)[..., None]
-    blurred = jnp.fft.irfft2(jnp.fft.rfft2(light, axes=(0, 1)) * response, size, axes=(0, 1))
-    return to_srgb(jnp.clip(blurred[2 * reach :, 2 * reach :], 0, 1))
+    response = jnp.fft.rfft2(kernels, size)[..., None]
+    product = jnp.fft.rfft2(light, axes=(0, 1))[None] * response
+    return jnp.fft.irfft2(product, size, axes=(1, 2))[:, 2 * reach :, 2 * reach :]
+
+
+def _blended(places: jax.Array) -> jax.Array:
+    """Of (n, n, H, W, C) each at its own place of a grid, and between them mixed linearly."""
+    n, _, h, w, _ = places.shape
+
+    def shares(size: int) -> jax.Array:
+        across = jnp.linspace(0, n - 1, size, dtype=jnp.float32)
+        return jnp.maximum(1 - jnp.abs(across[None] - jnp.arange(n, dtype=jnp.float32)[:, None]), 0)
+
+    weights = shares(h).reshape(n, 1, h, 1, 1) * shares(w).reshape(1, n, 1, w, 1)
+    return (weights * places).sum(axis=(0, 1))
 
 
 def shake(image: jax.Array, path: jax.Array, angles: jax.Array) -> jax.Array:
