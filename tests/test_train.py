@@ -183,6 +183,24 @@ def test_pairs_and_several_sizes_of_crops(tmp_path, photographs):
         train(wider, tmp_path / "wider")
 
 
+def test_further_blocks_begin_anew(photographs, tmp_path):
+    """Those of NAFNet change nothing before they are trained."""
+    picture = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    params = init(configuration(photographs, seed=1)).params
+    tlc.save(tmp_path / "small", TINY, params)
+    larger = TINY.clone(middle_blk_num=3, enc_blk_nums=(2,))
+    begun = init(configuration(photographs, model=larger, init_from=str(tmp_path / "small")))
+    np.testing.assert_allclose(
+        larger.apply({"params": begun.params}, picture),
+        TINY.apply({"params": params}, picture),
+        atol=1e-6,
+    )
+    with pytest.raises(TrainingError, match="holds another network"):
+        smaller = configuration(photographs, init_from=str(tmp_path / "large"))
+        tlc.save(tmp_path / "large", larger, begun.params)
+        init(smaller)
+
+
 def test_margins_are_cut_off(photographs):
     """What a blur makes of the edges of a crop is not what it makes of the middle of a picture."""
     config = configuration(photographs, degradation=MotionBlur((1, 5)), margin=5)

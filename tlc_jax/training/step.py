@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tlc_jax.files import checkpoints
-from tlc_jax.layers.network import Params, abstract_params
+from tlc_jax.layers.network import Params
 from tlc_jax.ops.pixels import to_float
 from tlc_jax.training.config import Config, Loss, TrainingError
 
@@ -68,23 +69,26 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def init(config: Config) -> State:
-    """The state before the first step, with new parameters or those of `init_from`.
+    """The state before the first step, with new parameters, or with those of `init_from`.
+
+    A network that has more parameters than that, as further blocks, begins with new ones there;
+    NAFNet's new blocks change nothing at first.
 
     Raises:
       TrainingError: `init_from` holds another network.
       CheckpointError: it cannot be read.
     """
-    if config.init_from is None:
-        example = jnp.zeros(config.model.example_input((8, 8)).shape)
-        params = jax.jit(config.model.init)(jax.random.key(config.seed), example)["params"]
-    else:
-        _, params = checkpoints.load(config.init_from)
-        wanted = abstract_params(config.model)
-        if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, wanted):
+    example = jnp.zeros(config.model.example_input((8, 8)).shape)
+    params = jax.jit(config.model.init)(jax.random.key(config.seed), example)["params"]
+    if config.init_from is not None:
+        found, new = flatten_dict(checkpoints.load(config.init_from)[1]), flatten_dict(params)
+        here, there = ({key: jnp.shape(x) for key, x in some.items()} for some in (new, found))
+        if not there.items() <= here.items():
             raise TrainingError(
                 f"{config.init_from}: holds another network than the configuration's "
-                f"{type(config.model).__name__}; give both the same sizes."
+                f"{type(config.model).__name__}; give both the same sizes, or this one more blocks."
             )
+        params = unflatten_dict(new | found)
     average = jax.tree.map(jnp.copy, params)  # memory of its own, as a step takes both
     return State(jnp.zeros((), jnp.int32), params, average, optimizer(config).init(params))
 
