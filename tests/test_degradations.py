@@ -44,8 +44,9 @@ EVERY = {
 def test_same_key_same_result_alone_and_in_a_batch(degradation):
     image = jnp.asarray(photograph(45, 52))
     keys = jax.random.split(KEY, 4)
-    alone = [jax.jit(degradation)(key, image) for key in keys]
-    batch = jax.vmap(degradation, (0, None))(keys, image)
+    degrade = jax.jit(degradation)
+    alone = [degrade(key, image) for key in keys]
+    batch = jax.jit(jax.vmap(degradation, (0, None)))(keys, image)
     assert batch.shape == (4, 45, 52, 3) and batch.dtype == jnp.float32
     # A rounding of the blur can tip one that follows it: by one level of 8 bits, or of JPEG.
     different = jnp.abs(batch - jnp.stack(alone)) > 1e-5
@@ -73,7 +74,8 @@ def test_gaussian_noise_has_its_sigma():
 
 
 def test_poisson_noise_grows_with_light():
-    noisy = {level: d.PoissonNoise((100, 100))(KEY, jnp.full((256, 256, 3), level))
+    noise = jax.jit(d.PoissonNoise((100, 100)))
+    noisy = {level: noise(KEY, jnp.full((256, 256, 3), level))
              for level in (0.0, 0.2, 0.8)}  # fmt: skip
     for level, image in noisy.items():
         assert float(image.mean()) == pytest.approx(level, abs=2e-3)
@@ -83,9 +85,10 @@ def test_poisson_noise_grows_with_light():
 def test_noise_of_a_camera_grows_with_light_and_is_shared_by_neighbours():
     """In linear light, where a sensor counts; far from black and white, which clip it."""
 
+    camera = jax.jit(d.CameraNoise((1e-3, 1e-3)))
+
     def noise(level: float, seed: int) -> np.ndarray:
         light = jnp.full((96, 96, 3), level)
-        camera = d.CameraNoise((1e-3, 1e-3))
         return np.asarray(d.to_linear(camera(jax.random.key(seed), d.to_srgb(light))) - light)
 
     dim, bright = (np.stack([noise(level, seed) for seed in range(24)]) for level in (0.2, 0.6))
@@ -98,7 +101,7 @@ def test_noise_of_a_camera_grows_with_light_and_is_shared_by_neighbours():
     centred = bright - bright.mean((1, 2), keepdims=True)
     beside = (centred[:, 1:] * centred[:, :-1]).mean((1, 2, 3)) / centred.var((1, 2, 3))
     assert beside.min() < 0.3 and beside.max() > 0.5  # as it comes, and demosaiced and smoothed
-    gray = d.CameraNoise()(KEY, jnp.full((32, 32, 1), 0.5))
+    gray = jax.jit(d.CameraNoise())(KEY, jnp.full((32, 32, 1), 0.5))
     assert gray.shape == (32, 32, 1) and float(gray.std()) > 0
 
 
@@ -245,7 +248,7 @@ def test_a_camera_that_does_not_turn_blurs_alike_everywhere():
 def test_a_part_that_does_not_turn_is_blurred_alike_everywhere():
     """Where nothing is brighter than white and nothing moves by itself, by the one kernel."""
     image = jnp.asarray(photograph(48, 64))
-    blurred = d.HandHeld((7, 7), (0, 0), moving=0, brightest=(1, 1))(KEY, image)
+    blurred = jax.jit(d.HandHeld((7, 7), (0, 0), moving=0, brightest=(1, 1)))(KEY, image)
     path = d.trajectory(jax.random.split(KEY, 9)[1], 7.0)
     np.testing.assert_allclose(blurred, d.blur(image, d.path_kernel(path, 7)), atol=1e-5)
 
@@ -257,7 +260,7 @@ def test_a_part_that_turns_is_blurred_across_the_way_to_its_middle():
     for row, column in places:
         dots[row, column] = 1
     turning = d.HandHeld((0, 0), (24, 24), 0, (1, 1))
-    blurred = jax.vmap(turning, (0, None))(jax.random.split(KEY, 8), jnp.asarray(dots))
+    blurred = jax.jit(jax.vmap(turning, (0, None)))(jax.random.split(KEY, 8), jnp.asarray(dots))
     blurred = d.to_linear(blurred).mean(0)
     *corners, middle = (
         np.asarray(blurred[row % 97 - 14 : row % 97 + 15, column % 121 - 14 : column % 121 + 15, 0])
@@ -271,10 +274,10 @@ def test_a_part_that_turns_is_blurred_across_the_way_to_its_middle():
 
 def test_what_moves_by_itself_is_a_part_of_the_picture():
     image = jnp.asarray(np.random.default_rng(0).random((96, 96, 3), np.float32))
+    all_alike, moving = (jax.jit(d.HandHeld((6, 6), (0, 0), share)) for share in (0, 1))
     parts = []
     for i in range(8):
-        still, moved = (d.HandHeld((6, 6), (0, 0), share)(jax.random.key(i), image)
-                        for share in (0, 1))  # fmt: skip
+        still, moved = (degrade(jax.random.key(i), image) for degrade in (all_alike, moving))
         parts.append(float((jnp.abs(still - moved).max(-1) > 1e-3).mean()))
     assert min(parts) > 0.02 and max(parts) < 0.98 and 0.2 < np.mean(parts) < 0.7
 
@@ -283,7 +286,8 @@ def test_what_is_white_leaves_trails():
     """A lamp that is brighter than white stays white where its light was spread."""
     lamp = jnp.zeros((40, 40, 3)).at[18:22, 18:22].set(1)
     spread = [
-        float(d.HandHeld((12, 12), (0, 0), 0, (white, white))(KEY, lamp).sum()) for white in (1, 4)
+        float(jax.jit(d.HandHeld((12, 12), (0, 0), 0, (white, white)))(KEY, lamp).sum())
+        for white in (1, 4)
     ]
     assert spread[1] > 1.5 * spread[0]
 

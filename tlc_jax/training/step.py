@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -82,7 +83,7 @@ def init(config: Config) -> State:
     params = jax.jit(config.model.init)(jax.random.key(config.seed), example)["params"]
     if config.init_from is not None:
         found, new = flatten_dict(checkpoints.load(config.init_from)[1]), flatten_dict(params)
-        here, there = ({key: jnp.shape(x) for key, x in some.items()} for some in (new, found))
+        here, there = ({key: np.shape(x) for key, x in tree.items()} for tree in (new, found))
         if not there.items() <= here.items():
             raise TrainingError(
                 f"{config.init_from}: holds another network than the configuration's "
