@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import tlc_jax as tlc
-from benchmarks.tlc_gain.shipped import NOISE, SHAKE
+from benchmarks.tlc_gain import shipped
 from tlc_jax.inference.guard import fails, stray, suspicious
 from tlc_jax.training.degradations import EightBits
 
@@ -33,11 +33,11 @@ class Case(NamedTuple):
 def cases() -> Iterator[Case]:
     yield Case("photographs", "denoise", EightBits())
     yield Case("photographs", "deblur", EightBits())
-    for name, degradation in NOISE.items():
-        yield Case(name, "denoise", degradation)
-    for name, degradation in SHAKE.items():
-        yield Case(name, "deblur", degradation)
-    yield Case("noise, sigma 25", "deblur", NOISE["noise, sigma 25"])
+    for task, known in (("denoise", shipped.DENOISE), ("deblur", shipped.DEBLUR)):
+        for name, (degradation, quality) in known.items():
+            if quality is None:
+                yield Case(name, task, degradation)
+    yield Case("noise, sigma 25", "deblur", shipped.noise(25))
     yield Case("tones of -1 to 2", "denoise", lambda key, x: 3 * x - 1)
     yield Case("half a pattern", "denoise", half_a_pattern)
     for gain in (1.5, 2.5, 4, 6):

@@ -464,12 +464,12 @@ def test_a_job_is_stopped_with_its_picture(served, page):
 @in_browser
 def test_a_job_has_its_time_and_no_more_than_the_page(tmp_path_factory, visit):
     """The page is asked to end while one is under way."""
-    with serving(tmp_path_factory.mktemp, "--timeout", "20") as served:
+    with serving(tmp_path_factory.mktemp, "--timeout", "8") as served:
         page = visit(served)
         drop(page, EXAMPLE)
         served.hold()
         press(page, "Restore")
-        page.wait_for_selector("#complaint >> text=longer than 20 seconds")
+        page.wait_for_selector("#complaint >> text=longer than 8 seconds")
         wait_until(served.workers)
         served.hold()
         press(page, "Restore")

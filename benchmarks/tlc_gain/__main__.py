@@ -54,8 +54,10 @@ def main() -> None:
             record("shipped", scores, name)
     if {"ways", "seconds", "sizes", "statistics"} & {*wanted}:
         ours = {
-            "denoise, ours": Network(*tlc.load("denoise"), shipped.NOISE["noise, sigma 25"]),
-            "deblur, ours": Network(*tlc.load("deblur"), shipped.SHAKE["camera shake"]),
+            "denoise, ours": Network(*tlc.load("denoise"), shipped.noise(25)),
+            "deblur, ours": Network(
+                *tlc.load("deblur"), shipped.DEBLUR["camera shake"].degradation
+            ),
         }
         kinds = {
             f"{name}, seed {seed}": networks.trained(name, seed, pictures / "train", runs)

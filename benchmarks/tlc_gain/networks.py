@@ -5,10 +5,10 @@ from pathlib import Path
 
 import tlc_jax as tlc
 from benchmarks.tlc_gain.gain import Network
-from benchmarks.tlc_gain.shipped import NOISE
+from benchmarks.tlc_gain.shipped import noise
 from tlc_jax.models import HINet, NAFNet, Restormer
 from tlc_jax.training.config import Phase
-from tlc_jax.training.configs import denoise
+from tlc_jax.training.configs import gaussian
 from tlc_jax.training.run import train
 
 SEEDS = (0, 1, 2)
@@ -26,7 +26,7 @@ MODELS = {
 def trained(name: str, seed: int, photographs: Path, runs: Path) -> Network:
     """A network of `MODELS`, trained in a folder of `runs`; an interrupted run is resumed."""
     config = dataclasses.replace(
-        denoise.config,
+        gaussian.config,
         model=MODELS[name],
         phases=(Phase(steps=500, crop=CROP[0], batch=8),),
         target=str(photographs),
@@ -34,4 +34,4 @@ def trained(name: str, seed: int, photographs: Path, runs: Path) -> Network:
     )
     run = runs / f"{name.split(',')[0].lower()}-{seed}"
     checkpoint = train(config, run, lambda report: print(run.name, report, flush=True))
-    return Network(*tlc.load(checkpoint), NOISE["noise, sigma 25"])
+    return Network(*tlc.load(checkpoint), noise(25))
