@@ -21,7 +21,7 @@ from checkpoints_convert.packages import is_package, read_package
 from checkpoints_convert.sources import problems_told, read_tensors
 from tlc_jax.files import catalogue
 from tlc_jax.files.atomic import first_line
-from tlc_jax.files.checkpoints import config_fields, home, save
+from tlc_jax.files.checkpoints import check_absent, config_fields, home, save
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
 from tlc_jax.models import MODELS
@@ -132,6 +132,8 @@ def convert_file(
       tlc_jax.files.checkpoints.CheckpointError: the destination exists or cannot be written.
     """
     source = Path(source)
+    if destination is not None:
+        check_absent(Path(destination))
     if is_package(source):
         with problems_told(source):
             tensors, told = read_package(source)

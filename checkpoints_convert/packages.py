@@ -140,6 +140,7 @@ class _Member(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
         member = super().frombuf(buf, encoding, errors)
+        member.name = member.name.removeprefix("./")  # as tar writes, told to pack ./package
         parts = member.name.split("/")
         odd = not member.name.isprintable() or "\\" in member.name or {"", ".", ".."} & {*parts}
         if odd or member.type not in FILES or member.size < 0:

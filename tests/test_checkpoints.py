@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tlc_jax.files import checkpoints
 from tlc_jax.files.checkpoints import CheckpointError, describe, load, save
 from tlc_jax.layers.network import abstract_params
 from tlc_jax.models import MODELS
@@ -161,6 +162,21 @@ def test_a_folder_without_model_json(tmp_path):
         load(tmp_path)
 
 
+def test_a_model_json_that_is_no_file_or_too_large(tmp_path, copy):
+    """Neither waited for, nor read without an end."""
+    os.mkfifo(tmp_path / "model.json")
+    with pytest.raises(CheckpointError, match=r"it holds no model\.json"):
+        describe(tmp_path)
+    (tmp_path / "model.json").unlink()
+    (tmp_path / "model.json").symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match=r"it holds no model\.json"):
+        describe(tmp_path)
+    with (copy / "model.json").open("a") as file:
+        file.write(" " * 2**20)
+    with pytest.raises(CheckpointError, match="more than 1,048,576 bytes"):
+        load(copy)
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", "null", '{"network": "nafnet"}', b"\xff\xfe", 9**5 * "["],
@@ -265,6 +281,21 @@ def test_an_existing_folder_is_not_replaced(written):
     with pytest.raises(CheckpointError, match="net: exists already; remove it or choose another"):
         save(written, NAFNET, params_of(NAFNET))
     assert (written / "model.json").read_text() == before
+
+
+def test_who_comes_second_is_told_so(tmp_path, monkeypatch):
+    """Where another process has made the folder meanwhile."""
+    folder = tmp_path / "net"
+    write = checkpoints._write_params
+
+    def meanwhile(*arguments):
+        write(*arguments)
+        (folder / "params").mkdir(parents=True)
+
+    monkeypatch.setattr(checkpoints, "_write_params", meanwhile)
+    with pytest.raises(CheckpointError, match="net: exists already"):
+        save(folder, NAFNET, params_of(NAFNET))
+    assert os.listdir(tmp_path) == ["net"]
 
 
 def test_missing_parents_are_made(tmp_path):

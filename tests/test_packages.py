@@ -159,6 +159,30 @@ def test_a_folder_of_a_package(package, params, folder, tmp_path):
     assert described["source"].get("version") == ("0.1.0" if known else None)
 
 
+def test_an_archive_that_tar_made_of_a_path(package, params, tmp_path):
+    """As of ./package, whose names begin so."""
+    with tarfile.open(package) as archive:
+        archive.extractall(tmp_path, filter="data")
+    with tarfile.open(tmp_path / "again.tgz", "w:gz", format=tarfile.USTAR_FORMAT) as archive:
+        archive.add(tmp_path / "package", "./package")
+    convert_file(tmp_path / "again.tgz", tmp_path / "out")
+    assert same(tlc.load(tmp_path / "out")[1], params)
+
+
+def test_a_destination_that_is_there_is_refused_before_the_work(package, tmp_path, monkeypatch):
+    monkeypatch.setattr("checkpoints_convert.read_package", None)
+    with pytest.raises(checkpoints.CheckpointError, match="exists already"):
+        convert_file(package, tmp_path)
+
+
+def test_what_is_no_checkpoint_is_none_that_is_installed(home):
+    (home / "pipe").mkdir(parents=True)
+    os.mkfifo(home / "pipe/model.json")
+    (home / "zero").mkdir()
+    (home / "zero/model.json").symlink_to("/dev/zero")
+    assert checkpoints.installed() == []
+
+
 @pytest.mark.parametrize("package", catalogue.PACKAGES, ids=lambda package: package.name)
 def test_what_the_packages_hold(package):
     names = {

@@ -35,7 +35,7 @@ LICENCES = {  # under which the authors publish weights of these networks
     "mprnet": "non-commercial academic use (the authors' licence)",
     "hinet": "MIT",
     "rnn_mbp": "none stated by the authors",
-    "maxim": "Apache-2.0 (of Google's repository and its pages google/maxim-* on Hugging Face)",
+    "maxim": "Apache-2.0 (say code and pages google/maxim-*; the README says nothing of weights)",
 }
 
 

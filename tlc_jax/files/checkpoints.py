@@ -27,6 +27,7 @@ from tlc_jax.layers.network import Params, abstract_params
 from tlc_jax.models import MODELS
 
 FORMAT = 1
+DESCRIBED = 2**20  # bytes of a model.json, at most
 WEIGHTS = Path(__file__).parent.parent / "weights"
 SHIPPED = ("denoise", "deblur")
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # which steer a terminal
@@ -85,18 +86,24 @@ def save(path: str | os.PathLike, model: Network, params: Params, **metadata: An
         "config": config_of(model),
         "parameters": count_params(params),
     }
-    if path.exists():
-        raise CheckpointError(f"{path}: exists already; remove it or choose another destination.")
+    check_absent(path)
     try:
         with folder_atomically(path) as folder:
             _write_params(folder / "params", params)
             description["params_sha256"] = _digest(folder / "params")
             (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
     except (OSError, ValueError) as error:  # the latter is tensorstore's
+        check_absent(path)  # where another process was faster
         raise CheckpointError(
             f"{path}: cannot be written ({why_not_written(error)}); free some space or choose "
             "another destination."
         ) from None
+
+
+def check_absent(path: Path) -> None:
+    """Refuse a destination that is there, with a `CheckpointError`."""
+    if path.exists():
+        raise CheckpointError(f"{path}: exists already; remove it or choose another destination.")
 
 
 def _write_params(folder: Path, params: Params) -> None:
@@ -122,7 +129,7 @@ def home() -> Path:
 
 def installed() -> list[str]:
     """The names of the checkpoints in `home`."""
-    return sorted(file.parent.name for file in home().glob("[!.]*/model.json"))
+    return sorted(file.parent.name for file in home().glob("[!.]*/model.json") if file.is_file())
 
 
 def find(path: str | os.PathLike) -> Path:
@@ -153,14 +160,16 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
     if not path.is_dir():
         raise CheckpointError(f"{path}: there is no such checkpoint folder{_instead(path)}")
     file = path / "model.json"
-    try:
-        description = json.loads(file.read_text())
-        network, config, version = (description[key] for key in ("network", "config", "format"))
-    except FileNotFoundError:
+    if not file.is_file():
         raise CheckpointError(
             f"{path}: not a checkpoint of tlc-jax, it holds no model.json; make one with "
             "'tlc-jax convert SOURCE DESTINATION'."
-        ) from None
+        )
+    try:
+        if file.stat().st_size > DESCRIBED:
+            raise ValueError(f"it has more than {DESCRIBED:,} bytes")
+        description = json.loads(file.read_text())
+        network, config, version = (description[key] for key in ("network", "config", "format"))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         message = f"{file}: cannot be read ({error}); convert the weights again."
         raise CheckpointError(message) from None

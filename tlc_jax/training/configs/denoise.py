@@ -4,7 +4,7 @@
     tlc-jax train denoise -o runs/denoise --target photographs/train \\
       --set init_from=runs/gaussian/model
 
-6,500 steps of 8 crops more, from where the first stage ended.
+3,500 steps of 8 crops more, from where the first stage ended.
 """
 
 from tlc_jax.training import Config, Phase
@@ -21,7 +21,7 @@ from tlc_jax.training.degradations import (
 
 config = Config(
     model=gaussian.config.model,
-    phases=(Phase(steps=6_500, crop=96, batch=8),),
+    phases=(Phase(steps=3_500, crop=96, batch=8),),
     scene=Sometimes(0.25, LessLight((0, 5))),
     # Each may be missing: noise alone, compression alone, and pictures to be left alone.
     degradation=InTurn((
