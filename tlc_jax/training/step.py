@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -82,14 +81,14 @@ def init(config: Config) -> State:
     example = jnp.zeros(config.model.example_input((8, 8)).shape)
     params = jax.jit(config.model.init)(jax.random.key(config.seed), example)["params"]
     if config.init_from is not None:
-        found, new = flatten_dict(checkpoints.load(config.init_from)[1]), flatten_dict(params)
-        here, there = ({key: np.shape(x) for key, x in tree.items()} for tree in (new, found))
+        _, found = checkpoints.load(config.init_from)
+        here, there = (flatten_dict(jax.tree.map(jnp.shape, tree)) for tree in (params, found))
         if not there.items() <= here.items():
             raise TrainingError(
                 f"{config.init_from}: holds another network than the configuration's "
                 f"{type(config.model).__name__}; give both the same sizes, or this one more blocks."
             )
-        params = unflatten_dict(new | found)
+        params = unflatten_dict(flatten_dict(params) | flatten_dict(found))
     average = jax.tree.map(jnp.copy, params)  # memory of its own, as a step takes both
     return State(jnp.zeros((), jnp.int32), params, average, optimizer(config).init(params))
 
