@@ -195,10 +195,9 @@ def test_further_blocks_begin_anew(photographs, tmp_path):
         TINY.apply({"params": params}, picture),
         atol=1e-6,
     )
+    tlc.save(tmp_path / "large", larger, begun.params)
     with pytest.raises(TrainingError, match="holds another network"):
-        smaller = configuration(photographs, init_from=str(tmp_path / "large"))
-        tlc.save(tmp_path / "large", larger, begun.params)
-        init(smaller)
+        init(configuration(photographs, init_from=str(tmp_path / "large")))
 
 
 def test_margins_are_cut_off(photographs):

@@ -89,8 +89,9 @@ def scores(folder: Path, others: dict[str, Restore]) -> dict[str, dict[str, list
         for name, case in cases.items():
             found: dict[str, list[float]] = {way: [] for way in ways}
             for _, image, ground_truth in degraded(case.degradation, folder):
+                stored = case.stored(image)
                 for way, restore in ways.items():
-                    found[way].append(psnr(restore(case.stored(image)), ground_truth))
+                    found[way].append(psnr(restore(stored), ground_truth))
             table[name] = found
             print(folder.name, name, {way: np.mean(of) for way, of in found.items()}, flush=True)
     return table

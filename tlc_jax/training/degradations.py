@@ -58,8 +58,7 @@ class PoissonNoise:
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         draw, noise = jax.random.split(key)
-        low, high = self.photons
-        photons = jnp.exp(_drawn(draw, (math.log(low), math.log(high))))
+        photons = jnp.exp(_drawn_log(draw, self.photons))
         counts = jax.random.poisson(noise, jnp.maximum(image, 0) * photons)
         return counts.astype(jnp.float32) / photons
 
@@ -81,15 +80,14 @@ class CameraNoise:
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         keys = jax.random.split(key, 8)
-        low, high = map(math.log, self.shot)
-        shot = _drawn(keys[0], (low, high))
-        read = 2.18 * shot + 1.2 + 0.26 * jax.random.normal(keys[1], (), jnp.float32)
+        log_shot = _drawn_log(keys[0], self.shot)
+        log_read = 2.18 * log_shot + 1.2 + 0.26 * jax.random.normal(keys[1], (), jnp.float32)
         gains = jnp.ones((1, 1, 1), jnp.float32)
         if image.shape[-1] == 3:
             red, blue = _drawn(keys[2], (1.9, 2.4)), _drawn(keys[3], (1.5, 1.9))
             gains = jnp.stack([red, jnp.ones_like(red), blue])[None, None]
         light = to_linear(jnp.clip(image, 0, 1))
-        variance = jnp.exp(shot) * gains * light + jnp.exp(read) * gains**2
+        variance = jnp.exp(log_shot) * gains * light + jnp.exp(log_read) * gains**2
         noise = jnp.sqrt(variance) * jax.random.normal(keys[4], image.shape, jnp.float32)
         if image.shape[-1] == 3:
             mosaic, row, column = jax.random.bernoulli(keys[5], 0.5, (3,))
@@ -97,7 +95,7 @@ class CameraNoise:
             vivid = _drawn(keys[6], (0, 1))
             noise = noise + vivid * (noise - noise.mean(axis=-1, keepdims=True))
         shared = _drawn(keys[7], (0, 0.25))
-        noise = _convolved(noise, jnp.stack([shared, 1 - 2 * shared, shared]))
+        noise = _smoothed(noise, 1 - 2 * shared, shared)
         return to_srgb(jnp.clip(light + noise, 0, 1))
 
 
@@ -175,15 +173,15 @@ class HandHeld:
         paths = path[None] + turned * turning[None, None]
         own = trajectory(keys[5], _drawn(keys[6], self.length))
         reach = self.length[1] + self.turn[1]
-        kernels = jax.vmap(lambda path: path_kernel(path, reach))(jnp.stack([*paths, own]))
+        kernels = jax.vmap(lambda path: path_kernel(path, reach))(paths)
+        still = _blended(convolved(light, kernels).reshape(3, 3, *light.shape))
 
         wild = jax.image.resize(
             jax.random.normal(keys[7], (4, 4, 1), jnp.float32), (h, w, 1), "cubic"
         )
-        part = (wild > 0.4) & jax.random.bernoulli(keys[8], float(self.moving))
+        part = (wild > 0.4) & _happens(keys[8], self.moving)
         light = jnp.concatenate([light, part.astype(jnp.float32)], axis=-1)
-        *places, moved = convolved(light, kernels)
-        still = _blended(jnp.stack(places).reshape(3, 3, *light.shape))[..., :-1]
+        moved = convolved(light, path_kernel(own, self.length[1])[None])[0]
         moved, part = moved[..., :-1], moved[..., -1:]
         return to_srgb(jnp.clip(still + part * (moved - still), 0, 1))
 
@@ -216,7 +214,7 @@ class Jpeg:
         corner = jax.random.randint(place, (3,), 0, np.array([16, 16, 1]), jnp.int32)
         around = jnp.pad(image, ((16, 16), (16, 16), (0, 0)), mode="edge")
         whole = jax.lax.dynamic_slice(around, corner, (h + 16, w + 16, c))
-        full = jax.random.bernoulli(chroma, float(self.full_chroma))
+        full = _happens(chroma, self.full_chroma)
         whole = jpeg(whole, _drawn(draw, self.quality), full)
         return jax.lax.dynamic_slice(whole, jnp.array([16, 16, 0], jnp.int32) - corner, image.shape)
 
@@ -250,14 +248,22 @@ class Sometimes:
 
     def __call__(self, key: jax.Array, image: jax.Array) -> jax.Array:
         draw, key = jax.random.split(key)
-        return jnp.where(
-            jax.random.bernoulli(draw, float(self.share)), self.part(key, image), image
-        )
+        return jnp.where(_happens(draw, self.share), self.part(key, image), image)
 
 
 def _drawn(key: jax.Array, limits: tuple[float, float]) -> jax.Array:
     """A number drawn evenly between two, float32 whatever JAX's default is."""
     return jax.random.uniform(key, (), jnp.float32, *limits)
+
+
+def _drawn_log(key: jax.Array, limits: tuple[float, float]) -> jax.Array:
+    """The logarithm of a number between two, drawn evenly."""
+    return _drawn(key, (math.log(limits[0]), math.log(limits[1])))
+
+
+def _happens(key: jax.Array, share: float) -> jax.Array:
+    """True in a share of the cases, which may be a whole number, 0 or 1."""
+    return jax.random.bernoulli(key, float(share))
 
 
 def trajectory(key: jax.Array, length: jax.Array | float) -> jax.Array:
@@ -377,7 +383,7 @@ def demosaiced(
     row = ((np.arange(h) % 2 == 1) == odd_row).reshape(h, 1)
     column = ((np.arange(w) % 2 == 1) == odd_column).reshape(1, w)
     mosaic = jnp.where(jnp.stack([row & column, row ^ column, ~row & ~column], -1), image, 0)
-    straight = _convolved(mosaic, jnp.array([0.5, 1, 0.5], jnp.float32))
+    straight = _smoothed(mosaic, 1, 0.5)
     # Of green there is twice as much: the mean of the four beside, and nothing of the corners.
     across = mosaic[..., 1]
     beside = jnp.pad(across, 1)
@@ -385,13 +391,12 @@ def demosaiced(
     return straight.at[..., 1].set(across + beside / 4)
 
 
-def _convolved(image: jax.Array, kernel: jax.Array) -> jax.Array:
-    """(H, W, C) convolved with a symmetric kernel of 3 along rows and columns, black beyond."""
-    end, middle = kernel[0], kernel[1]
+def _smoothed(image: jax.Array, middle: jax.Array | float, beside: jax.Array | float) -> jax.Array:
+    """(H, W, C) times `middle` and its neighbours times `beside`, on each axis; black beyond."""
     padded = jnp.pad(image, ((1, 1), (0, 0), (0, 0)))
-    image = middle * image + end * (padded[:-2] + padded[2:])
+    image = middle * image + beside * (padded[:-2] + padded[2:])
     padded = jnp.pad(image, ((0, 0), (1, 1), (0, 0)))
-    return middle * image + end * (padded[:, :-2] + padded[:, 2:])
+    return middle * image + beside * (padded[:, :-2] + padded[:, 2:])
 
 
 def jpeg(

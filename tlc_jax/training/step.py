@@ -11,7 +11,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tlc_jax.files import checkpoints
-from tlc_jax.layers.network import Params
+from tlc_jax.layers.network import Params, abstract_params
 from tlc_jax.ops.pixels import to_float
 from tlc_jax.training.config import Config, Loss, TrainingError
 
@@ -78,17 +78,19 @@ def init(config: Config) -> State:
       TrainingError: `init_from` holds another network.
       CheckpointError: it cannot be read.
     """
-    example = jnp.zeros(config.model.example_input((8, 8)).shape)
-    params = jax.jit(config.model.init)(jax.random.key(config.seed), example)["params"]
-    if config.init_from is not None:
-        _, found = checkpoints.load(config.init_from)
-        here, there = (flatten_dict(jax.tree.map(jnp.shape, tree)) for tree in (params, found))
-        if not there.items() <= here.items():
-            raise TrainingError(
-                f"{config.init_from}: holds another network than the configuration's "
-                f"{type(config.model).__name__}; give both the same sizes, or this one more blocks."
-            )
-        params = unflatten_dict(flatten_dict(params) | flatten_dict(found))
+    found = {} if config.init_from is None else checkpoints.load(config.init_from)[1]
+    wanted = abstract_params(config.model)
+    here, there = (flatten_dict(jax.tree.map(jnp.shape, tree)) for tree in (wanted, found))
+    if not there.items() <= here.items():
+        raise TrainingError(
+            f"{config.init_from}: holds another network than the configuration's "
+            f"{type(config.model).__name__}; give both the same sizes, or this one more blocks."
+        )
+    params = found
+    if there != here:  # for what is there already, this would be compiled in vain
+        example = jnp.zeros(config.model.example_input((8, 8)).shape)
+        new = jax.jit(config.model.init)(jax.random.key(config.seed), example)["params"]
+        params = unflatten_dict(flatten_dict(new) | flatten_dict(found))
     average = jax.tree.map(jnp.copy, params)  # memory of its own, as a step takes both
     return State(jnp.zeros((), jnp.int32), params, average, optimizer(config).init(params))
 
