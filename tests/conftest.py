@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tlc_jax import cli
-from tlc_jax.files.pictures import write_image
+from tlc_jax.files.writing import write_image
 from tlc_jax.layers.network import Params, abstract_params
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")

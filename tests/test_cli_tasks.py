@@ -142,18 +142,20 @@ def test_a_stereo_pair_comes_out_twice_as_large(run, world, weights, tmp_path):
     )
     assert "48x32 to 96x64" in out
     for side, view in zip(("left", "right"), np.split(expected, 2, axis=-1), strict=True):
-        written = read_picture(tmp_path / side / f"{side}.png").pixels
+        written = read_picture(tmp_path / side / f"{side}.stereo.png").pixels
         assert np.abs(written - 255.0 * view.clip(0, 1)).max() <= 0.51
 
 
 def test_folders_of_views_pair_by_name(run, tmp_path):
     arguments = ("--left", "left", "--right", "right", "-o", tmp_path, "--checkpoint", "stereo")
     succeed(run, *arguments)
-    assert files(tmp_path) - {"cache"} >= {f"{s}/{i}.png" for s in ("left", "right") for i in "01"}
+    assert files(tmp_path) - {"cache"} >= {
+        f"{s}/{i}.stereo.png" for s in ("left", "right") for i in "01"
+    }
     assert "2 of 2 are there already" in succeed(run, *arguments)
-    (tmp_path / "right/1.png").unlink()
+    (tmp_path / "right/1.stereo.png").unlink()
     assert "1 of 2 are there already" in succeed(run, *arguments)
-    assert (tmp_path / "right/1.png").exists()
+    assert (tmp_path / "right/1.stereo.png").exists()
 
 
 def test_a_dual_pixel_pair_keeps_its_16_bits(run, world, weights, tmp_path):
@@ -178,12 +180,12 @@ def test_views_of_unlike_depth_and_alpha(run, world, tmp_path):
     tlc.write_image(tmp_path / "r.png", pixels, alpha=pixels[..., 0])
     pair = ("--left", tmp_path / "l.png", "--right", tmp_path / "r.png")
     succeed(run, *pair, "-o", tmp_path / "out", "--checkpoint", "pairs")
-    left, right = (read_picture(tmp_path / f"out/{s}/{s[0]}.png") for s in ("left", "right"))
+    left, right = (read_picture(tmp_path / f"out/{s}/{s[0]}.pairs.png") for s in ("left", "right"))
     assert left.pixels.dtype == right.pixels.dtype == np.uint16
     assert left.alpha is None and np.array_equal(right.alpha, pixels[..., 0])
     out = succeed(run, *pair, "-o", tmp_path / "large", "--checkpoint", "stereo")
     assert "alpha left out" in out
-    assert read_picture(tmp_path / "large/right/r.png").alpha is None
+    assert read_picture(tmp_path / "large/right/r.stereo.png").alpha is None
 
 
 def test_views_against_the_truth(run, world, weights, tmp_path):
@@ -265,7 +267,7 @@ def test_frames_keep_their_depth_and_alpha_and_chunks_can_be_chosen(run, weights
     network = local(VIDEO), weights["video"]
     expected = list(tlc.restore_clip(*network, frames, chunk=4, overlap=2))
     other = list(tlc.restore_clip(*network, frames, chunk=4, overlap=5))
-    written = [read_picture(out / f"f{i}.png") for i in range(12)]
+    written = [read_picture(out / f"deep.video/f{i}.png") for i in range(12)]
     for frame, picture, exact in zip(frames, written, expected, strict=True):
         assert picture.pixels.dtype == np.uint16
         assert np.abs(picture.pixels.astype(int) - exact).max() <= 2
@@ -276,7 +278,7 @@ def test_frames_keep_their_depth_and_alpha_and_chunks_can_be_chosen(run, weights
 def test_frame_by_frame_by_a_network_for_pictures(run, world, weights, tmp_path):
     out = succeed(run, "silent.mp4", "-o", tmp_path, "--checkpoint", "single")
     assert "no sound" in out
-    restored = read_video(tmp_path / "silent.mp4")
+    restored = read_video(tmp_path / "silent.single.mp4")
     assert not restored.has_audio
     frames = zip(read_video(world / "silent.mp4"), restored, strict=True)
     for (_, blurred), (_, written) in frames:
@@ -287,7 +289,7 @@ def test_frame_by_frame_by_a_network_for_pictures(run, world, weights, tmp_path)
 def test_a_gray_network_makes_a_gray_video(run, world, weights, tmp_path):
     out = succeed(run, "silent.mp4", "-o", tmp_path, "--checkpoint", "gray")
     assert "converted to gray" in out
-    _, pixels = next(iter(read_video(tmp_path / "silent.mp4")))
+    _, pixels = next(iter(read_video(tmp_path / "silent.gray.mp4")))
     assert np.ptp(pixels.astype(int), axis=-1).max() <= 2
     _, colours = next(iter(read_video(world / "silent.mp4")))
     luma = from_float(to_float(colours) @ np.float32([[0.299], [0.587], [0.114]]), np.uint8)
@@ -298,7 +300,7 @@ def test_a_gray_network_makes_a_gray_video(run, world, weights, tmp_path):
 def test_other_containers_become_matroska(run, world, tmp_path):
     encode(tmp_path / "clip.avi", [moving_crop(i) for i in range(3)], codec="mpeg4")
     succeed(run, tmp_path / "clip.avi", "-o", tmp_path / "out", "--checkpoint", "single")
-    assert files(tmp_path / "out") == {"clip.mkv"}
+    assert files(tmp_path / "out") == {"clip.single.mkv"}
 
 
 def test_a_folder_of_pictures_and_videos(run, world, tmp_path):
@@ -307,7 +309,7 @@ def test_a_folder_of_pictures_and_videos(run, world, tmp_path):
     shutil.copy(world / "silent.mp4", folder)
     shutil.copy(world / "left.png", folder)
     succeed(run, folder, "-o", tmp_path / "out", "--checkpoint", "single")
-    assert files(tmp_path / "out") == {"left.png", "silent.mp4"}
+    assert files(tmp_path / "out") == {"left.single.png", "silent.single.mp4"}
 
 
 @pytest.mark.parametrize("network", ["video", "single"])
@@ -332,7 +334,7 @@ def test_a_damaged_picture_in_a_clip(run, world, tmp_path):
     code, out, err = run("restore", frames, "-o", target, "--checkpoint", "video")
     assert code == 2 and "11 frames" in out
     assert "frame5.png" in err and "1 of 12 frames" in err and "the others are restored" in err
-    assert files(target) == {f"frame{i}.png" for i in range(12) if i != 5}
+    assert files(target) == {f"frames.video/frame{i}.png" for i in range(12) if i != 5}
 
 
 def test_each_damaged_picture_of_a_clip_is_named(run, world, tmp_path):
@@ -394,7 +396,7 @@ def test_an_input_is_never_replaced(run, world, tmp_path):
     """Not under another name, either."""
     shutil.copy(world / "left.png", tmp_path / "a.png")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/a.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "out/a.single.png").symlink_to(tmp_path / "a.png")
     err = refused(
         run, tmp_path / "a.png", "-o", tmp_path / "out", "--checkpoint", "single", "--overwrite"
     )
@@ -453,7 +455,7 @@ def test_several_outputs_need_a_folder(run, tmp_path):
 def test_colours_for_a_gray_network(run, tmp_path):
     out = succeed(run, "left.png", "-o", tmp_path, "--checkpoint", "gray")
     assert "RGB converted to gray" in out
-    assert read_picture(tmp_path / "left.png").pixels.shape[-1] == 1
+    assert read_picture(tmp_path / "left.gray.png").pixels.shape[-1] == 1
 
 
 # What is published

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tlc_jax.files.datasets import DataError
-from tlc_jax.files.pictures import write_image
+from tlc_jax.files.writing import write_image
 from tlc_jax.training.crops import Crops, batches, decode, picture_of, widest_type
 
 

@@ -13,7 +13,7 @@ from benchmarks.tlc_gain import __main__ as command
 from benchmarks.tlc_gain import gain, maxim, report, shipped, statistics
 from benchmarks.tlc_gain.gain import FACTORS, Network
 from tlc_jax import ops
-from tlc_jax.files.pictures import write_image
+from tlc_jax.files.writing import write_image
 from tlc_jax.inference.sites import at_sites
 from tlc_jax.inference.ways import moved
 from tlc_jax.models import HINet, NAFNet, Restormer

@@ -11,13 +11,15 @@ Images are NHWC, RGB, in [0, 1].
 
 from tlc_jax.evaluation.metrics import psnr, ssim
 from tlc_jax.files.checkpoints import CheckpointError, load, save
-from tlc_jax.files.pictures import ImageError, read_image, write_image
+from tlc_jax.files.pictures import ImageError, read_image
+from tlc_jax.files.writing import write_image
 from tlc_jax.inference.buckets import choose_buckets
 from tlc_jax.inference.clips import restore_clip
 from tlc_jax.inference.guard import restore_guarded
 from tlc_jax.inference.programs import planned_memory
 from tlc_jax.inference.sites import Site, sites
 from tlc_jax.inference.ways import restore, shifted, tiled
+from tlc_jax.jobs.one import restore_file
 from tlc_jax.layers import Network
 from tlc_jax.models import MODELS, NAFSSR, RNNMBP, Baseline, HINet, Maxim, MPRNet, NAFNet, Restormer
 from tlc_jax.ops import (
@@ -58,6 +60,7 @@ __all__ = [
     "read_image",
     "restore",
     "restore_clip",
+    "restore_file",
     "restore_guarded",
     "save",
     "shifted",

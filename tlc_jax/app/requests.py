@@ -13,7 +13,8 @@ import numpy as np
 from tlc_jax import jobs
 from tlc_jax.evaluation.sheets import most_different, panels
 from tlc_jax.files import checkpoints
-from tlc_jax.files.pictures import ImageError, Picture, read_picture, write_image
+from tlc_jax.files.pictures import ImageError, Picture, read_picture
+from tlc_jax.files.writing import write_image
 from tlc_jax.inference.timed import Timed, Watch, restore_timed
 from tlc_jax.inference.ways import at_once, tiled
 from tlc_jax.jobs.pictures import FALSE_COLOURS
@@ -65,7 +66,7 @@ def restored(request: Request, watch: Watch) -> Made:
     file = request.folder / f"{request.source.stem}-restored.png"
     options = jobs.Options(guard=request.mode == "auto")
     with by_name(request.source, file, request.folder):
-        done = jobs.run(jobs.Job((request.source,), (file,)), model, params, options, watch)
+        done = jobs.run(jobs.Job((request.source,), (file,)), [(model, params)], options, watch)
     assert done.before is not None and done.after is not None  # as they are of a picture
     height, width, _ = done.before.pixels.shape
     facts = {

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import jax
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of the user end it with one sentence and exit code 2."""
     from checkpoints_convert import ConversionError
 
+    warnings.filterwarnings("ignore", module="PIL")  # what is damaged is told in our words
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "tlc-jax"))

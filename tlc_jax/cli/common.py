@@ -18,7 +18,7 @@ from rich.progress import track
 from tlc_jax.evaluation.evaluating import EvaluationError
 from tlc_jax.files import checkpoints
 from tlc_jax.files.checkpoints import CheckpointError
-from tlc_jax.files.choosing import Quality, Task, choose
+from tlc_jax.files.choosing import Quality, Task, choose, tasks_of
 from tlc_jax.files.pictures import ImageError
 from tlc_jax.files.video import VideoError
 from tlc_jax.inference.programs import is_out_of_memory
@@ -79,7 +79,7 @@ Settings = Annotated[
 ]
 
 
-def choose_checkpoint(checkpoint: Path | None, task: Task | None, quality: Quality | None) -> Path:
+def choose_checkpoint(checkpoint: Path | None, task: str | None, quality: Quality | None) -> Path:
     """The folder that the three options name; tells of one that nobody named."""
     if checkpoint is None:
         folder = choose(task or "denoise", quality)
@@ -90,6 +90,15 @@ def choose_checkpoint(checkpoint: Path | None, task: Task | None, quality: Quali
         if value is not None:
             raise UserError(f"--{option} {value}: chooses a checkpoint; leave --checkpoint out.")
     return checkpoints.find(checkpoint)
+
+
+def choose_checkpoints(
+    checkpoint: Path | None, tasks: str | None, quality: Quality | None
+) -> list[Path]:
+    """The folders that the options name, of tasks with commas between them one for each."""
+    if tasks is None:
+        return [choose_checkpoint(checkpoint, None, quality)]
+    return [choose_checkpoint(checkpoint, task, quality) for task in tasks_of(tasks)]
 
 
 def open_network(

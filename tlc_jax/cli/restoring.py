@@ -1,5 +1,7 @@
 """`tlc-jax restore`: pictures, pairs of views and videos in, the same restored out."""
 
+import itertools
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,10 +11,10 @@ from rich.text import Text
 from tlc_jax import jobs
 from tlc_jax.cli import common
 from tlc_jax.cli.common import UserError, console
+from tlc_jax.files.checkpoints import network_name
 from tlc_jax.inference.ways import at_once, shifted
 from tlc_jax.jobs.planning import buckets, is_video
 from tlc_jax.layers import Network
-from tlc_jax.layers.network import Params
 
 
 def restore(
@@ -22,9 +24,29 @@ def restore(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="A folder, or a file for one input.")
     ] = Path("restored"),
-    task: common.ToDo = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="What to do, where there is no --checkpoint: denoise, deblur, low-light, derain, "
+            "dehaze, or several with commas, one after the other [denoise]."
+        ),
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="How much of it: 0 is the picture as it came.")
+    ] = 1.0,
     quality: common.HowWell = None,
     checkpoint: common.Checkpoint = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Take the folders in a folder, too.")
+    ] = False,
+    quality_jpeg: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100,
+            help="Of JPEG, AVIF, HEIC and WebP [as the source, a JPEG at least 95].",
+        ),
+    ] = None,
     left: Annotated[
         Path | None, typer.Option(help="The left view of a pair, or a folder of them.")
     ] = None,
@@ -78,45 +100,83 @@ def restore(
 ) -> None:
     """Restore pictures, pairs of views, and videos.
 
-    Pictures become PNG files with 8 or 16 bits as they came. A video stays one, with its sound.
-    For a network for video a folder is a clip, whose frames are in the order of their names.
+    In a folder photo.jpg becomes photo.denoise.jpg: in the format of the source, with its depth
+    and what it says of camera, place and colours. A video stays one, with its sound. For a network
+    for video a folder is a clip, whose frames are in the order of their names.
     """
-    checkpoint = common.choose_checkpoint(checkpoint, task, quality)
-    model, shapes = common.open_network(checkpoint, mode, window, dtype, settings)
+    folders = common.choose_checkpoints(checkpoint, task, quality)
+    opened = [common.open_network(folder, mode, window, dtype, settings) for folder in folders]
+    models = [model for model, _ in opened]
+    _check_order(models)
+    changed = {
+        mode: mode != "local",
+        f"window{window}": window is not None,
+        dtype: dtype != "float32",
+        f"shifts{shifts}": shifts > 1,
+        f"strength{strength:g}": strength != 1,
+        **{
+            re.sub(r"[^a-z0-9]+", "-", setting.lower()).strip("-"): True
+            for setting in settings or ()
+        },
+    }
+    label = "-".join([*map(network_name, folders), *(x for x, is_so in changed.items() if is_so)])
     planned = jobs.plan(
-        model, inputs or [], output,
-        left=left, right=right, compare=compare, watch=console.print,
+        models[0], inputs or [], output,
+        label=label, recursive=recursive, left=left, right=right, compare=compare,
+        watch=console.print,
     )  # fmt: skip
-    of_pictures = {"--compare": compare, "--mode auto": mode == "auto", "--shifts": shifts > 1}
+    of_pictures = {
+        "--compare": compare,
+        "--mode auto": mode == "auto",
+        "--shifts": shifts > 1,
+        "--strength": strength != 1,
+        f"--task {task}": len(models) > 1,
+    }
     if option := next((option for option, given in of_pictures.items() if given), None):
-        _only_pictures(model, planned, option)
+        _only_pictures(models[0], planned, option)
     todo = _unfinished(planned, overwrite)
     for folder in {target.parent for job in todo for target in job.targets}:
         common.check_writable(folder)
     if not todo:
         return
-    params = common.load_params(checkpoint, model, shapes, mode, dtype)
+    networks = [
+        (model, common.load_params(folder, model, shapes, mode, dtype))
+        for folder, (model, shapes) in zip(folders, opened, strict=True)
+    ]
+    with_buckets = waste and shifts == 1 and all(model.has_buckets for model in models)
     options = jobs.Options(
         reference=reference,
+        strength=strength,
         guard=mode == "auto",
         way=shifted(shifts) if shifts > 1 else at_once,
-        buckets=buckets(todo, waste) if waste and model.has_buckets and shifts == 1 else {},
+        buckets=buckets(todo, waste) if with_buckets else {},
+        quality=quality_jpeg,
         chunk=chunk,
         overlap=overlap,
         overwrite=overwrite,
         complain=common.complain,
     )
-    if not common.each(todo, lambda job: _restore(job, model, params, options)):
+    if not common.each(todo, lambda job: _restore(job, networks, options)):
         raise typer.Exit(2)
 
 
-def _restore(job: jobs.Job, model: Network, params: Params, options: jobs.Options) -> None:
+def _check_order(models: list[Network]) -> None:
+    """Refuse networks that do not take what the one before them makes."""
+    for model, after in itertools.pairwise(models):
+        if after.takes != "pictures" or after.inp_channels != model.out_channels:
+            raise UserError(
+                f"{type(after).__name__} does not take what {type(model).__name__} makes; name one "
+                "--task."
+            )
+
+
+def _restore(job: jobs.Job, networks: jobs.Networks, options: jobs.Options) -> None:
     """Do a job and tell of it."""
-    remedy = "a smaller --chunk" if model.takes == "clips" else "cut the picture"
+    remedy = "a smaller --chunk" if networks[0][0].takes == "clips" else "cut the picture"
     remedy = f"--dtype bfloat16{', --waste 0' if options.buckets else ''} or {remedy}"
     with common.enough_memory(job.sources[0], remedy), console.status("") as status:
         outcome = jobs.run(
-            job, model, params, options, lambda words: status.update(Text(f"{job.name}: {words}"))
+            job, networks, options, lambda words: status.update(Text(f"{job.name}: {words}"))
         )
     console.print(f"{job.name} -> {', '.join(map(str, outcome.written))}: {outcome.facts}")
     for note in outcome.notes:
@@ -131,8 +191,8 @@ def _unfinished(planned: list[jobs.Job], overwrite: bool) -> list[jobs.Job]:
     if len(todo) < len(planned):
         first = next(job for job in planned if job not in todo).targets[0]
         console.print(
-            f"{len(planned) - len(todo)} of {len(planned)} are there already, by whatever options, "
-            f"{first} first; --overwrite redoes them"
+            f"{len(planned) - len(todo)} of {len(planned)} are there already, {first} first; "
+            "--overwrite redoes them"
         )
     return todo
 

@@ -43,8 +43,7 @@ def serve_page(
     networks = {} if checkpoint else _of_tasks()
     for folder in map(checkpoints.find, checkpoint or ()):
         _check_network(folder)
-        whole = folder.resolve()  # what a training run makes is "model" in the run's folder
-        name = whole.parent.name if whole.name == "model" else whole.name
+        name = checkpoints.network_name(folder)
         networks[str(folder) if name in networks else name] = folder.absolute()
     _check_free(host, port)
     limits = Limits(max_pixels, max_megabytes, timeout, jobs)

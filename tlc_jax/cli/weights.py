@@ -13,7 +13,8 @@ from tlc_jax.cli.common import UserError, console
 from tlc_jax.evaluation.sheets import window_map
 from tlc_jax.files import checkpoints
 from tlc_jax.files.catalogue import PACKAGES, PUBLISHED
-from tlc_jax.files.pictures import read_image, write_image
+from tlc_jax.files.pictures import read_image
+from tlc_jax.files.writing import write_image
 from tlc_jax.inference.programs import planned_memory
 from tlc_jax.inference.sites import sites
 from tlc_jax.models import MODELS

@@ -9,6 +9,7 @@ installed, which are the folders in `home`.
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import os
@@ -145,6 +146,12 @@ def find(path: str | os.PathLike) -> Path:
     return home() / path if not path.exists() and str(path) in installed() else path
 
 
+def network_name(folder: Path) -> str:
+    """What a checkpoint is called; what a training run makes is "model" in the run's folder."""
+    whole = folder.resolve()
+    return whole.parent.name if whole.name == "model" else whole.name
+
+
 def describe(path: str | os.PathLike) -> dict[str, Any]:
     """The contents of a checkpoint's model.json.
 
@@ -189,6 +196,9 @@ def _instead(path: Path) -> str:
     if package is not None:
         return f"; to get Google's weights for {package.holds.task}, type {package.commands}."
     ours = f" ({path} of the package is --task {path})" if str(path) in SHIPPED else ""
+    known = [*SHIPPED, *installed(), *(one.checkpoint for one in catalogue.PACKAGES)]
+    if near := difflib.get_close_matches(str(path), set(known) - {str(path)}, 1, 0.6):
+        return f"{ours}; is '{near[0]}' meant?"
     return (
         f"{ours}; convert the published weights with 'tlc-jax convert SOURCE DESTINATION' and name "
         f"the destination, or one that is installed: {', '.join(installed()) or 'there are none'}."

@@ -1,5 +1,6 @@
 """Which checkpoint does a task: one of ours, or the best of those that are installed."""
 
+import difflib
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +9,23 @@ from tlc_jax.files.checkpoints import SHIPPED, CheckpointError, describe, find, 
 
 Task = Literal["denoise", "deblur", "low-light", "derain", "dehaze"]  # of `catalogue.TASKS`
 Quality = Literal["fast", "best"]
+
+
+def tasks_of(names: str) -> list[str]:
+    """The tasks in a text with commas between them.
+
+    Raises:
+      CheckpointError: one is none of `catalogue.TASKS`, or there twice.
+    """
+    tasks = names.split(",")
+    for task in tasks:
+        if task not in catalogue.TASKS:
+            near = difflib.get_close_matches(task, catalogue.TASKS, 1, 0.5)
+            hint = f"; is {near[0]} meant?" if near else "."
+            raise CheckpointError(f"task {task}: tasks are {', '.join(catalogue.TASKS)}{hint}")
+    if len(set(tasks)) < len(tasks):
+        raise CheckpointError(f"task {names}: names a task twice.")
+    return tasks
 
 
 def choose(task: str, quality: Quality | None = None) -> Path:

@@ -1,26 +1,22 @@
-"""Files <-> arrays: pictures at their full bit depth, upright, gray or RGB.
+"""Files -> arrays: pictures at their full bit depth, upright, gray or RGB.
 
 An image in memory is (H, W, C) float32 in [0, 1]; `to_float` and `from_float` are the only places
 where whole numbers become fractions and back. Pillow opens every file and decodes most; imagecodecs
-decodes, and encodes, what Pillow would cut to 8 bits. Both are imported by the functions that need
-them, so that importing the library stays cheap.
+decodes what Pillow would cut to 8 bits. Both are imported by the functions that need them, so that
+importing the library stays cheap.
 """
 
 import io
 import os
-import struct
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import jax
 import numpy as np
 
-from tlc_jax.files.atomic import write_atomically
-from tlc_jax.ops.pixels import from_float, to_float, to_gray
+from tlc_jax.files.metadata import NO_METADATA, ORIENTATION, Metadata, read_metadata
+from tlc_jax.ops.pixels import to_float, to_gray
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
@@ -30,18 +26,31 @@ LARGEST_TILE = 2**24  # pixels of a TIFF's tile, as it is decoded whole
 DTYPES = {8: np.uint8, 16: np.uint16}  # by bits
 
 # A closed list: of Pillow's other formats, some start programs (EPS) and some lose depth unnoticed.
-READABLE = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
-WRITABLE = {
-    ".png": {"format": "PNG"},
-    ".jpg": {"format": "JPEG", "quality": 95},
-    ".jpeg": {"format": "JPEG", "quality": 95},
-    ".webp": {"format": "WEBP", "lossless": True},
-    ".tif": {"format": "TIFF"},
-    ".tiff": {"format": "TIFF"},
+READABLE = ("PNG", "JPEG", "TIFF", "WEBP", "AVIF", "BMP", "GIF", "PPM")
+FORMATS = {  # that are written, by the end of a file's name
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    ".avif": "AVIF",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
 }
-ORIENTATION = 0x0112  # EXIF
+# What cameras' sensors saw; of most of these files Pillow would decode a small preview.
+RAW = {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".gpr", ".iiq", ".kdc"}
+RAW |= {".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl"}
+RAW |= {".sr2", ".srf", ".srw", ".x3f"}
+OF_RAW = (
+    "it is a raw file of a camera; develop it first, as with darktable or RawTherapee, and give "
+    "the TIFF or JPEG"
+)
+NEW_SUBFILE_TYPE, DNG_VERSION = 254, 50706  # TIFF
 WIDTH, HEIGHT, BITS_PER_SAMPLE, PHOTOMETRIC = 256, 257, 258, 262  # TIFF
 PLANAR_CONFIGURATION, TILE_WIDTH, TILE_HEIGHT = 284, 322, 323
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+HEAD = 2**16  # bytes, which tell the depth
 PLAIN = ("L", "LA", "RGB", "RGBA", "CMYK", "I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes
 KINDS = {"1": "black and white", "P": "palette", "PA": "palette"}  # of others
 
@@ -59,12 +68,18 @@ class Picture:
       alpha: (H, W) opacity of the same type, `None` where the file has none.
       icc_profile: the colour profile that describes `pixels`.
       notes: what was converted or left out, in plain words.
+      gray: whether the file is gray, also where `pixels` are RGB.
+      metadata: EXIF and the like.
+      saving: how Pillow is to save a picture like it: its "format", and what that knows.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None
     icc_profile: bytes | None
     notes: tuple[str, ...]
+    gray: bool = False
+    metadata: Metadata = NO_METADATA
+    saving: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_image(path: str | os.PathLike[str], *, channels: int | None = 3) -> np.ndarray:
@@ -92,7 +107,8 @@ def read_picture(
     Sets Pillow's limit on the size of pictures, one for the whole process, to 2^30 pixels.
 
     Args:
-      path: a PNG, JPEG, TIFF, WebP, BMP, GIF or PNM file; of several pictures in it, the first.
+      path: a PNG, JPEG, TIFF, WebP, AVIF, BMP, GIF or PNM file, or HEIC where pillow-heif is
+        installed; of several pictures in it, the first.
         16 bits a channel are kept in PNG and TIFF files, and in gray ones of any format.
       channels: 3 repeats gray to RGB, 1 takes the BT.601 luma of colours, `None` keeps the file's.
       file: what to read; `path` then only names it. It is closed.
@@ -107,9 +123,12 @@ def read_picture(
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is 1, 3 or None, got {channels}.")
     with _reading(path), file or open(path, "rb") as encoded:
-        samples, icc_profile, notes = _decode(encoded)
+        samples, image, notes = _decode(encoded)
+        h, w, _ = samples.shape
+        metadata = read_metadata(image, (w, h), notes)
+        saving = _saving(image, encoded)
 
-    pixels, alpha = samples, None
+    pixels, alpha, gray = samples, None, samples.shape[-1] < 3
     if samples.shape[-1] in (2, 4):
         pixels, alpha = samples[..., :-1], np.ascontiguousarray(samples[..., -1])
     if (pixels.shape[-1], channels) == (1, 3):
@@ -118,12 +137,12 @@ def read_picture(
     elif (pixels.shape[-1], channels) == (3, 1):
         pixels = to_gray(pixels)
         notes.append("RGB converted to gray")
-    # Bytes 16 to 20 of a profile name the colours it is for; on other ones it does harm.
-    colours = b"GRAY" if pixels.shape[-1] == 1 else b"RGB "
-    if icc_profile and icc_profile[16:20] != colours:
-        icc_profile = None
+    profile = metadata.profile_for(pixels)
+    if profile is None and metadata.icc_profile and not (gray and pixels.shape[-1] == 3):
         notes.append("ICC profile dropped, as it describes other colours")
-    return Picture(np.ascontiguousarray(pixels), alpha, icc_profile or None, tuple(notes))
+    return Picture(
+        np.ascontiguousarray(pixels), alpha, profile, tuple(notes), gray, metadata, saving
+    )
 
 
 def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -134,9 +153,7 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
       ImageError: if the file cannot be read.
     """
-    from PIL import Image
-
-    with _reading(path), Image.open(path, formats=READABLE) as image:
+    with _reading(path), open(path, "rb") as file, _opened(file) as image:
         width, height = image.size
         turned = image.format != "TIFF" and _orientation(image)  # Pillow turns those itself
     return (width, height) if turned in (5, 6, 7, 8) else (height, width)
@@ -149,6 +166,8 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
 
     Image.MAX_IMAGE_PIXELS = LARGEST
     try:
+        if os.path.splitext(path)[1].lower() in RAW:
+            raise ImageError(OF_RAW)
         yield
     except Exception as error:  # Pillow meets damaged files with almost any exception
         match error:
@@ -169,17 +188,49 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise ImageError(f"cannot read {path}: {reason}.") from error
 
 
-def _decode(file: BinaryIO) -> tuple[np.ndarray, bytes | None, list[str]]:
-    """Upright samples (H, W, 1 to 4), where the last of 2 or 4 is alpha; ICC profile; notes."""
+def _opened(file: BinaryIO) -> "ImageFile.ImageFile":
+    """A picture of which Pillow has read the head."""
     from PIL import Image
 
-    head = file.read(25)
+    head = file.read(12)
     if not head:
         raise ImageError("it is empty")
+    formats = READABLE
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
+        if not load_heif():
+            raise ImageError("it is HEIC, which needs pillow-heif; pip install 'tlc-jax[heic]'")
+        formats = ("HEIF",)
+    if head[8:10] == b"CR":  # of Canon, in a TIFF
+        raise ImageError(OF_RAW)
     file.seek(0)
-    image = Image.open(file, formats=READABLE)
+    image = Image.open(file, formats=formats)
     if image.width * image.height > LARGEST:  # up to twice its limit Pillow only warns
         raise Image.DecompressionBombError
+    tags = _tags(image)
+    if DNG_VERSION in tags:
+        raise ImageError(OF_RAW)
+    if tags.get(NEW_SUBFILE_TYPE, 0) & 1:
+        raise ImageError(
+            "its first picture is a small preview of another, as in raw files; save that alone"
+        )
+    return image
+
+
+def load_heif() -> bool:
+    """Have Pillow read and write HEIC, where pillow-heif is installed; whether it is."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+def _decode(file: BinaryIO) -> tuple[np.ndarray, "ImageFile.ImageFile", list[str]]:
+    """Upright samples (H, W, 1 to 4), where the last of 2 or 4 is alpha; the picture; notes."""
+    image = _opened(file)
+    file.seek(0)
+    head = file.read(HEAD)
     mode, bits, notes = image.mode, _bits(image, head), []
     # Of a TIFF file before Pillow turns it upright as it loads; of a PNG, which may say it after
     # its pixels, once Pillow has seen those.
@@ -203,7 +254,7 @@ def _decode(file: BinaryIO) -> tuple[np.ndarray, bytes | None, list[str]]:
         notes.append(f"{KINDS.get(mode, mode)} converted to {to}")
     if bits > 8 and samples.dtype == np.uint8:
         notes.append(f"{bits} bits a channel reduced to 8")
-    return _turn(samples, turn), image.info.get("icc_profile"), notes
+    return _turn(samples, turn), image, notes
 
 
 def _bits(image: "ImageFile.ImageFile", head: bytes) -> int:
@@ -215,7 +266,37 @@ def _bits(image: "ImageFile.ImageFile", head: bytes) -> int:
             return max(_tags(image).get(BITS_PER_SAMPLE, (1,)))
         case "PPM", [(_, _, _, (_, int(white)))]:
             return white.bit_length()
+        case "AVIF" | "HEIF", _:
+            box = head.find(b"pixi")  # its type, 4 bytes of flags, the channels, bits of the first
+            return head[box + 9] if 0 <= box < len(head) - 9 else 8
     return 8
+
+
+def _saving(image: "ImageFile.ImageFile", file: BinaryIO) -> dict[str, Any]:
+    """How Pillow is to save a picture so that it is encoded as this one is, but for pixels."""
+    from PIL import JpegImagePlugin
+
+    saving: dict[str, Any] = {"format": "JPEG" if image.format == "MPO" else image.format}
+    match image:
+        case JpegImagePlugin.JpegImageFile(quantization=tables, layers=1 | 3):
+            saving |= {"qtables": tables, "progressive": "progressive" in image.info}
+            if image.layers == 3:
+                saving["subsampling"] = max(0, JpegImagePlugin.get_sampling(image))
+        case _ if image.format == "WEBP":
+            file.seek(0)
+            saving |= {"lossless": True} if _is_lossless_webp(file) else {"quality": 95}
+    return saving
+
+
+def _is_lossless_webp(file: BinaryIO) -> bool:
+    """Whether the pixels lie in a chunk VP8L, after others or not."""
+    file.seek(12)
+    while len(head := file.read(8)) == 8:
+        kind, length = head[:4], int.from_bytes(head[4:], "little")
+        if kind in (b"VP8L", b"VP8 "):
+            return kind == b"VP8L"
+        file.seek(length + length % 2, os.SEEK_CUR)
+    return False
 
 
 def _tags(image: "Image.Image") -> Mapping[int, Any]:
@@ -308,90 +389,3 @@ def _turn(samples: np.ndarray, orientation: int | None) -> np.ndarray:
     down = -1 if orientation in (3, 4, 7, 8) else 1
     right = -1 if orientation in (2, 3, 6, 7) else 1
     return samples[::down, ::right]
-
-
-def write_image(
-    path: str | os.PathLike[str],
-    image: np.ndarray | jax.Array,
-    *,
-    alpha: np.ndarray | jax.Array | None = None,
-    icc_profile: bytes | None = None,
-    bits: int = 8,
-) -> None:
-    """Writes a picture atomically, in the format that its name ends in.
-
-    Args:
-      path: .png, or with 8 bits also .jpg, .jpeg, .webp (lossless), .tif, .tiff.
-      image: (H, W, 1 or 3); floats are clipped to [0, 1], uint8 and uint16 written as they are.
-      alpha: (H, W) opacity, converted to the depth of the picture; not for JPEG.
-      icc_profile: the colour profile that describes `image`.
-      bits: 8 or 16, the depth to which floats are rounded.
-
-    Raises:
-      ImageError: if the file cannot be written, or the image holds NaN.
-      ValueError: another shape of the image or of its alpha, or other bits.
-      TypeError: other types of numbers.
-    """
-    path, image = Path(path), np.asarray(image)
-    if image.ndim != 3 or image.shape[-1] not in (1, 3) or 0 in image.shape:
-        raise ValueError(f"an image to write is (H, W, 1 or 3), got {image.shape}.")
-    if alpha is not None and alpha.shape != image.shape[:2]:
-        raise ValueError(f"alpha is (H, W) = {image.shape[:2]}, got {alpha.shape}.")
-    if bits not in DTYPES:
-        raise ValueError(f"bits is 8 or 16, got {bits}.")
-    dtype = image.dtype if image.dtype in DTYPES.values() else DTYPES[bits]
-    try:
-        if not path.parent.is_dir():
-            raise ImageError(f"there is no folder {path.parent}; create it first")
-        if alpha is not None:
-            image = np.concatenate([to_float(image), to_float(np.asarray(alpha))[..., None]], -1)
-        write_atomically(path, _encode(path.suffix.lower(), from_float(image, dtype), icc_profile))
-    except (OSError, ValueError) as error:
-        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else error
-        raise ImageError(f"cannot write {path}: {reason}.") from error
-
-
-def write_restored(path: str | os.PathLike[str], pixels: np.ndarray, source: Picture) -> None:
-    """Writes a restored picture with the colour profile of its source, and its alpha if that fits.
-
-    Args:
-      path: as of `write_image`.
-      pixels: (H, W, 1 or 3), whole numbers.
-      source: the picture that was restored; its alpha is left out where `pixels` differ in size.
-
-    Raises:
-      ImageError: if the file cannot be written.
-    """
-    fits = source.alpha is not None and source.alpha.shape == pixels.shape[:2]
-    alpha = source.alpha if fits else None
-    write_image(path, pixels, alpha=alpha, icc_profile=source.icc_profile)
-
-
-def _encode(suffix: str, samples: np.ndarray, icc_profile: bytes | None) -> bytes:
-    from PIL import Image
-
-    if suffix not in WRITABLE:
-        raise ImageError(f"a name ends in {', '.join(WRITABLE)}, not in '{suffix}'")
-    if samples.dtype == np.uint16:
-        if suffix != ".png":
-            raise ImageError("16 bits a channel are written as .png only")
-        return _png_of_sixteen_bits(samples, icc_profile)
-    if WRITABLE[suffix]["format"] == "JPEG" and samples.shape[-1] in (2, 4):
-        raise ImageError("JPEG has no transparency; write a .png, or leave alpha out")
-    encoded = io.BytesIO()
-    samples = samples[..., 0] if samples.shape[-1] == 1 else samples
-    Image.fromarray(samples).save(encoded, **WRITABLE[suffix], icc_profile=icc_profile)
-    return encoded.getvalue()
-
-
-def _png_of_sixteen_bits(samples: np.ndarray, icc_profile: bytes | None) -> bytes:
-    """A PNG, which Pillow would cut to 8 bits; its chunk iCCP, which imagecodecs does not write."""
-    import imagecodecs
-
-    encoded = bytes(imagecodecs.png_encode(np.ascontiguousarray(samples), level=3))
-    if not icc_profile:
-        return encoded
-    profile = b"iCCPICC profile\0\0" + zlib.compress(icc_profile)
-    chunk = struct.pack(">I", len(profile) - 4) + profile + struct.pack(">I", zlib.crc32(profile))
-    end = 8 + 4 + 4 + 13 + 4  # of the signature and of IHDR: its length, type, data and checksum
-    return encoded[:end] + chunk + encoded[end:]

@@ -12,6 +12,9 @@ from tlc_jax.layers.network import Params, abstract_params, check_network
 from tlc_jax.ops.pixels import to_float
 from tlc_jax.ops.windows import Size
 
+# Of floats that stand for a picture: what another network made may leave [0, 1] a little.
+LOWEST, HIGHEST = -0.5, 1.5
+
 
 @functools.partial(jax.jit, static_argnames="model")
 def _forward(model: Network, params: Params, image: jax.Array) -> jax.Array:
@@ -48,8 +51,8 @@ def as_input(model: Network, image: np.ndarray) -> np.ndarray:
     """Refuse what a network does not take as one image, and convert it to float32.
 
     Raises:
-      ValueError: an array that is not (H, W, C) with the network's channels; a network for clips,
-        or one with a field that cannot be hashed.
+      ValueError: an array that is not (H, W, C) with the network's channels; floats that are NaN
+        or far from [0, 1]; a network for clips, or one with a field that cannot be hashed.
       TypeError: other types of numbers; a module that is no `Network` with a `forward`.
     """
     refuse_clips(model)
@@ -78,7 +81,14 @@ def frame_as_input(model: Network, image: np.ndarray) -> np.ndarray:
             f"{type(model).__name__} takes one picture (H, W, {channels}), got an array of shape "
             f"{image.shape}."
         )
-    return to_float(image)
+    pixels = to_float(image)
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= LOWEST and high <= HIGHEST):  # nor NaN
+        raise ValueError(
+            f"floats of a picture are in [0, 1], got {low:.4g} to {high:.4g}; divide those in "
+            "0 ... 255 by 255, and look for the step that made others."
+        )
+    return pixels
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -55,7 +55,8 @@ def restore(
       integers are rounded and clipped, floats are not.
 
     Raises:
-      ValueError: an array that is not (H, W, C) with the network's channels; a bucket that is too
+      ValueError: an array that is not (H, W, C) with the network's channels; floats that are NaN
+        or far from [0, 1], as those of 0 to 255 are; a bucket that is too
         small, or for a network without buckets; a network for clips, or one with a field that
         cannot be hashed; a result with NaN for an image of integers, which cannot hold it.
       TypeError: other types of numbers; a module that is no `Network` with a `forward`.

@@ -4,19 +4,17 @@
 """
 
 from tlc_jax.inference.timed import Watch
-from tlc_jax.jobs.job import DEFAULTS, Job, JobError, Options, Outcome
+from tlc_jax.jobs.job import DEFAULTS, Job, JobError, Networks, Options, Outcome
 from tlc_jax.jobs.pictures import restore_picture
 from tlc_jax.jobs.planning import is_video, plan
 from tlc_jax.jobs.videos import restore_frames, restore_video
-from tlc_jax.layers.network import Network, Params
 
-__all__ = ["Job", "JobError", "Options", "Outcome", "plan", "run"]
+__all__ = ["Job", "JobError", "Networks", "Options", "Outcome", "plan", "run"]
 
 
 def run(
     job: Job,
-    model: Network,
-    params: Params,
+    networks: Networks,
     options: Options = DEFAULTS,
     watch: Watch = lambda words: None,
 ) -> Outcome:
@@ -24,7 +22,7 @@ def run(
 
     Args:
       job: as of `plan`.
-      model, params: the network.
+      networks: one network with its parameters, or for pictures several, one after the other.
       options: how.
       watch: told what is done next.
 
@@ -35,7 +33,7 @@ def run(
       ImageError, VideoError, JobError: a file cannot be read or written, or files do not fit.
     """
     if is_video(job.sources[0]):
-        return restore_video(job, model, params, options, watch)
+        return restore_video(job, *networks[0], options, watch)
     if job.is_clip:
-        return restore_frames(job, model, params, options, watch)
-    return restore_picture(job, model, params, options, watch)
+        return restore_frames(job, *networks[0], options, watch)
+    return restore_picture(job, networks, options, watch)

@@ -1,7 +1,7 @@
 """What is restored at once, how, and what came of it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,11 @@ import numpy as np
 
 from tlc_jax.files.pictures import Picture
 from tlc_jax.inference.ways import Way, at_once
+from tlc_jax.layers.network import Network, Params
 from tlc_jax.ops.windows import Size
+
+# Networks with their parameters; what the first makes of a picture is the next one's.
+Networks = Sequence[tuple[Network, Params]]
 
 
 class JobError(ValueError):
@@ -48,18 +52,22 @@ class Options:
     Attributes:
       reference: the ground truth of a picture, or a folder of it by the names of the sources; for
         two targets with subfolders `left` and `right`.
+      strength: of pictures, 0 for what came to 1 for all that the networks do.
       guard: whether global statistics are taken where the local ones fail.
       way: of pictures, as of `tlc_jax.restore`.
       buckets: those of the sizes of pictures that share a program.
+      quality: of JPEG and other files that lose something, 1 to 100; `None` for that of the source.
       chunk, overlap: frames at a time, as of `tlc_jax.restore_clip`.
       overwrite: whether outputs that are there are replaced; else only what is missing is written.
       complain: told at once of a frame of a clip that cannot be read; the others are restored.
     """
 
     reference: Path | None = None
+    strength: float = 1.0
     guard: bool = False
     way: Way = at_once
     buckets: Mapping[Size, Size] = dataclasses.field(default_factory=dict)
+    quality: int | None = None
     chunk: int = 10
     overlap: int = 5
     overwrite: bool = False
@@ -77,7 +85,7 @@ class Outcome:
       written: the files, or the folder of a clip.
       facts: what was done, in words.
       notes: what was converted or left out, and how close the result is to the reference.
-      problem: a sentence about parts of the source that could not be restored.
+      problem: a sentence about what could not be done, as parts of a source that cannot be read.
       before: the picture as it was read, of a pair its first view.
       after: what was written of it, (H, W, C) whole numbers.
       mode: "local" or "global", the statistics that it was restored with.

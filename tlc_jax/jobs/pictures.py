@@ -1,63 +1,69 @@
 """One picture, or the two views of a pair, restored from file to file."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tlc_jax.evaluation import metrics
-from tlc_jax.evaluation.sheets import comparison
 from tlc_jax.files.datasets import PICTURES
-from tlc_jax.files.pictures import ImageError, Picture, read_picture, write_image, write_restored
+from tlc_jax.files.pictures import ImageError, Picture, read_picture
+from tlc_jax.files.writing import write_image, write_restored
 from tlc_jax.inference.timed import NotFiniteError, Timed, Watch, restore_timed
-from tlc_jax.jobs.job import Job, JobError, Options, Outcome
-from tlc_jax.layers.network import Network, Params
+from tlc_jax.jobs.job import Job, JobError, Networks, Options, Outcome
 from tlc_jax.ops.pixels import from_float, to_float
+from tlc_jax.ops.windows import Size
 
 FALSE_COLOURS = "local statistics make false colours here, so these are global ones"
 
 
-def restore_picture(
-    job: Job, model: Network, params: Params, options: Options, watch: Watch
-) -> Outcome:
+def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch) -> Outcome:
     """Restore a picture, or a pair of views into one picture or two; arguments as for `run`."""
     watch("reading")
-    views = len(job.sources)
-    pictures = [read_picture(path, channels=model.inp_channels // views) for path in job.sources]
+    views, channels = len(job.sources), networks[0][0].inp_channels
+    pictures = [read_picture(path, channels=channels // views) for path in job.sources]
     for path, picture in zip(job.sources, pictures, strict=True):
         check_size(path, picture, job.sources[0], pictures[0], "the views of a pair")
     before = np.concatenate([to_float(picture.pixels) for picture in pictures], axis=-1)
-    height, width, channels = before.shape
-    truth = _truth(options, job, (height * model.scale, width * model.scale, channels // views))
+    height, width, _ = before.shape
     bucket = options.buckets.get((height, width))
 
-    def timed(model: Network, name: str, guard: bool, watch: Watch) -> Timed:
+    def timed(networks: Networks, name: str, guard: bool, watch: Watch) -> Timed:
         try:
-            return restore_timed(
-                model, params, before, way=options.way, bucket=bucket, guard=guard, watch=watch
-            )
+            return _restored(before, networks, options, bucket, guard, watch)
         except NotFiniteError as error:
             raise ImageError(f"{name}: {error}") from None
 
-    made = timed(model, str(job.sources[0]), options.guard, watch)
+    made = timed(networks, str(job.sources[0]), options.guard, watch)
     watch("writing")
     pixels = from_float(made.pixels, np.result_type(*(picture.pixels for picture in pictures)))
-    written = _write(job.targets, pixels, pictures, options.overwrite)
-    notes = [FALSE_COLOURS] if options.guard and made.mode == "global" and written else []
+    notes = [FALSE_COLOURS] if options.guard and made.mode == "global" else []
     notes += dict.fromkeys(note for picture in pictures for note in picture.notes)
-    if model.scale > 1 and any(picture.alpha is not None for picture in pictures):
-        notes.append("alpha left out")
-    if truth is not None:
-        notes.append(_scores(before, made.pixels, to_float(pixels), truth))
+    written = []
+    parts = np.split(pixels, len(job.targets), axis=-1)
+    for target, part, picture in zip(job.targets, parts, pictures, strict=False):
+        if options.overwrite or not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            notes += write_restored(target, part, picture, options.quality)
+            written.append(target)
     if job.sheet is not None:
+        from tlc_jax.evaluation.sheets import comparison  # brings Pillow
+
         other = "global" if made.mode == "local" else "local"
+        others = [(model.clone(local_mode=other == "local"), params) for model, params in networks]
         compared = timed(
-            model.clone(local_mode=other == "local"), f"{job.sources[0]} in {other} mode", False,
+            others, f"{job.sources[0]} in {other} mode", False,
             lambda words: watch(f"{words}, in {other} mode"),
         )  # fmt: skip
         results = {made.mode: made.pixels, other: compared.pixels}
         write_image(job.sheet, comparison(before, results["global"], results["local"]))
         written.append(job.sheet)
+    problem = None
+    try:
+        truth = _truth(options, job, (*made.pixels.shape[:2], channels // views))
+        if truth is not None:
+            notes.append(_scores(before, made.pixels, to_float(pixels), truth))
+    except (JobError, ImageError) as error:  # the result is there all the same
+        problem = str(error)
     h, w, _ = made.pixels.shape
     facts = [
         f"{width}x{height}",
@@ -68,7 +74,8 @@ def restore_picture(
     return Outcome(
         written=tuple(written),
         facts="".join(facts),
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),
+        problem=problem,
         before=pictures[0],
         after=pixels,
         mode=made.mode,
@@ -78,6 +85,34 @@ def restore_picture(
     )
 
 
+def _restored(
+    before: np.ndarray,
+    networks: Networks,
+    options: Options,
+    bucket: Size | None,
+    guard: bool,
+    watch: Watch,
+) -> Timed:
+    """A picture restored by one network after the other, and mixed with what it was."""
+    made = Timed(before, "local", 0.0, 0.0, 0)
+    for model, params in networks:
+        step = restore_timed(
+            model, params, made.pixels, way=options.way, bucket=bucket, guard=guard, watch=watch
+        )
+        made = Timed(
+            step.pixels,
+            step.mode if made.mode == "local" else made.mode,
+            made.compiling + step.compiling,
+            made.running + step.running,
+            max(made.memory, step.memory),
+        )
+    if options.strength != 1:
+        if made.pixels.shape != before.shape:
+            raise JobError("a strength is for networks that keep the size; leave it out.")
+        made = made._replace(pixels=before + options.strength * (made.pixels - before))
+    return made
+
+
 def check_size(path: Path, picture: Picture, first: Path | str, like: Picture, what: str) -> None:
     """Refuse a picture of another size than the first of those that are restored at once."""
     (h, w, _), (height, width, _) = picture.pixels.shape, like.pixels.shape
@@ -85,20 +120,6 @@ def check_size(path: Path, picture: Picture, first: Path | str, like: Picture, w
         raise JobError(
             f"{path}: is {w}x{h}, but {first} is {width}x{height}; {what} are of one size."
         )
-
-
-def _write(
-    targets: Sequence[Path], pixels: np.ndarray, pictures: Sequence[Picture], overwrite: bool
-) -> list[Path]:
-    """Each target takes its part of the channels, unless it is there and is to stay."""
-    written = []
-    parts = np.split(pixels, len(targets), axis=-1)
-    for target, part, picture in zip(targets, parts, pictures, strict=False):
-        if overwrite or not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_restored(target, part, picture)
-            written.append(target)
-    return written
 
 
 def read_truth(reference: Path, source: Path, shape: tuple[int, ...]) -> np.ndarray:

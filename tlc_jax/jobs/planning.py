@@ -2,11 +2,13 @@
 
 import contextlib
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from tlc_jax.files.datasets import PICTURES, file_pairs, is_visible_file
-from tlc_jax.files.pictures import ImageError, picture_size
+from tlc_jax.files.pictures import FORMATS, ImageError, picture_size
 from tlc_jax.files.video import VIDEOS, WRITABLE
 from tlc_jax.inference.buckets import choose_buckets
 from tlc_jax.inference.timed import Watch
@@ -20,6 +22,8 @@ def plan(
     inputs: Sequence[Path],
     output: Path,
     *,
+    label: str = "",
+    recursive: bool = False,
     left: Path | None = None,
     right: Path | None = None,
     compare: bool = False,
@@ -32,6 +36,10 @@ def plan(
       inputs: pictures, videos and folders of them; the frames in a folder are one clip for a
         network for video.
       output: a folder, or a file for one input.
+      label: what is done, for the names in a folder: photo.jpg becomes photo.LABEL.jpg there, and
+        the frames of a clip lie in a folder of that name.
+      recursive: whether the folders in a folder are searched, too; they are made again in the
+        output.
       left, right: in place of inputs, for a network for pairs: two pictures, or two folders.
       compare: whether each picture gets a sheet beside it.
       watch: told what is left out.
@@ -42,7 +50,7 @@ def plan(
       DataError: names without partner.
     """
     if model.takes == "pairs":
-        jobs = _of_pairs(model, inputs, left, right, output)
+        jobs = _of_pairs(model, inputs, left, right, output, label)
     elif model.takes == "arrays":
         raise JobError(
             f"{type(model).__name__} takes pictures of {model.inp_channels} channels here, which "
@@ -53,11 +61,10 @@ def plan(
             f"{type(model).__name__} takes no pairs; name pictures without --left and --right."
         )
     else:
-        sources = [files for path in inputs for files in _found(model, path, output, watch)]
-        jobs = [
-            job._replace(is_clip=model.takes == "clips" and not is_video(job.sources[0]))
-            for job in _to_outputs(sources, output)
+        found = [
+            files for path in inputs for files in _found(model, path, output, recursive, watch)
         ]
+        jobs = _to_outputs(found, output, label)
     if compare:
         jobs = [
             job._replace(sheet=job.targets[0].with_name(f"{job.targets[0].stem}-compare.png"))
@@ -82,7 +89,15 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def _found(model: Network, path: Path, output: Path, watch: Watch) -> list[tuple[Path, ...]]:
+class _Found(NamedTuple):
+    """Sources of one job, and the folder below the output where the result goes."""
+
+    sources: tuple[Path, ...]
+    folder: Path
+    is_clip: bool = False
+
+
+def _found(model: Network, path: Path, output: Path, recursive: bool, watch: Watch) -> list[_Found]:
     """The sources of each job for a file, or for all in a folder."""
     clips = model.takes == "clips"
     if not path.exists():
@@ -93,38 +108,89 @@ def _found(model: Network, path: Path, output: Path, watch: Watch) -> list[tuple
                 f"{path}: {type(model).__name__} restores video; name a video or a folder of "
                 "frames."
             )
-        return [(path,)]
-    if any(p.is_dir() and p.resolve() != output.resolve() for p in path.glob("[!.]*")):
-        watch(f"{path}: the folders in it are left out; name them, too")
-    inside = sorted(filter(is_visible_file, path.iterdir()), key=_in_order)
-    frames = [file for file in inside if file.suffix.lower() in PICTURES]
-    videos = [(file,) for file in inside if is_video(file)]
-    if not frames and not videos:
+        return [_Found((path,), Path())]
+    inside = [file for file in path.glob("[!.]*") if file.is_dir() and not _same(file, output)]
+    if inside and not recursive:
+        watch(f"{path}: the folders in it are left out; --recursive takes them, too")
+    found, left_out = [], []
+    for folder in (path, *(_folders(path, output) if recursive else ())):
+        files = sorted(filter(is_visible_file, folder.iterdir()), key=_in_order)
+        frames = [file for file in files if file.suffix.lower() in PICTURES]
+        videos = [file for file in files if is_video(file)]
+        left_out += [file for file in files if file not in (*frames, *videos)]
+        here = folder.relative_to(path)
+        if clips and frames:
+            found.append(_Found(tuple(frames), here, is_clip=True))
+            frames = []
+        found += [_Found((file,), here) for file in (*frames, *videos)]
+    if not found:
         kinds = ", ".join((*PICTURES, *VIDEOS))
         raise JobError(f"{path}: no pictures or videos in this folder ({kinds}).")
-    together = [tuple(frames)] if clips and frames else [(frame,) for frame in frames]
-    return [*together, *videos]
+    if left_out:
+        more = f" and {len(left_out) - 1} more files" if left_out[1:] else ""
+        watch(f"{left_out[0]}{more}: left out, no picture or video that is read here")
+    return found
 
 
-def _to_outputs(sources: list[tuple[Path, ...]], output: Path) -> list[Job]:
+def _folders(path: Path, output: Path) -> Iterator[Path]:
+    """All folders below one, but hidden ones and the output; links are not followed."""
+    for inside in sorted(path.glob("[!.]*"), key=_in_order):
+        if inside.is_dir() and not inside.is_symlink() and not _same(inside, output):
+            yield inside
+            yield from _folders(inside, output)
+
+
+def _same(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve()
+
+
+def _to_outputs(found: list[_Found], output: Path, label: str) -> list[Job]:
     """The job for each tuple of sources."""
-    if not sources:
+    if not found:
         raise JobError("nothing to restore; name pictures, videos or folders of them.")
-    if not _is_file(output):
-        return [Job(files, tuple(output / _name(file) for file in files)) for files in sources]
-    if sum(map(len, sources)) > 1:
-        raise JobError(f"{output}: there are several outputs; name a folder.")
-    wanted = tuple(WRITABLE) if is_video(sources[0][0]) else (".png",)
-    if output.suffix.lower() not in wanted:
-        raise JobError(
-            f"{output}: outputs are {', '.join(wanted)}; name such a file or a folder, which must "
-            "exist if its name has a dot."
-        )
-    return [Job(sources[0], (output,))]
+    if _is_file(output):
+        if sum(len(one.sources) for one in found) > 1:
+            raise JobError(f"{output}: there are several outputs; name a folder.")
+        wanted = WRITABLE if is_video(found[0].sources[0]) else FORMATS
+        if output.suffix.lower() not in wanted:
+            raise JobError(
+                f"{output}: outputs are {', '.join(wanted)}; name such a file or a folder, which "
+                "must exist if its name has a dot."
+            )
+        return [Job(found[0].sources, (output,), is_clip=found[0].is_clip)]
+    made = {}
+    for one in found:
+        for source in one.sources:
+            folder = output / one.folder
+            if one.is_clip:
+                clip = source.resolve().parent.name
+                folder /= f"{clip}.{label}" if label else clip
+                made[source] = folder / f"{source.stem}{_suffix(source)}"
+            else:
+                made[source] = folder / _name(source.stem, label, _suffix(source))
+    # photo.bmp and photo.png, which both become PNG, keep their whole names.
+    twice = {target for target, count in Counter(made.values()).items() if count > 1}
+    made |= {
+        source: target.with_name(_name(source.name, label, target.suffix))
+        for source, target in made.items()
+        if target in twice
+    }
+    # What an earlier run put beside its sources is no source of this one.
+    results = {target.absolute() for target in made.values()} if label else set()
+    return [
+        Job(one.sources, tuple(made[source] for source in one.sources), is_clip=one.is_clip)
+        for one in found
+        if one.is_clip or one.sources[0].absolute() not in results
+    ]
 
 
 def _of_pairs(
-    model: Network, inputs: Sequence[Path], left: Path | None, right: Path | None, output: Path
+    model: Network,
+    inputs: Sequence[Path],
+    left: Path | None,
+    right: Path | None,
+    output: Path,
+    label: str,
 ) -> list[Job]:
     """A job for each pair of views, with one output or one for each view."""
     if inputs or left is None or right is None:
@@ -136,21 +202,33 @@ def _of_pairs(
     sources = file_pairs(left, right) if left.is_dir() else [(left, right)]
     views = model.out_channels // 3
     if _is_file(output):
-        if output.suffix.lower() != ".png" or len(sources) > 1 or views > 1:
-            raise JobError(f"{output}: name a folder, or for one picture a .png file.")
+        if output.suffix.lower() not in FORMATS or len(sources) > 1 or views > 1:
+            raise JobError(
+                f"{output}: name a folder, or for one picture a file ({', '.join(FORMATS)})."
+            )
         return [Job(sources[0], (output,))]
     folders = [output / side for side in ("left", "right")] if views > 1 else [output]
     return [
-        Job(pair, tuple(to / f"{view.stem}.png" for to, view in zip(folders, pair, strict=False)))
+        Job(
+            pair,
+            tuple(
+                to / _name(view.stem, label, _suffix(view))
+                for to, view in zip(folders, pair, strict=False)
+            ),
+        )
         for pair in sources
     ]
 
 
-def _name(source: Path) -> str:
-    suffix = source.suffix.lower()
-    if suffix not in WRITABLE:
-        suffix = ".mkv" if is_video(source) else ".png"  # the former takes any sound
-    return source.stem + suffix
+def _name(stem: str, label: str, suffix: str) -> str:
+    return f"{stem}.{label}{suffix}" if label else f"{stem}{suffix}"
+
+
+def _suffix(source: Path) -> str:
+    """That of the source, if such files are written."""
+    if source.suffix.lower() in (*WRITABLE, *FORMATS):
+        return source.suffix
+    return ".mkv" if is_video(source) else ".png"  # the former takes any sound
 
 
 def _is_file(output: Path) -> bool:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from tlc_jax.evaluation import metrics
-from tlc_jax.files.pictures import ImageError, Picture, read_picture, write_restored
+from tlc_jax.files.pictures import ImageError, Picture, read_picture
 from tlc_jax.files.video import VideoError, VideoWriter, read_video
+from tlc_jax.files.writing import write_restored
 from tlc_jax.inference.clips import restore_clip
 from tlc_jax.inference.timed import Watch, check_finite
 from tlc_jax.jobs.job import Job, JobError, Options, Outcome
@@ -95,7 +96,8 @@ def restore_frames(
             truth = read_truth(options.reference, source, restored.shape)
             scores.append([float(metrics.psnr(x, truth)) for x in (picture.pixels, restored)])
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_restored(target, from_float(restored, picture.pixels.dtype), picture)
+        pixels = from_float(restored, picture.pixels.dtype)
+        notes.update(dict.fromkeys(write_restored(target, pixels, picture, options.quality)))
         shape = restored.shape
         watch(f"frame {count} of {total}")
     if scores:
