@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import typer
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tlc_jax.evaluation.evaluating import EvaluationError
 from tlc_jax.files import checkpoints
@@ -125,17 +126,32 @@ def load_params(
     return params
 
 
-def each(items: Sequence[T], do: Callable[[T], None]) -> bool:
-    """Do one item after the other, telling of those that fail; whether all could be done."""
-    bar = len(items) > 1 and console.is_terminal  # somebody looks
-    done = True
-    for item in track(items, "", console=console, transient=True) if bar else items:
-        try:
-            do(item)
-        except ERRORS as error:
-            done = False
-            complain(error)
-    return done
+def each(items: Sequence[T], do: Callable[[T, Callable[..., None]], None]) -> bool:
+    """Do one item after the other, telling of those that fail; whether all could be done.
+
+    `do` takes an item and a function, to be told the item's next step and, as `of`, its name; both
+    are shown to somebody at a terminal.
+    """
+    columns = BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False)
+    nobody = not console.is_terminal
+    all_done = True
+    with Progress(*columns, console=console, transient=True, disable=nobody) as bar:
+        whole = bar.add_task("", total=len(items), visible=len(items) > 1)
+        step = bar.add_task("", total=None)
+
+        def watch(words: str, of: str = "") -> None:
+            part = re.search(r"(\d+) of (\d+)", words)
+            done, total = (int(part[1]) - 1, int(part[2])) if part else (0, None)
+            bar.update(step, description=f"{of}{words}", completed=done, total=total)
+
+        for item in items:
+            try:
+                do(item, watch)
+            except ERRORS as error:
+                all_done = False
+                complain(error)
+            bar.advance(whole)
+    return all_done
 
 
 @contextlib.contextmanager

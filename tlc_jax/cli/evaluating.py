@@ -89,7 +89,7 @@ def evaluate(
         if report is not None:
             reports.write_report(done, report)
 
-    all_measured = common.each(todo, measure)
+    all_measured = common.each(todo, lambda one, watch: measure(one))
     if done["images"]:
         console.print(f"{reports.table(done)}\n{reports.notes(done)}")
         if report is not None:

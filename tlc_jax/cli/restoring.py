@@ -2,11 +2,11 @@
 
 import itertools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.text import Text
 
 from tlc_jax import jobs
 from tlc_jax.cli import common
@@ -156,7 +156,7 @@ def restore(
         overwrite=overwrite,
         complain=common.complain,
     )
-    if not common.each(todo, lambda job: _restore(job, networks, options)):
+    if not common.each(todo, lambda job, watch: _restore(job, networks, options, watch)):
         raise typer.Exit(2)
 
 
@@ -170,14 +170,14 @@ def _check_order(models: list[Network]) -> None:
             )
 
 
-def _restore(job: jobs.Job, networks: jobs.Networks, options: jobs.Options) -> None:
+def _restore(
+    job: jobs.Job, networks: jobs.Networks, options: jobs.Options, watch: Callable[..., None]
+) -> None:
     """Do a job and tell of it."""
     remedy = "a smaller --chunk" if networks[0][0].takes == "clips" else "cut the picture"
     remedy = f"--dtype bfloat16{', --waste 0' if options.buckets else ''} or {remedy}"
-    with common.enough_memory(job.sources[0], remedy), console.status("") as status:
-        outcome = jobs.run(
-            job, networks, options, lambda words: status.update(Text(f"{job.name}: {words}"))
-        )
+    with common.enough_memory(job.sources[0], remedy):
+        outcome = jobs.run(job, networks, options, lambda words: watch(words, of=f"{job.name}: "))
     console.print(f"{job.name} -> {', '.join(map(str, outcome.written))}: {outcome.facts}")
     for note in outcome.notes:
         console.print(f"  {note}")

@@ -1,15 +1,16 @@
 """Restore one image, and measure the seconds and the memory that it takes."""
 
-import functools
+import itertools
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from tlc_jax.inference.fitting import overlap_of, room_for, side_for
 from tlc_jax.inference.guard import guarded
 from tlc_jax.inference.programs import as_input, forward
-from tlc_jax.inference.ways import Way, at_once, compile_way
+from tlc_jax.inference.ways import Way, at_once, compile_way, tiled
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
 from tlc_jax.ops.windows import Size
@@ -29,6 +30,7 @@ class Timed(NamedTuple):
       mode: "local" or "global", the statistics that it was restored with.
       compiling, running: seconds of each.
       memory: bytes that XLA plans.
+      tile: side in pixels of the parts that it was restored in; `None` for at once.
     """
 
     pixels: np.ndarray
@@ -36,6 +38,7 @@ class Timed(NamedTuple):
     compiling: float
     running: float
     memory: int
+    tile: int | None = None
 
 
 def restore_timed(
@@ -50,6 +53,9 @@ def restore_timed(
 ) -> Timed:
     """Restore one image, and measure the time and the memory.
 
+    One that does not fit in memory at once is restored in tiles that see their neighbours and fade
+    into them, unless another way is given.
+
     Args:
       model, params, image, way, bucket: as for `tlc_jax.restore`.
       guard: whether to choose the mode as `tlc_jax.restore_guarded` does.
@@ -63,17 +69,28 @@ def restore_timed(
     height, width, _ = pixels.shape
     watch(f"compiling for {width}x{height}")
     start = time.perf_counter()
-    memory = compile_way(way, model, params, pixels, bucket)
+    planned, tile = compile_way(way, model, params, pixels, bucket), None
+    if way is at_once and (room := room_for(pixels)) is not None and planned.memory > room:
+        tile = side_for(model, planned.memory / (height * width), room)
+        way, bucket = tiled(tile, overlap_of(model, tile), blend=True), None
+        watch(f"compiling for {tile}x{tile}")
+        planned = compile_way(way, model, params, pixels)
     compiled = time.perf_counter()
-    watch(f"restoring, in {memory / 2**30:.2f} GiB")
-    run = way(functools.partial(forward, bucket=bucket))
+    done = itertools.cycle(range(1, planned.runs + 1))
+
+    def run_one(model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
+        part = f"part {next(done)} of {planned.runs}, " if planned.runs > 1 else ""
+        watch(f"restoring, {part}in {planned.memory / 2**30:.2f} GiB")
+        return forward(model, params, pixels, bucket)
+
+    run = way(run_one)
     if guard:
         restored, mode = guarded(run, model, params, pixels)
     else:
         restored, mode = run(model, params, pixels), "local" if model.local_mode else "global"
-    done = time.perf_counter()
+    end = time.perf_counter()
     check_finite(restored)
-    return Timed(restored, mode, compiled - start, done - compiled, memory)
+    return Timed(restored, mode, compiled - start, end - compiled, planned.memory, tile)
 
 
 def check_finite(pixels: np.ndarray) -> None:

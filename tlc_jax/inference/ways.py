@@ -7,7 +7,8 @@ tlc.restore(model, params, image, way=lambda run: tlc.shifted(5)(tlc.tiled(256, 
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -66,28 +67,38 @@ def restore(
     return like(image, run(model, params, as_input(model, image)))
 
 
+class Compiled(NamedTuple):
+    """What a way runs for an image: bytes that XLA plans for the largest program, and how often."""
+
+    memory: int
+    runs: int
+
+
 def compile_way(
     way: Way, model: Network, params: Params, pixels: np.ndarray, bucket: Size | None = None
-) -> int:
+) -> Compiled:
     """Compile all programs that a way runs for an image as from `as_input`, without running them.
 
-    Returns:
-      Bytes that XLA plans for the largest program, as `planned_memory`.
+    The bytes are those of `planned_memory`.
     """
+    shapes: list[tuple[int, ...]] = []
     memory: dict[tuple[int, ...], int] = {}  # bytes, by shape
 
     def only_compile(model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
+        shapes.append(pixels.shape)
         if pixels.shape not in memory:
             memory[pixels.shape] = compile_for(model, params, pixels, bucket)
         h, w, _ = pixels.shape
-        return np.zeros((h * model.scale, w * model.scale, model.out_channels), np.float32)
+        # One number that looks like a whole image.
+        size = h * model.scale, w * model.scale, model.out_channels
+        return np.broadcast_to(np.zeros((), np.float32), size)
 
     way(only_compile)(model, params, pixels)
-    return max(memory.values())
+    return Compiled(max(memory.values()), len(shapes))
 
 
-def tiled(tile: int, overlap: int) -> Way:
-    """The way that restores overlapping tiles, averaged with equal weights where they overlap.
+def tiled(tile: int, overlap: int, *, blend: bool = False) -> Way:
+    """The way that restores overlapping tiles, averaged where they overlap.
 
     It bounds memory, or stands in for TLC. The network sees each tile as an image of its own: near
     a tile's borders its receptive field is cut off. One compiled program serves all tiles of all
@@ -97,6 +108,8 @@ def tiled(tile: int, overlap: int) -> Way:
       tile: side in pixels, clipped to the image.
       overlap: pixels that neighbours share, less than `tile`. The last tile ends with the image,
         so it may share more.
+      blend: whether weights fall towards the borders that tiles share, to 0 in the outer quarter of
+        the overlap; else they are equal.
 
     Returns:
       A way for `restore`.
@@ -109,19 +122,29 @@ def tiled(tile: int, overlap: int) -> Way:
             f"an overlap is 0 to {tile - 1} pixels for tiles of {tile}, got {overlap}."
         )
 
-    def starts(length: int) -> list[int]:
-        return [*range(0, length - tile, tile - overlap), max(0, length - tile)]
+    def along(length: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Where each tile starts on an axis, and its weights there; together they are 1."""
+        starts = [*range(0, length - tile, tile - overlap), max(0, length - tile)]
+        weights = np.zeros((len(starts), length), np.float32)
+        places = np.arange(min(tile, length)) + 0.5
+        for start, weight in zip(starts, weights, strict=True):
+            weight[start : start + tile] = 1
+            if blend and overlap:
+                ramp = np.clip(2 * places / overlap - 0.5, 0, 1)
+                weight[start : start + tile] *= ramp if start > 0 else 1
+                weight[start : start + tile] *= ramp[::-1] if start + tile < length else 1
+        for start, weight in zip(starts, weights / weights.sum(axis=0), strict=True):
+            yield start, weight[start : start + tile]
 
     def restored(run: Run, model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
         height, width, _ = pixels.shape
-        size = height * model.scale, width * model.scale
-        total, count = (np.zeros((*size, n), np.float32) for n in (model.out_channels, 1))
-        for top, left in itertools.product(starts(height), starts(width)):
+        scale = model.scale
+        total = np.zeros((height * scale, width * scale, model.out_channels), np.float32)
+        for (top, down), (left, across) in itertools.product(along(height), along(width)):
             part = run(model, params, pixels[top : top + tile, left : left + tile])
-            here = _place((top, left), part.shape, model.scale)
-            total[here] += part
-            count[here] += 1
-        return total / count
+            weights = np.outer(down, across).repeat(scale, 0).repeat(scale, 1)
+            total[_place((top, left), part.shape, scale)] += weights[..., None] * part
+        return total
 
     return lambda run: functools.partial(restored, run)
 

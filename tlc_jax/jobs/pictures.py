@@ -14,6 +14,7 @@ from tlc_jax.ops.pixels import from_float, to_float
 from tlc_jax.ops.windows import Size
 
 FALSE_COLOURS = "local statistics make false colours here, so these are global ones"
+IN_TILES = "too large for the memory at once: restored in parts of {0}x{0}, which overlap"
 
 
 def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch) -> Outcome:
@@ -37,6 +38,10 @@ def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch
     watch("writing")
     pixels = from_float(made.pixels, np.result_type(*(picture.pixels for picture in pictures)))
     notes = [FALSE_COLOURS] if options.guard and made.mode == "global" else []
+    if made.tile is not None:
+        notes.append(IN_TILES.format(made.tile))
+        if made.mode == "global":
+            notes.append("global statistics are those of each part")
     notes += dict.fromkeys(note for picture in pictures for note in picture.notes)
     written = []
     parts = np.split(pixels, len(job.targets), axis=-1)
@@ -105,6 +110,7 @@ def _restored(
             made.compiling + step.compiling,
             made.running + step.running,
             max(made.memory, step.memory),
+            step.tile or made.tile,
         )
     if options.strength != 1:
         if made.pixels.shape != before.shape:
