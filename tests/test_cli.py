@@ -128,7 +128,9 @@ def test_one_picture_to_a_file(run, tmp_path):
     written = read_picture(tmp_path / "sharp.png").pixels
     np.testing.assert_array_equal(written, tlc.restore(LOCAL, PARAMS, PIXELS))
     network, picture = out.splitlines()
-    assert re.fullmatch(r"NAFNet local in float32 on \w+, licence of the weights: MIT", network)
+    assert re.fullmatch(
+        r"net: NAFNet local in float32 on \w+, licence of the weights: MIT", network
+    )
     summary = r"a\.png -> \S+sharp\.png: 56x40, compiled in \d+\.\d s, ran in \d+\.\d s"
     assert re.fullmatch(summary, picture)
 
@@ -238,7 +240,7 @@ def test_options(run, tmp_path, options, said, fields):
     expected = tlc.restore(LOCAL.clone(**fields), PARAMS, PIXELS)
     np.testing.assert_array_equal(written, expected)
     assert (written != tlc.restore(LOCAL, PARAMS, PIXELS)).any()
-    assert out.startswith(f"NAFNet {said} on ")
+    assert out.startswith(f"net: NAFNet {said} on ")
 
 
 def test_padding_as_the_network_was_published(run, tmp_path):

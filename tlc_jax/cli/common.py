@@ -122,7 +122,8 @@ def load_params(
     params = checkpoints.load_params(checkpoint, shapes)
     licence = checkpoints.describe(checkpoint).get("weights_licence", "not recorded")
     how = f"{mode} in {dtype} on {jax.default_backend()}"
-    console.print(f"{type(model).__name__} {how}, licence of the weights: {licence}")
+    name = checkpoints.network_name(checkpoint)
+    console.print(f"{name}: {type(model).__name__} {how}, licence of the weights: {licence}")
     return params
 
 

@@ -12,7 +12,9 @@ from tlc_jax import jobs
 from tlc_jax.cli import common
 from tlc_jax.cli.common import UserError, console
 from tlc_jax.files.checkpoints import network_name
-from tlc_jax.inference.ways import at_once, shifted
+from tlc_jax.files.choosing import AUTO
+from tlc_jax.inference.fitting import overlap_of
+from tlc_jax.inference.ways import Way, at_once, shifted, tiled
 from tlc_jax.jobs.planning import buckets, is_video
 from tlc_jax.layers import Network
 
@@ -28,7 +30,8 @@ def restore(
         str | None,
         typer.Option(
             help="What to do, where there is no --checkpoint: denoise, deblur, low-light, derain, "
-            "dehaze, or several with commas, one after the other [denoise]."
+            "dehaze, or several with commas, one after the other; auto looks for noise and blur, "
+            "and takes away what it finds [denoise]."
         ),
     ] = None,
     strength: Annotated[
@@ -71,6 +74,14 @@ def restore(
             "--compare", help="Put a sheet beside each picture: input, global, local, difference."
         ),
     ] = False,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Restore in parts of this side, which overlap, to take less memory; 0 never does "
+            "[what fits in memory].",
+        ),
+    ] = None,
     shifts: Annotated[
         int,
         typer.Option(
@@ -112,6 +123,7 @@ def restore(
         mode: mode != "local",
         f"window{window}": window is not None,
         dtype: dtype != "float32",
+        f"tile{tile}": tile is not None,
         f"shifts{shifts}": shifts > 1,
         f"strength{strength:g}": strength != 1,
         **{
@@ -119,7 +131,8 @@ def restore(
             for setting in settings or ()
         },
     }
-    label = "-".join([*map(network_name, folders), *(x for x, is_so in changed.items() if is_so)])
+    names = [AUTO] if task == AUTO else map(network_name, folders)
+    label = "-".join([*names, *(option for option, is_so in changed.items() if is_so)])
     planned = jobs.plan(
         models[0], inputs or [], output,
         label=label, recursive=recursive, left=left, right=right, compare=compare,
@@ -129,6 +142,7 @@ def restore(
         "--compare": compare,
         "--mode auto": mode == "auto",
         "--shifts": shifts > 1,
+        "--tile": tile is not None,
         "--strength": strength != 1,
         f"--task {task}": len(models) > 1,
     }
@@ -143,12 +157,14 @@ def restore(
         (model, common.load_params(folder, model, shapes, mode, dtype))
         for folder, (model, shapes) in zip(folders, opened, strict=True)
     ]
-    with_buckets = waste and shifts == 1 and all(model.has_buckets for model in models)
+    with_buckets = waste and shifts == 1 and not tile and all(model.has_buckets for model in models)
     options = jobs.Options(
         reference=reference,
+        auto=task == AUTO,
         strength=strength,
         guard=mode == "auto",
-        way=shifted(shifts) if shifts > 1 else at_once,
+        way=_way(models, tile, shifts),
+        fit=tile is None and shifts == 1,
         buckets=buckets(todo, waste) if with_buckets else {},
         quality=quality_jpeg,
         chunk=chunk,
@@ -158,6 +174,14 @@ def restore(
     )
     if not common.each(todo, lambda job, watch: _restore(job, networks, options, watch)):
         raise typer.Exit(2)
+
+
+def _way(models: list[Network], tile: int | None, shifts: int) -> Way:
+    """How pictures are restored: at once, in tiles, shifted, or shifted in tiles."""
+    if not tile:
+        return shifted(shifts) if shifts > 1 else at_once
+    in_tiles = tiled(tile, max(overlap_of(model, tile) for model in models), blend=True)
+    return in_tiles if shifts == 1 else lambda run: shifted(shifts)(in_tiles(run))
 
 
 def _check_order(models: list[Network]) -> None:

@@ -9,15 +9,18 @@ from tlc_jax.files.checkpoints import SHIPPED, CheckpointError, describe, find, 
 
 Task = Literal["denoise", "deblur", "low-light", "derain", "dehaze"]  # of `catalogue.TASKS`
 Quality = Literal["fast", "best"]
+AUTO = "auto"  # in place of tasks: what each picture needs
 
 
 def tasks_of(names: str) -> list[str]:
-    """The tasks in a text with commas between them.
+    """The tasks in a text with commas between them; both that `AUTO` chooses from.
 
     Raises:
       CheckpointError: one is none of `catalogue.TASKS`, or there twice.
     """
     tasks = names.split(",")
+    if names == AUTO:
+        return ["denoise", "deblur"]
     for task in tasks:
         if task not in catalogue.TASKS:
             near = difflib.get_close_matches(task, catalogue.TASKS, 1, 0.5)

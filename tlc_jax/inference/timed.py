@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tlc_jax.inference.fitting import overlap_of, room_for, side_for
+from tlc_jax.inference.fitting import room_for, tile_for
 from tlc_jax.inference.guard import guarded
 from tlc_jax.inference.programs import as_input, forward
 from tlc_jax.inference.ways import Way, at_once, compile_way, tiled
@@ -30,7 +30,7 @@ class Timed(NamedTuple):
       mode: "local" or "global", the statistics that it was restored with.
       compiling, running: seconds of each.
       memory: bytes that XLA plans.
-      tile: side in pixels of the parts that it was restored in; `None` for at once.
+      tile: (height, width) of the parts that it was restored in to fit in memory, if it was.
     """
 
     pixels: np.ndarray
@@ -38,7 +38,7 @@ class Timed(NamedTuple):
     compiling: float
     running: float
     memory: int
-    tile: int | None = None
+    tile: Size | None = None
 
 
 def restore_timed(
@@ -48,16 +48,16 @@ def restore_timed(
     *,
     way: Way = at_once,
     bucket: Size | None = None,
+    fit: bool = False,
     guard: bool = False,
     watch: Watch = lambda words: None,
 ) -> Timed:
     """Restore one image, and measure the time and the memory.
 
-    One that does not fit in memory at once is restored in tiles that see their neighbours and fade
-    into them, unless another way is given.
-
     Args:
       model, params, image, way, bucket: as for `tlc_jax.restore`.
+      fit: whether an image that does not fit in memory is restored in tiles that see their
+        neighbours and fade into them; in place of `way`.
       guard: whether to choose the mode as `tlc_jax.restore_guarded` does.
       watch: called before each step with words for it, such as "compiling for 640x480".
 
@@ -70,10 +70,10 @@ def restore_timed(
     watch(f"compiling for {width}x{height}")
     start = time.perf_counter()
     planned, tile = compile_way(way, model, params, pixels, bucket), None
-    if way is at_once and (room := room_for(pixels)) is not None and planned.memory > room:
-        tile = side_for(model, planned.memory / (height * width), room)
-        way, bucket = tiled(tile, overlap_of(model, tile), blend=True), None
-        watch(f"compiling for {tile}x{tile}")
+    if fit and planned.memory > (room := room_for(model, pixels)):
+        tile, overlap = tile_for(model, (height, width), planned.memory, room)
+        way, bucket = tiled(tile, overlap, blend=True), None
+        watch(f"compiling for {tile[1]}x{tile[0]}")
         planned = compile_way(way, model, params, pixels)
     compiled = time.perf_counter()
     done = itertools.cycle(range(1, planned.runs + 1))

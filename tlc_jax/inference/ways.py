@@ -97,7 +97,7 @@ def compile_way(
     return Compiled(max(memory.values()), len(shapes))
 
 
-def tiled(tile: int, overlap: int, *, blend: bool = False) -> Way:
+def tiled(tile: int | Size, overlap: int, *, blend: bool = False) -> Way:
     """The way that restores overlapping tiles, averaged where they overlap.
 
     It bounds memory, or stands in for TLC. The network sees each tile as an image of its own: near
@@ -105,7 +105,7 @@ def tiled(tile: int, overlap: int, *, blend: bool = False) -> Way:
     images that are no smaller than a tile.
 
     Args:
-      tile: side in pixels, clipped to the image.
+      tile: side in pixels, or (height, width), clipped to the image.
       overlap: pixels that neighbours share, less than `tile`. The last tile ends with the image,
         so it may share more.
       blend: whether weights fall towards the borders that tiles share, to 0 in the outer quarter of
@@ -117,33 +117,36 @@ def tiled(tile: int, overlap: int, *, blend: bool = False) -> Way:
     Raises:
       ValueError: an overlap that is not in 0 ... tile - 1.
     """
-    if not 0 <= overlap < tile:
+    sides = (tile, tile) if isinstance(tile, int) else tile
+    if not 0 <= overlap < min(sides):
         raise ValueError(
-            f"an overlap is 0 to {tile - 1} pixels for tiles of {tile}, got {overlap}."
+            f"an overlap is 0 to {min(sides) - 1} pixels for tiles of {tile}, got {overlap}."
         )
 
-    def along(length: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Where each tile starts on an axis, and its weights there; together they are 1."""
-        starts = [*range(0, length - tile, tile - overlap), max(0, length - tile)]
-        weights = np.zeros((len(starts), length), np.float32)
-        places = np.arange(min(tile, length)) + 0.5
-        for start, weight in zip(starts, weights, strict=True):
-            weight[start : start + tile] = 1
+    def along(length: int, side: int) -> Iterator[tuple[slice, np.ndarray]]:
+        """The pixels of each tile on an axis, and its weights there; together those are 1."""
+        starts = [*range(0, length - side, side - overlap), max(0, length - side)]
+        tiles = [slice(start, min(start + side, length)) for start in starts]
+        weights = np.zeros((len(tiles), length), np.float32)
+        for here, weight in zip(tiles, weights, strict=True):
+            weight[here] = 1
             if blend and overlap:
-                ramp = np.clip(2 * places / overlap - 0.5, 0, 1)
-                weight[start : start + tile] *= ramp if start > 0 else 1
-                weight[start : start + tile] *= ramp[::-1] if start + tile < length else 1
-        for start, weight in zip(starts, weights / weights.sum(axis=0), strict=True):
-            yield start, weight[start : start + tile]
+                ramp = np.clip((2 * np.arange(here.stop - here.start) + 1) / overlap - 0.5, 0, 1)
+                weight[here] *= ramp if here.start > 0 else 1
+                weight[here] *= ramp[::-1] if here.stop < length else 1
+        weights /= weights.sum(axis=0)
+        return ((here, weight[here]) for here, weight in zip(tiles, weights, strict=True))
 
     def restored(run: Run, model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
         height, width, _ = pixels.shape
         scale = model.scale
         total = np.zeros((height * scale, width * scale, model.out_channels), np.float32)
-        for (top, down), (left, across) in itertools.product(along(height), along(width)):
-            part = run(model, params, pixels[top : top + tile, left : left + tile])
+        every = itertools.product(along(height, sides[0]), along(width, sides[1]))
+        for (rows, down), (columns, across) in every:
+            part = run(model, params, pixels[rows, columns])
             weights = np.outer(down, across).repeat(scale, 0).repeat(scale, 1)
-            total[_place((top, left), part.shape, scale)] += weights[..., None] * part
+            place = _place((rows.start, columns.start), part.shape, scale)
+            total[place] += weights[..., None] * part
         return total
 
     return lambda run: functools.partial(restored, run)

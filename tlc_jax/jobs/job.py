@@ -52,9 +52,11 @@ class Options:
     Attributes:
       reference: the ground truth of a picture, or a folder of it by the names of the sources; for
         two targets with subfolders `left` and `right`.
+      auto: whether of two networks, for noise and for blur, a picture gets those that it needs.
       strength: of pictures, 0 for what came to 1 for all that the networks do.
       guard: whether global statistics are taken where the local ones fail.
       way: of pictures, as of `tlc_jax.restore`.
+      fit: whether those that do not fit in memory are restored in tiles instead.
       buckets: those of the sizes of pictures that share a program.
       quality: of JPEG and other files that lose something, 1 to 100; `None` for that of the source.
       chunk, overlap: frames at a time, as of `tlc_jax.restore_clip`.
@@ -63,9 +65,11 @@ class Options:
     """
 
     reference: Path | None = None
+    auto: bool = False
     strength: float = 1.0
     guard: bool = False
     way: Way = at_once
+    fit: bool = True
     buckets: Mapping[Size, Size] = dataclasses.field(default_factory=dict)
     quality: int | None = None
     chunk: int = 10

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from tlc_jax.files import checkpoints
-from tlc_jax.files.choosing import Quality, choose, tasks_of
+from tlc_jax.files.choosing import AUTO, Quality, choose, tasks_of
 from tlc_jax.jobs import run
 from tlc_jax.jobs.job import JobError, Options
 from tlc_jax.jobs.planning import plan
@@ -26,7 +26,7 @@ def restore_file(
       path: the file.
       output: a folder, where photo.jpg becomes photo.denoise.jpg, or a file, which is replaced.
       task: "denoise", "deblur", "low-light", "derain" or "dehaze"; several with commas go one
-        after the other.
+        after the other; "auto" looks for noise and blur, and takes away what it finds.
       quality: "fast" for our own network, "best" for the best that is installed; by default the
         best for deblurring, if there is one, and ours for noise.
       mode: statistics over windows (TLC) or over the picture; "auto" is local, and global where
@@ -47,10 +47,10 @@ def restore_file(
     """
     folders = [choose(name, quality) for name in tasks_of(task)]
     networks = [checkpoints.load(folder) for folder in folders]
-    label = "-".join(map(checkpoints.network_name, folders))
+    label = task if task == AUTO else "-".join(map(checkpoints.network_name, folders))
     networks = [(model.clone(local_mode=mode != "global"), params) for model, params in networks]
     (job,) = plan(networks[0][0], [Path(path)], Path(output), label=label)
-    options = Options(guard=mode == "auto", strength=strength, overwrite=True)
+    options = Options(auto=task == AUTO, guard=mode == "auto", strength=strength, overwrite=True)
     outcome = run(job, networks, options)
     if outcome.problem:
         raise JobError(outcome.problem)

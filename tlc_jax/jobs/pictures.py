@@ -1,5 +1,6 @@
 """One picture, or the two views of a pair, restored from file to file."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ from tlc_jax.files.pictures import ImageError, Picture, read_picture
 from tlc_jax.files.writing import write_image, write_restored
 from tlc_jax.inference.timed import NotFiniteError, Timed, Watch, restore_timed
 from tlc_jax.jobs.job import Job, JobError, Networks, Options, Outcome
+from tlc_jax.jobs.needs import needs_of
 from tlc_jax.ops.pixels import from_float, to_float
 from tlc_jax.ops.windows import Size
 
 FALSE_COLOURS = "local statistics make false colours here, so these are global ones"
-IN_TILES = "too large for the memory at once: restored in parts of {0}x{0}, which overlap"
+IN_TILES = "restored in parts of {1}x{0}, which overlap, to take less memory"
 
 
 def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch) -> Outcome:
@@ -27,6 +29,12 @@ def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch
     before = np.concatenate([to_float(picture.pixels) for picture in pictures], axis=-1)
     height, width, _ = before.shape
     bucket = options.buckets.get((height, width))
+    chosen = []
+    if options.auto:
+        watch("looking for noise and blur")
+        needs = needs_of(before)
+        networks = list(itertools.compress(networks, needs.tasks))
+        chosen = [str(needs)]
 
     def timed(networks: Networks, name: str, guard: bool, watch: Watch) -> Timed:
         try:
@@ -37,9 +45,9 @@ def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch
     made = timed(networks, str(job.sources[0]), options.guard, watch)
     watch("writing")
     pixels = from_float(made.pixels, np.result_type(*(picture.pixels for picture in pictures)))
-    notes = [FALSE_COLOURS] if options.guard and made.mode == "global" else []
+    notes = chosen + ([FALSE_COLOURS] if options.guard and made.mode == "global" else [])
     if made.tile is not None:
-        notes.append(IN_TILES.format(made.tile))
+        notes.append(IN_TILES.format(*made.tile))
         if made.mode == "global":
             notes.append("global statistics are those of each part")
     notes += dict.fromkeys(note for picture in pictures for note in picture.notes)
@@ -102,8 +110,9 @@ def _restored(
     made = Timed(before, "local", 0.0, 0.0, 0)
     for model, params in networks:
         step = restore_timed(
-            model, params, made.pixels, way=options.way, bucket=bucket, guard=guard, watch=watch
-        )
+            model, params, made.pixels,
+            way=options.way, bucket=bucket, fit=options.fit, guard=guard, watch=watch,
+        )  # fmt: skip
         made = Timed(
             step.pixels,
             step.mode if made.mode == "local" else made.mode,

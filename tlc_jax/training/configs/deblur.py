@@ -20,7 +20,7 @@ from tlc_jax.training.degradations import (
 config = Config(
     # Deeper than the denoiser, to see as far as a path goes.
     model=gaussian.config.model.clone(middle_blk_num=6, train_size=(128, 128)),
-    phases=(Phase(steps=5_000, crop=128, batch=4),),
+    phases=(Phase(steps=2_800, crop=128, batch=4),),
     # Some are left sharp, so that it learns to leave alone what is.
     degradation=InTurn((
         Sometimes(0.9, HandHeld((0, 40), (0, 8))), Sometimes(0.5, GaussianNoise((0, 3))),
