@@ -36,7 +36,7 @@ CASES = {
     "both": (noisy(SHAKEN, 12), (True, True)),
     "a small part": (noisy(CLEAN, 12)[:40, :600], (True, False)),
     "one colour": (np.full((30, 40, 3), 90, np.uint8), (False, False)),
-    "one pixel": (np.full((1, 1, 3), 90, np.uint8), (False, False)),
+    "one line": (np.full((1, 300, 3), 90, np.uint8), (False, False)),
 }
 
 

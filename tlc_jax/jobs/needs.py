@@ -17,6 +17,7 @@ NOISE = 2.5
 # What the deblurrer changes, as a share of the differences of neighbours: of sharp photographs 0 to
 # 0.1, as JPEGs of quality 50 up to 0.29, of shaken ones more than 0.33.
 BLUR = 0.3
+FLAT = 2.0  # levels; of less detail nobody can tell whether it is blurred
 
 
 class Needs(NamedTuple):
@@ -56,7 +57,7 @@ def needs_of(pixels: np.ndarray) -> Needs:
     whole = np.pad(denoised, [(0, 0), (0, 1), (0, 1), (0, 0)], mode="edge")
     steps = [np.square(np.diff(whole, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2)]
     detail = 255 * np.sqrt(sum(steps))
-    return Needs(float(np.median(noise)), float(np.median(change / np.maximum(detail, 0.5))))
+    return Needs(float(np.median(noise)), float(np.median(change / np.maximum(detail, FLAT))))
 
 
 def _parts(pixels: np.ndarray) -> np.ndarray:
