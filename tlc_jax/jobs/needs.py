@@ -18,6 +18,7 @@ NOISE = 2.5
 # 0.1, as JPEGs of quality 50 up to 0.29, of shaken ones more than 0.33.
 BLUR = 0.3
 FLAT = 2.0  # levels; of less detail nobody can tell whether it is blurred
+LEAST = 16  # pixels; nor of a narrower picture
 
 
 class Needs(NamedTuple):
@@ -46,6 +47,8 @@ def needs_of(pixels: np.ndarray) -> Needs:
     Args:
       pixels: (H, W, 3) floats in [0, 1].
     """
+    if min(pixels.shape[:2]) < LEAST:
+        return Needs(0.0, 0.0)
     parts = _parts(pixels)
     denoised = _run("denoise", parts)
     deblurred = _run("deblur", denoised)
@@ -53,9 +56,7 @@ def needs_of(pixels: np.ndarray) -> Needs:
         255 * np.sqrt(np.square(a - b).mean(axis=(1, 2, 3)))
         for a, b in ((parts, denoised), (denoised, deblurred))
     )
-    # One column and one row more, so that there is a neighbour in a picture of one pixel, too.
-    whole = np.pad(denoised, [(0, 0), (0, 1), (0, 1), (0, 0)], mode="edge")
-    steps = [np.square(np.diff(whole, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2)]
+    steps = [np.square(np.diff(denoised, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2)]
     detail = 255 * np.sqrt(sum(steps))
     return Needs(float(np.median(noise)), float(np.median(change / np.maximum(detail, FLAT))))
 
