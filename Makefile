@@ -29,10 +29,14 @@ CORE := $(patsubst %,tests/test_%.py,attention spatial shape_and_conv convert ch
 .PHONY: demo demo-best test test-oldest check docs notebooks package bench bench-check clean
 
 demo: $(VENV)/set-up-demo
-	$(BIN)/tlc-jax restore tlc_jax/examples/noisy.png -o build/demo.png --overwrite \
+	$(BIN)/tlc-jax restore tlc_jax/examples/noisy.png -o build/demo.png --overwrite --compare \
 	  --reference tlc_jax/examples/kodim.png
-	$(BIN)/tlc-jax restore tlc_jax/examples/shaken.png -o build/sharp.png --overwrite --task deblur \
-	  --quality fast --reference tlc_jax/examples/kodim.png
+	$(BIN)/tlc-jax restore tlc_jax/examples/shaken.png -o build/sharp.png --overwrite --compare \
+	  --task deblur --quality fast --reference tlc_jax/examples/kodim.png
+	@echo
+	@echo "Made build/demo.png, noise taken away, and build/sharp.png, shake taken away."
+	@echo "Before and after: build/demo-compare.png, build/sharp-compare.png."
+	@echo "Next, a picture of yours: $(BIN)/tlc-jax restore photo.jpg --task auto"
 
 demo-best: $(VENV)/set-up-demo
 	@$(BIN)/tlc-jax info maxim-gopro >/dev/null 2>&1 || { mkdir -p build && \

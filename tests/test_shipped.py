@@ -86,16 +86,17 @@ def test_the_command_line_needs_no_more_than_a_picture(terminal, tmp_path, page)
     tlc.write_image(tmp_path / "photo.jpg", crop)
     crop = tlc.read_image(tmp_path / "photo.jpg")
     commands = re.findall(r"^    tlc-jax (restore photo\.jpg.*?)#", (ROOT / page).read_text(), re.M)
-    results = {"restored/photo.png": "denoise", "sharp.png": "deblur"}
+    results = {"restored/photo.denoise.jpg": "denoise", "sharp.png": "deblur"}
     for command, (file, task) in zip(commands, results.items(), strict=True):
         code, out, err = terminal(tmp_path, *command.split())
         assert (code, err) == (0, "")
-        assert out.startswith("NAFNet local in float32") and f"-> {file}" in out
+        assert out.startswith(f"{task}: NAFNet local in float32") and f"-> {file}" in out
         written = tlc.read_image(tmp_path / file, channels=None)
         model, params = tlc.load(task)
         local = model.clone(local_mode=True)
         expected = tlc.restore(local, params, crop)
-        assert np.array_equal(from_float(written, np.uint8), from_float(expected, np.uint8))
+        difference = np.abs(from_float(written, np.uint8) - 255 * expected.clip(0, 1))
+        assert difference.max() <= 0.51 if file.endswith("png") else difference.mean() < 1.5
     _, out, _ = terminal(tmp_path, "info", "deblur")
     assert "camera shake" in out and "MIT" in out
 

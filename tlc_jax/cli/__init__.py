@@ -4,11 +4,13 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
 
 import jax
 import typer
 
-from tlc_jax.cli.common import ERRORS, complain
+from tlc_jax.cli.common import ERRORS, complain, console
 from tlc_jax.cli.evaluating import evaluate
 from tlc_jax.cli.restoring import restore
 from tlc_jax.cli.serving import serve_page
@@ -22,6 +24,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"tlc-jax {version('tlc-jax')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    wanted: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Tell the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 for command in (restore, evaluate, train, models, convert, info):
     app.command()(command)
 app.command("app")(serve_page)

@@ -115,6 +115,9 @@ def restore(
     and what it says of camera, place and colours. A video stays one, with its sound. For a network
     for video a folder is a clip, whose frames are in the order of their names.
     """
+    for path in inputs or ():  # before JAX is at work
+        if not path.exists():
+            raise UserError(f"cannot read {path}: no such file or folder.")
     folders = common.choose_checkpoints(checkpoint, task, quality)
     opened = [common.open_network(folder, mode, window, dtype, settings) for folder in folders]
     models = [model for model, _ in opened]

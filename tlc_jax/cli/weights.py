@@ -56,7 +56,7 @@ def info(
     ],
     size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Tell windows and memory for pictures of this size."),
+        typer.Option(metavar="WxH", help="Tell windows and memory for pictures of this size."),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="PICTURE", help="Draw the windows over this picture.")
@@ -85,10 +85,10 @@ def info(
         if output.exists() and not overwrite:
             raise UserError(f"{output}: exists already; --overwrite replaces it.")
         picture = read_image(plot)
-        size = "{}x{}".format(*picture.shape)
-    height_width = re.fullmatch(r"(\d+)x(\d+)", size or "1x1")
-    if height_width is None or "0" in height_width.groups():
-        raise UserError(f"--size {size}: give height x width in pixels, as in --size 720x1280.")
+        size = f"{picture.shape[1]}x{picture.shape[0]}"
+    width_height = re.fullmatch(r"(\d+)x(\d+)", size or "1x1")
+    if width_height is None or "0" in width_height.groups():
+        raise UserError(f"--size {size}: give width x height in pixels, as in --size 1280x720.")
     description = checkpoints.describe(checkpoint)
     config = description.pop("config")
     for name, value in (description | config).items():
@@ -99,11 +99,11 @@ def info(
     # No table of rich's: it would cut the names to the width of the terminal.
     line = "{:12}{:12}{:12}{}".format
     console.print(line("statistics", "map", "window", "site"))
-    height, width = map(int, height_width.groups())
+    width, height = map(int, width_height.groups())
     found = sites(model, (height, width))
     for site in found:
         (h, w), (k_h, k_w) = site.size, site.window
-        console.print(line(site.kind, f"{h}x{w}", f"{k_h}x{k_w}", site.name))
+        console.print(line(site.kind, f"{w}x{h}", f"{k_w}x{k_h}", site.name))
     if picture is not None:
         write_image(output, window_map(picture, found))
         console.print(f"{plot} -> {output}: the windows over the picture")
