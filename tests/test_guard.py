@@ -64,14 +64,14 @@ def test_the_command_says_what_it_did(failing, terminal, tmp_path):
     tlc.save(tmp_path / "failing", MODEL, too_strong)
     tlc.write_image(tmp_path / "x.png", image)
     arguments = ("restore", "x.png", "--mode", "auto", "--overwrite")
-    for options, model, params, said in (
-        (("--checkpoint", "failing"), MODEL, too_strong, True),
-        ((), LOCAL, PARAMS, False),
+    for name, options, model, params, said in (
+        ("failing", ("--checkpoint", "failing"), MODEL, too_strong, True),
+        ("denoise", (), LOCAL, PARAMS, False),
     ):
         code, out, err = terminal(tmp_path, *arguments, *options)
-        assert (code, err) == (0, "") and out.startswith("NAFNet auto")
+        assert (code, err) == (0, "") and out.startswith(f"{name}: NAFNet auto")
         assert ("false colours" in out) == said
-        written = read_picture(tmp_path / "restored/x.png").pixels
+        written = read_picture(tmp_path / f"restored/x.{name}-auto.png").pixels
         assert np.array_equal(written, tlc.restore(model, params, image))
 
 

@@ -15,6 +15,7 @@ from tlc_jax.files.checkpoints import network_name
 from tlc_jax.files.choosing import AUTO
 from tlc_jax.inference.fitting import overlap_of
 from tlc_jax.inference.ways import Way, at_once, shifted, tiled
+from tlc_jax.jobs.job import Networks
 from tlc_jax.jobs.planning import buckets, is_video
 from tlc_jax.layers import Network
 
@@ -198,7 +199,7 @@ def _check_order(models: list[Network]) -> None:
 
 
 def _restore(
-    job: jobs.Job, networks: jobs.Networks, options: jobs.Options, watch: Callable[..., None]
+    job: jobs.Job, networks: Networks, options: jobs.Options, watch: Callable[..., None]
 ) -> None:
     """Do a job and tell of it."""
     remedy = "a smaller --chunk" if networks[0][0].takes == "clips" else "cut the picture"

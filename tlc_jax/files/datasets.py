@@ -8,6 +8,7 @@ read before they are asked for.
 import importlib.util
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -108,8 +109,12 @@ def file_pairs(left: Path, right: Path) -> list[tuple[Path, Path]]:
 def _paired(
     here: Path, there: Path, find: Callable[[Path], dict[str, T]], spare: bool = False
 ) -> list[tuple[str, T, T]]:
-    """What `find` gives of the same name in two sources; with `spare`, `there` may hold more."""
+    """What `find` gives of the same name in two sources; with `spare`, `there` may hold more.
+
+    A restored picture, photo.denoise.png, pairs with photo.png, too.
+    """
     ours, theirs = _listed(here, find), _listed(there, find)
+    ours, theirs = _without_labels(ours, theirs), _without_labels(theirs, ours)
     alone = [(here, there, ours.keys() - theirs.keys())]
     if not spare:
         alone.append((there, here, theirs.keys() - ours.keys()))
@@ -121,6 +126,16 @@ def _paired(
                 "missing ones or remove these."
             )
     return [(name, one, theirs[name]) for name, one in ours.items()]
+
+
+def _without_labels(found: dict[str, T], others: dict[str, T]) -> dict[str, T]:
+    """Under the names of others, where those are the same but for what stands behind a last dot."""
+    short = {name: name.rpartition(".")[0] for name in found if name not in others}
+    unique = {name for name, count in Counter(short.values()).items() if count == 1} - found.keys()
+    return {
+        short[name] if short.get(name) in unique & others.keys() else name: one
+        for name, one in found.items()
+    }
 
 
 def _listed(source: Path, find: Callable[[Path], dict[str, T]]) -> dict[str, T]:

@@ -12,8 +12,8 @@ from tlc_jax.layers.network import Params, abstract_params, check_network
 from tlc_jax.ops.pixels import to_float
 from tlc_jax.ops.windows import Size
 
-# Of floats that stand for a picture: what another network made may leave [0, 1] a little.
-LOWEST, HIGHEST = -0.5, 1.5
+# Of floats that stand for a picture: what another network made may leave [0, 1].
+LOWEST, HIGHEST = -1.0, 2.0
 
 
 @functools.partial(jax.jit, static_argnames="model")

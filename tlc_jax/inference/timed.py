@@ -81,7 +81,7 @@ def restore_timed(
     def run_one(model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
         part = f"part {next(done)} of {planned.runs}, " if planned.runs > 1 else ""
         watch(f"restoring, {part}in {planned.memory / 2**30:.2f} GiB")
-        return forward(model, params, pixels, bucket)
+        return forward(model, params, pixels, bucket=bucket)
 
     run = way(run_one)
     if guard:

@@ -9,7 +9,7 @@ from tlc_jax.jobs.pictures import restore_picture
 from tlc_jax.jobs.planning import is_video, plan
 from tlc_jax.jobs.videos import restore_frames, restore_video
 
-__all__ = ["Job", "JobError", "Networks", "Options", "Outcome", "plan", "run"]
+__all__ = ["Job", "JobError", "Options", "Outcome", "plan", "run"]
 
 
 def run(

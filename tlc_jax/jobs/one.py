@@ -13,8 +13,8 @@ from tlc_jax.jobs.planning import plan
 
 def restore_file(
     path: str | os.PathLike[str],
-    output: str | os.PathLike[str] = "restored",
     *,
+    output: str | os.PathLike[str] = "restored",
     task: str = "denoise",
     quality: Quality | None = None,
     mode: Literal["local", "global", "auto"] = "local",

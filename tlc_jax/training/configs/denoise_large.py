@@ -1,9 +1,11 @@
 """The last phase of the denoiser that comes with the package: crops as large as its windows.
 
-    tlc-jax train denoise_large -o runs/denoise_large --target photographs/train \\
+    tlc-jax train denoise_large -o runs/denoise_large --target photographs/large \\
       --set init_from=runs/denoise/model
 
 On crops of 96 it had learnt statistics of small parts, and in windows took film grain for noise.
+1,400 steps of 3 crops, half an hour on two CPU cores, on the 105 photographs whose sides have 192
+pixels or more.
 """
 
 import dataclasses
