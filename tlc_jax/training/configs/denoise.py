@@ -6,8 +6,8 @@
 
 It begins as its first stage. 3,500 steps of 8 crops, three quarters of an hour on two CPU cores, on
 the photographs of `benchmarks/tlc_gain/photographs.tsv`; the run was planned for 9,000 steps and
-made shorter on the way. Kodak with noise of sigma 25 as a JPEG of quality 92: 23.17 to 30.93 dB,
-local; `tlc_jax/weights/README.md` has all of it.
+made shorter on the way. `denoise_large` goes on from it. Kodak with noise of sigma 25 as a JPEG of
+quality 92 then: 23.17 to 30.98 dB, local; `tlc_jax/weights/README.md` has all of it.
 """
 
 from tlc_jax.training import Config, Phase
