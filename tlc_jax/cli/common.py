@@ -134,17 +134,18 @@ def each(items: Sequence[T], do: Callable[[T, Callable[..., None]], None]) -> bo
     are shown to somebody at a terminal.
     """
     columns = BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False)
-    nobody = not console.is_terminal
+    bar = Progress(*columns, console=console, transient=True)
+    whole = bar.add_task("", total=len(items), visible=len(items) > 1)
+    step = bar.add_task("", total=None)
+
+    def watch(words: str, of: str = "") -> None:
+        part = re.search(r"(\d+) of (\d+)", words)
+        done, total = (int(part[1]) - 1, int(part[2])) if part else (0, None)
+        bar.update(step, description=f"{of}{words}", completed=done, total=total)
+
     all_done = True
-    with Progress(*columns, console=console, transient=True, disable=nobody) as bar:
-        whole = bar.add_task("", total=len(items), visible=len(items) > 1)
-        step = bar.add_task("", total=None)
-
-        def watch(words: str, of: str = "") -> None:
-            part = re.search(r"(\d+) of (\d+)", words)
-            done, total = (int(part[1]) - 1, int(part[2])) if part else (0, None)
-            bar.update(step, description=f"{of}{words}", completed=done, total=total)
-
+    # Where nobody looks rich would print an empty line at the end.
+    with bar if console.is_terminal else contextlib.nullcontext():
         for item in items:
             try:
                 do(item, watch)
