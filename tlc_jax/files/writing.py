@@ -224,9 +224,8 @@ def _tiff(samples: np.ndarray, about: Metadata) -> bytes:
     tags[ROWS_PER_STRIP], tags[PLANAR_CONFIGURATION] = rows, 1
     if c in (2, 4):
         tags[EXTRA_SAMPLES] = 2  # alpha that colours were not multiplied by
-    tags.tagtype[STRIP_OFFSETS] = tags.tagtype[STRIP_BYTE_COUNTS] = (
-        4  # as long ones, how small ever
-    )
+    for tag in (STRIP_OFFSETS, STRIP_BYTE_COUNTS):
+        tags.tagtype[tag] = 4  # long numbers, however small
     lengths = np.array([len(strip) for strip in strips])
     tags[STRIP_BYTE_COUNTS] = tuple(lengths.tolist())
     # From the end of the tags, where the strips begin; Pillow adds where that is.

@@ -8,8 +8,10 @@ sides have 200 pixels or more, after 2,800 steps, 80 minutes on two busy CPU cor
 photographs under camera shake gain 1.91 dB (2.46).
 """
 
-from tlc_jax.training import Config, Phase
-from tlc_jax.training.configs import gaussian
+import dataclasses
+
+from tlc_jax.training import Phase
+from tlc_jax.training.configs import deblur
 from tlc_jax.training.degradations import (
     EightBits,
     GaussianNoise,
@@ -19,18 +21,15 @@ from tlc_jax.training.degradations import (
     Sometimes,
 )
 
-config = Config(
-    # Deeper than the denoiser, to see as far as a path goes.
-    model=gaussian.config.model.clone(middle_blk_num=6, train_size=(128, 128)),
+config = dataclasses.replace(
+    deblur.config,
+    # Deeper, to see as far as a path goes.
+    model=deblur.config.model.clone(middle_blk_num=6, train_size=(128, 128)),
     phases=(Phase(steps=2_800, crop=128, batch=4),),
-    # Some are left sharp, so that it learns to leave alone what is.
     degradation=InTurn((
         Sometimes(0.9, HandHeld((0, 40), (0, 8))), Sometimes(0.5, GaussianNoise((0, 3))),
         Sometimes(0.5, Jpeg((60, 98), full_chroma=0.3)), EightBits(),
     )),
     margin=24,
-    loss="l1",  # a loss in dB would be about what is sharp already
     learning_rate=5e-4,
-    final_learning_rate=1e-6,
-    warmup=200,
 )  # fmt: skip
