@@ -187,7 +187,7 @@ def _write(path: Path, samples: np.ndarray, about: Metadata, saving: Mapping[str
     samples = samples[..., 0] if samples.shape[-1] == 1 else samples
     encoded = io.BytesIO()
     Image.fromarray(samples).save(encoded, format, **told)
-    write_atomically(path, encoded.getbuffer())
+    write_atomically(path, encoded.getvalue())
 
 
 def _png_of_sixteen_bits(samples: np.ndarray, about: Metadata) -> bytes:

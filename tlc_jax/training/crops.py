@@ -204,7 +204,7 @@ def _decoded(files: list[Path], read: Read) -> Files:
             encoded = io.BytesIO()
             np.save(encoded, np.ascontiguousarray(array))
             try:
-                write_atomically(file, encoded.getbuffer())  # others may be writing the same
+                write_atomically(file, encoded.getvalue())  # others may be writing the same
             except OSError as error:
                 raise DataError(
                     f"{file.parent}: a decoded picture cannot be written "
