@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,7 +133,7 @@ def wait_until(happens):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp) as served:
+    with serving(tmp_path_factory.mktemp, "--max-pixels", "16000000") as served:
         yield served
 
 
@@ -197,10 +199,14 @@ def asking(served, route, listener, data):
     )
 
 
-def drop(page, path, shows="#slider img"):
+def drop(page, path, shows="#viewer img"):
     """Drops a picture; the page shows it, or what is wrong with it."""
     page.set_input_files("#upload input[type=file]", path)
     page.wait_for_selector(shows)
+
+
+def choose(page, example):
+    page.get_by_role("button", name=f"Example: {example}").click()
 
 
 def press(page, name):
@@ -209,15 +215,15 @@ def press(page, name):
 
 def shown(page):
     """Where that lies which the slider uncovers: in a folder of its own for each result."""
-    return page.locator("#slider img").nth(1).get_attribute("src").rpartition("/")[0]
+    return page.locator("#viewer img").nth(1).get_attribute("src").rpartition("/")[0]
 
 
 def result(page, but=None):
     """What is downloaded once the page shows a result: its name and its bytes."""
-    page.locator(f'#slider img[src$="after.jpg"]:not([src^="{but}"])').wait_for()
+    page.locator(f'#viewer img[src$="after.jpg"]:not([src^="{but}"])').wait_for()
     with page.expect_download() as download:
         page.locator("#download").click()
-    assert download.value.url.startswith(shown(page))
+    assert shown(page) in download.value.url
     return download.value.suggested_filename, download.value.path().read_bytes()
 
 
@@ -256,7 +262,7 @@ def test_a_picture_is_restored_as_by_the_command(page, by_command):
     assert "768 x 512" in page.locator("#told").inner_text()
     name, downloaded = restored(page)
     assert name == "noisy-restored.png"
-    assert downloaded == by_command(NOISY)
+    assert downloaded == by_command(NOISY, "--task", "auto")
     told = page.locator("#told").inner_text()
     assert "NAFNet, local statistics" in told and "MIT" in told
     assert re.search(r"\d\.\d s, and \d+\.\d s to compile", told)
@@ -269,20 +275,100 @@ def test_the_slider_uncovers(page):
     """Left of it is the picture as it came, right of it the restored one."""
     drop(page, EXAMPLE)
     restored(page)
-    before, after = page.locator("#slider img").all()
+    before, after = page.locator("#viewer img").all()
     assert before.get_attribute("src").endswith("before.jpg")
     assert after.get_attribute("src").endswith("after.jpg")
+    assert [words.inner_text() for words in page.locator("#viewer b").all()] == ["before", "after"]
 
     def hidden():
-        return float(re.search(r"([\d.]+)%\)", after.get_attribute("style"))[1])
+        return int(re.search(r"--covered: (\d+)%", stage.get_attribute("style"))[1])
 
-    assert hidden() == 50
-    handle, shown = page.locator("#slider .outer").bounding_box(), before.bounding_box()
-    page.mouse.move(handle["x"] + 10, handle["y"] + handle["height"] / 2)
+    stage, slider = page.locator("#viewer .stage"), page.get_by_label("Move between before and")
+    page.get_by_role("button", name="100%").focus()
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert hidden() == 48
+    shown = before.bounding_box()
+    page.mouse.move(shown["x"] + 20, shown["y"] + 20)
     page.mouse.down()
     page.mouse.move(shown["x"] + shown["width"] / 4, shown["y"] + 50, steps=5)
     page.mouse.up()
-    assert hidden() == pytest.approx(25, abs=4)
+    assert hidden() == pytest.approx(25, abs=1) and slider.input_value() == str(hidden())
+    # And pixel by pixel, where it is moved as a whole.
+    page.set_viewport_size({"width": 420, "height": 800})
+    assert before.bounding_box()["width"] < 480
+    page.get_by_role("button", name="100%").click()
+    assert before.bounding_box()["width"] == after.bounding_box()["width"] == 480
+    start, shown = stage.evaluate("stage => stage.scrollLeft"), stage.bounding_box()
+    assert start > 0
+    page.mouse.move(shown["x"] + 50, shown["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(shown["x"] + 80, shown["y"] + 50, steps=3)
+    page.mouse.up()
+    assert stage.evaluate("stage => stage.scrollLeft") == pytest.approx(start - 30, abs=1)
+    assert hidden() == pytest.approx(25, abs=1)
+
+
+@in_browser
+def test_on_a_phone_the_view_goes_to_the_result(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    choose(page, "noise")
+    press(page, "Restore")
+    page.wait_for_selector("#viewer .after")
+    page.wait_for_timeout(1000)
+    shown = page.locator("#viewer .stage").bounding_box()
+    assert shown["y"] >= 0 and shown["y"] + shown["height"] <= 844
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.get_by_role("button", name="100%").click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@in_browser
+def test_an_example_sets_its_task(page):
+    for name, label in (("blur", "Remove blur"), ("noise", "Remove noise")):
+        choose(page, name)
+        page.wait_for_function(
+            "label => document.querySelector('input:checked').parentNode.innerText == label",
+            arg=label,
+        )
+        assert page.get_by_label(label).is_checked()
+
+
+@in_browser
+def test_cancel(served, page):
+    """What was asked for is stopped, and something else can be asked for."""
+    drop(page, EXAMPLE)
+    worker = served.hold()
+    press(page, "Restore")
+    page.wait_for_selector("text=waiting")
+    assert page.get_by_role("button", name="Restore", exact=True).is_disabled()
+    press(page, "Cancel")
+    page.wait_for_selector("#told >> text=Cancelled")
+    wait_until(lambda: worker not in served.workers())
+    assert not page.get_by_role("button", name="Cancel").is_visible()
+    assert restored(page)[0] == "noisy-restored.jpg"
+
+
+@in_browser
+def test_several_pictures_come_as_a_zip(page, tmp_path):
+    """Each in its own format, also two with one name."""
+    (tmp_path / "other").mkdir()
+    names = ("a.png", "b.jpg", "other/a.png")
+    for number, name in enumerate(names):
+        level = 60 + 60 * number
+        tlc.write_image(tmp_path / name, np.full((48, 64, 3), level, np.uint8))
+    drop(page, [tmp_path / name for name in names])
+    assert "a.png, 64 x 48" in page.locator("#told").inner_text()
+    assert "and 2 more" in page.locator("#told").inner_text()
+    page.get_by_label("Remove noise").check()
+    name, downloaded = restored(page)
+    assert name == "restored.zip"
+    with zipfile.ZipFile(io.BytesIO(downloaded)) as archive:
+        assert archive.namelist() == ["a-restored.png", "b-restored.jpg", "a-restored-3.png"]
+        for number, one in enumerate(archive.namelist()):
+            pixels = np.asarray(Image.open(io.BytesIO(archive.read(one))))
+            assert abs(pixels.mean() - (60 + 60 * number)) < 20
 
 
 @in_browser
@@ -293,7 +379,8 @@ def test_all_that_a_picture_holds_is_kept(served, page, by_command, tmp_path):
     source = tmp_path / "deep & <b>odd.png"
     tlc.write_image(source, pixels, alpha=alpha, icc_profile=SRGB)
     drop(page, source)
-    page.get_by_label("deblur").check()
+    page.get_by_label("Remove blur").check()
+    page.get_by_role("button", name="Advanced").click()
     page.get_by_label("global").check()
     page.get_by_label("Window").fill("40")
     _, downloaded = restored(page)
@@ -315,15 +402,15 @@ def test_all_that_a_picture_holds_is_kept(served, page, by_command, tmp_path):
 @in_browser
 def test_modes_are_compared(page):
     """Of an example of the package, which needs no upload, and is there for the next, too."""
-    for number in (0, 1):
-        page.locator("#examples .gallery-item").nth(number).click()
-        page.wait_for_selector(f"#told >> text={('noisy', 'shaken')[number]}.jpg")
-        page.wait_for_selector("#slider img")
+    for name, file in (("noise", "noisy"), ("blur", "shaken")):
+        choose(page, name)
+        page.wait_for_selector(f"#told >> text={file}.jpg")
+        page.wait_for_selector("#viewer img")
     assert all(
         page.locator("#examples img").evaluate_all("images => images.map(i => i.naturalWidth)")
     )
-    page.get_by_label("deblur").check()
-    page.get_by_role("button", name="Compare").click()
+    page.get_by_role("button", name="Advanced").click()
+    press(page, "Compare statistics")
     page.wait_for_selector("#gallery img")
     captions = [re.sub(r"[\d.]+", "N", text) for text in page.locator(
         "#gallery .caption-label").all_inner_texts()]  # fmt: skip
@@ -382,7 +469,7 @@ def test_an_address_is_no_upload(served):
     """Whoever asks the server to fetch a picture is refused, and nothing is fetched."""
     file = {"path": "http://192.0.2.1/a.png", "meta": {"_type": "gradio.FileData"}}
     for asks in (
-        asking(served, "run/predict", "look", [file]),
+        asking(served, "run/predict", "look", [[file]]),
         f"{served.address}gradio_api/file={file['path']}",
     ):
         assert "only what is uploaded is taken" in refusal(asks)[1]
@@ -421,19 +508,19 @@ def test_only_so_many_wait_and_nobody_for_one_who_left(served, page, visit):
     press(page, "Restore")
     page.wait_for_selector("text=waiting")
     other = visit(served)
-    other.locator("#examples .gallery-item").nth(0).click()
+    choose(other, "noise")
     other.wait_for_selector("#told >> text=noisy.jpg")  # though its preview waits
     other.wait_for_selector("text=queue: 1/1")
-    asks = asking(served, "queue/join", "restore", ["denoise", "local", 0])
+    asks = asking(served, "queue/join", "restore", ["Remove noise", "fast", 100, "local", 0])
     for _ in range(15):
         urllib.request.urlopen(asks).close()
     assert refusal(asks)[0] == 503
     press(other, "Restore")
     other.wait_for_selector("text=currently busy")
     page.close()
-    other.wait_for_selector("#slider img")
+    other.wait_for_selector("#viewer img")
     assert worker not in served.workers()
-    assert restored(other)[0] == "noisy-restored.png"
+    assert restored(other)[0] == "noisy-restored.jpg"
 
 
 @in_browser
@@ -443,15 +530,16 @@ def test_a_job_is_stopped_with_its_picture(served, page):
     served.hold()
     press(page, "Restore")
     page.wait_for_selector("text=waiting")
-    page.locator("#examples .gallery-item").nth(0).click()
+    choose(page, "noise")
     page.wait_for_selector("#told >> text=noisy.jpg")
-    page.wait_for_selector("#slider img")
+    page.wait_for_selector("#viewer img")
     worker = served.hold()
-    press(page, "Compare")
+    page.get_by_role("button", name="Advanced").click()
+    press(page, "Compare statistics")
     page.wait_for_selector("text=waiting")
     drop(page, NOISY, shows="#told >> text=noisy.png")
     wait_until(lambda: worker not in served.workers())
-    page.wait_for_selector("#slider img")
+    page.wait_for_selector("#viewer img")
     served.hold()
     press(page, "Restore")
     page.wait_for_selector("text=waiting")
@@ -578,28 +666,28 @@ def test_visits_are_apart(tmp_path):
     visits = Visits(tmp_path)
     for path in (upload, other):
         path.write_text(path.name)
-    first, second = visits.start("first", upload), visits.start("second", upload)
+    first, second = visits.start("first", [upload]), visits.start("second", [upload])
     visits.end("first")
     assert not first.folder.exists() and not upload.exists()
-    assert second.source.read_text() == "a.png"
+    assert second.sources[0].read_text() == "a.png"
     visits.end("first")
     with pytest.raises(JobError, match="no picture yet"):
         visits.find("first")
     with pytest.raises(JobError, match=r"^cannot take a\.png: no such file or directory; drop it"):
-        visits.start("first", upload)
+        visits.start("first", [upload])
     second = visits.find("second")
     results = []
     for error in (None, None, JobError("it failed")):
-        request = second.request("restored", Path("net"), "local", None)
+        request = second.request("restored", (Path("net"),), False, 1.0, "local", None)
         with contextlib.suppress(JobError), request as result:
             results.append(result)
             if error:
                 raise error
     assert [result.folder.exists() for result in results] == [False, True, False]
-    third = visits.start("second", other)
-    assert not second.folder.exists() and third.source.read_text() == "b.png"
-    assert visits.start("second", other).source.exists() and other.exists()
-    assert visits.start("second", EXAMPLE).source.exists() and not other.exists()
+    third = visits.start("second", [other])
+    assert not second.folder.exists() and third.sources[0].read_text() == "b.png"
+    assert visits.start("second", [other]).sources[0].exists() and other.exists()
+    assert visits.start("second", [EXAMPLE]).sources[0].exists() and not other.exists()
     visits.end("second")
     assert EXAMPLE.exists()
     assert list(tmp_path.iterdir()) == []
@@ -611,17 +699,19 @@ def test_what_nobody_removes_goes_with_time(tmp_path, monkeypatch):
     visits, broken, new = Visits(tmp_path), tmp_path / "tmp0", tmp_path / "tmp1"
     broken.touch()
     new.touch()
-    first, second = visits.start("first", EXAMPLE), visits.start("second", EXAMPLE)
+    first, second = visits.start("first", [EXAMPLE]), visits.start("second", [EXAMPLE])
     upload = tmp_path / "upload.png"
     upload.touch()
     with pytest.raises(JobError, match="come back later"):
-        visits.start("third", upload)
+        visits.start("third", [upload])
     ago = time.time() - 90_000
     for path in (first.folder, broken):
         os.utime(path, (ago, ago))
-    third = visits.start("third", EXAMPLE)
+    third = visits.start("third", [EXAMPLE])
     assert set(tmp_path.iterdir()) == {new, second.folder, third.folder}
-    assert visits.start("third", EXAMPLE).source.exists()  # who is here already may have another
+    assert (
+        visits.start("third", [EXAMPLE]).sources[0].exists()
+    )  # who is here already may have another
 
 
 def test_a_file_that_just_went_is_not_found(tmp_path):
@@ -632,7 +722,7 @@ def test_a_file_that_just_went_is_not_found(tmp_path):
     from starlette.routing import Route
     from starlette.testclient import TestClient
 
-    from tlc_jax.app.page import not_there
+    from tlc_jax.app.page import not_there, worth_telling
 
     routes = [
         Route("/gone", lambda request: FileResponse(tmp_path / "gone.png")),
@@ -642,6 +732,9 @@ def test_a_file_that_just_went_is_not_found(tmp_path):
     assert client.get("/gone").status_code == 404
     with pytest.raises(RuntimeError, match="not a file"):
         client.get("/folder")
+    for error, told in ((FileNotFoundError(), False), (RuntimeError(), True), (None, True)):
+        record = logging.makeLogRecord({"exc_info": error and (type(error), error, None)})
+        assert worth_telling(record) == told
 
 
 def test_sizes_are_read_from_the_head(tmp_path):
@@ -662,8 +755,12 @@ def test_what_is_shown_is_small_enough(tmp_path):
     tlc.write_image(tmp_path / "a.png", pixels)
     shown = requests.preview(tmp_path / "a.png", tmp_path, watch=print)
     shown = read_picture(shown).pixels
-    assert shown.shape == (1, requests.SHOWN, 3)
-    assert np.abs(shown[0, 1500] - np.array([255.0, 0, 128])).max() < 8
+    assert shown.shape[1:] == (requests.SHOWN, 3)
+    assert np.abs(shown[0, requests.SHOWN * 3 // 4] - np.array([255.0, 0, 128])).max() < 8
+
+
+def asked(source, folder, checkpoint, mode="local", window=None):
+    return requests.Request((source,), folder, (checkpoint,), False, 1.0, mode, window)
 
 
 def test_what_is_compared(tmp_path, monkeypatch):
@@ -671,9 +768,7 @@ def test_what_is_compared(tmp_path, monkeypatch):
     picture = tlc.read_image(SHAKEN)[:160, :200]
     tlc.write_image(tmp_path / "a.png", picture)
     picture = tlc.read_image(tmp_path / "a.png")
-    request = requests.Request(
-        tmp_path / "a.png", tmp_path, checkpoints.find("deblur"), "local", 40
-    )
+    request = asked(tmp_path / "a.png", tmp_path, checkpoints.find("deblur"), window=8)
     kept = {}
     monkeypatch.setattr(
         requests, "_show", lambda path, pixels, _: kept.update({path: pixels}) or path
@@ -686,7 +781,7 @@ def test_what_is_compared(tmp_path, monkeypatch):
     expected = {
         "input": picture,
         "global": tlc.restore(model, params, picture),
-        "local": tlc.restore(model.clone(local_mode=True, window=(40, 40)), params, picture),
+        "local": tlc.restore(model.clone(local_mode=True, window=(8, 8)), params, picture),
         "tiles": tlc.restore(model, params, picture, way=tlc.tiled(tile=96, overlap=12)),
     }
     assert shown.keys() == expected.keys()
@@ -703,7 +798,7 @@ def test_auto_tells_what_it_chose(tmp_path, monkeypatch):
     chosen = guard.Guarded(np.full((32, 48, 3), 0.5, np.float32), "global")
     monkeypatch.setattr("tlc_jax.inference.timed.guarded", lambda *_: chosen)
     network = checkpoints.find("denoise")
-    request = requests.Request(tmp_path / "a.png", tmp_path, network, "auto", None)
+    request = asked(tmp_path / "a.png", tmp_path, network, mode="auto")
     told = []
     made = requests.restored(request, watch=told.append)
     assert [*map(requests.share, told)] == sorted(map(requests.share, told))
@@ -722,7 +817,7 @@ def test_visitors_learn_no_path(tmp_path):
     assert str(tmp_path) not in str(refused.value)
     next(file for file in (network / "params").rglob("*") if file.is_file()).unlink()
     with pytest.raises(checkpoints.CheckpointError, match=r"^net/params: damaged"):
-        requests.restored(requests.Request(source, folder, network, "local", None), watch=print)
+        requests.restored(asked(source, folder, network), watch=print)
 
 
 def test_networks_have_names(terminal, tmp_path, monkeypatch):
@@ -735,10 +830,17 @@ def test_networks_have_names(terminal, tmp_path, monkeypatch):
     options = [text for folder in folders for text in ("--checkpoint", folder)]
     assert terminal(tmp_path, "app", *options)[0] == 0
     assert list(offered) == ["mine", "noise", "shake", "other/mine"]
-    assert offered["shake"] == tmp_path / folders[2]
+    assert offered["shake"].by_quality == {"fast": (tmp_path / folders[2],)}
     offered.clear()
     assert terminal(tmp_path, "app", "--checkpoint", "mine", "--checkpoint", "denoise")[0] == 0
-    assert offered == {"mine": tmp_path / "mine", "denoise": checkpoints.find("denoise")}
+    assert [one.by_quality["fast"] for one in offered.values()] == [
+        (tmp_path / "mine",), (checkpoints.find("denoise"),)
+    ]  # fmt: skip
+    offered.clear()
+    assert terminal(tmp_path, "app")[0] == 0
+    assert list(offered) == [
+        "What it needs", "Remove noise", "Remove blur", "Brighten", "Remove rain", "Remove haze"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

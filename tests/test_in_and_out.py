@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin
 
 from tlc_jax.files.pictures import ImageError, picture_size, read_picture
-from tlc_jax.files.writing import write_restored
+from tlc_jax.files.writing import check_holds, write_image, write_restored
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GRAY_PROFILE = SRGB[:16] + b"GRAY" + SRGB[20:]  # nobody here reads on
@@ -239,6 +239,17 @@ def test_two_pictures_in_a_jpeg(tmp_path):
     write_restored(tmp_path / "out.jpg", picture.pixels, picture)
     with Image.open(tmp_path / "out.jpg") as image:
         assert image.format == "JPEG"
+
+
+@pytest.mark.parametrize(("name", "most"), [("a.webp", 16383), ("a.jpg", 65500)])
+def test_a_size_that_a_format_does_not_hold(tmp_path, name, most):
+    """It is told before the work; what is told to fit does."""
+    check_holds(tmp_path / name, 1, most)
+    write_image(tmp_path / name, np.zeros((1, most, 1)))
+    with pytest.raises(ImageError, match=f"{name}: a side of such a file has at most {most}"):
+        check_holds(tmp_path / name, most + 1, 1)
+    with pytest.raises(ImageError):
+        write_image(tmp_path / name, np.zeros((1, most + 1, 1)))
 
 
 # Raw files and HEIC

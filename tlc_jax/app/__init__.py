@@ -12,14 +12,15 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tlc_jax.app.offers import Offer, of_folder, of_tasks
 from tlc_jax.app.visits import Limits, Visits
 from tlc_jax.app.workers import Workers
 
-__all__ = ["Limits", "serve"]
+__all__ = ["Limits", "Offer", "of_folder", "of_tasks", "serve"]
 
 
 def serve(
-    networks: Mapping[str, Path],
+    offers: Mapping[str, Offer],
     limits: Limits,
     host: str,
     port: int | None,
@@ -28,7 +29,7 @@ def serve(
     """Show the page until Ctrl-C, or until the process is asked to end.
 
     Args:
-      networks: folders of checkpoints for single pictures, by what visitors choose.
+      offers: what there is to do, by what visitors choose.
       limits: what visitors may ask for.
       host, port: where to listen; `None` is the first free one of the 100 ports from 7860 on.
       ready: told the address as soon as the page answers there.
@@ -48,7 +49,7 @@ def serve(
         from tlc_jax.app.page import Page
 
         workers = Workers(limits.seconds)
-        page = Page(networks, limits, Visits(Path(folder)), workers)
+        page = Page(offers, limits, Visits(Path(folder)), workers)
         try:
             ready(page.launch(host, port))
             workers.start(limits.jobs)

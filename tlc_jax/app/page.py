@@ -7,9 +7,10 @@ import contextlib
 import functools
 import html
 import json
+import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,22 @@ from fastapi.responses import PlainTextResponse
 from gradio.themes import Default, LocalFont
 
 from tlc_jax.app import requests
-from tlc_jax.app.visits import A_DAY, AN_HOUR, Limits, Visit, Visits, check_size
+from tlc_jax.app.offers import Offer
+from tlc_jax.app.viewer import SCRIPT, viewer
+from tlc_jax.app.visits import A_DAY, AN_HOUR, TOGETHER, Limits, Visit, Visits, check_size
 from tlc_jax.app.workers import Unwanted, Work, Workers
+from tlc_jax.files.choosing import AUTO
 from tlc_jax.files.datasets import PICTURES
 from tlc_jax.files.pictures import ImageError
 from tlc_jax.jobs import JobError
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.jpg"))
+FOLDER = Path(__file__).parent.parent / "examples"
+EXAMPLES = {"Noise": (FOLDER / "noisy.jpg", "denoise"), "Blur": (FOLDER / "shaken.jpg", "deblur")}
+# On a phone they are below; it returns what the listener is given, nothing.
+TO_RESULTS = """() => {
+  document.querySelector('#results').scrollIntoView({behavior: 'smooth'});
+  return [];
+}"""
 WAITING = 16  # requests, before the page asks to come back later
 BAR = gr.Progress()  # found by Gradio among the defaults of a handler
 # What Gradio would do elsewhere, or tell others of.
@@ -34,9 +44,10 @@ OF_MODES = (
     "Over windows (TLC), or the whole picture; auto is local, unless that makes false colours."
 )
 OF_WINDOWS = "Side in pixels; 0 is 1.5 x the training crops."
+OF_STRENGTH = "0 is the picture as it came."
 OF_LIMITS = (
-    "Pictures of up to {:g} megapixels and {} MB. What you upload stays on the machine that serves "
-    "this page, and is removed when you leave."
+    "Up to {} pictures, each of up to {:.3g} megapixels and {} MB. What you upload stays on the "
+    "machine that serves this page, and is removed when you leave."
 )
 
 
@@ -44,51 +55,62 @@ class Page:
     """What a visitor sees, and what happens at each click; Gradio has it as `blocks`."""
 
     def __init__(
-        self, networks: Mapping[str, Path], limits: Limits, visits: Visits, workers: Workers
+        self, offers: Mapping[str, Offer], limits: Limits, visits: Visits, workers: Workers
     ) -> None:
-        self.networks, self.limits, self.visits, self.workers = networks, limits, visits, workers
-        gr.set_static_paths([*EXAMPLES])  # never among the uploads, which go
+        self.offers, self.limits, self.visits, self.workers = offers, limits, visits, workers
+        self.asked: dict[str | None, object] = {}  # what each session waits for
+        gr.set_static_paths([path for path, _ in EXAMPLES.values()])  # never among the uploads
         with gr.Blocks(title="tlc-jax", delete_cache=(AN_HOUR, A_DAY)) as self.blocks:
             gr.Markdown("# tlc-jax\nRestores photographs, on the machine that serves this page.")
             with gr.Row():
                 with gr.Column(scale=1, min_width=300):
                     self.add_choices()
-                with gr.Column(scale=3):
+                with gr.Column(scale=3, elem_id="results"):
                     self.add_results()
             self.taken = gr.Textbox(visible="hidden")  # changes with each picture that was taken
-            gr.Markdown(OF_LIMITS.format(limits.pixels / 1e6, limits.megabytes), elem_id="limits")
+            told = OF_LIMITS.format(TOGETHER, limits.pixels / 1e6, limits.megabytes)
+            gr.Markdown(told, elem_id="limits")
             self.connect()
 
     def add_choices(self) -> None:
         """The left column."""
         self.drop = gr.File(
-            label="Photograph", file_types=list(PICTURES), height=150, elem_id="upload"
-        )
-        images = [[str(example)] for example in EXAMPLES]
-        self.examples = gr.Dataset(
-            label="Examples", components=["image"], samples=images, type="index", elem_id="examples"
-        )
-        networks, modes = list(self.networks), ["local", "global", "auto"]
-        self.network = gr.Radio(networks, value=networks[0], label="Network")
-        self.mode = gr.Radio(modes, value="local", label="Statistics", info=OF_MODES)
-        self.window = gr.Number(label="Window", value=0, info=OF_WINDOWS, minimum=0, precision=0)
+            label="Photographs", file_count="multiple", file_types=list(PICTURES), height=150,
+            elem_id="upload",
+        )  # fmt: skip
+        with gr.Row(elem_id="examples"):
+            self.examples = {
+                name: gr.Button(f"Example: {name.lower()}", size="sm", icon=path)
+                for name, (path, _) in EXAMPLES.items()
+            }
+        names = list(self.offers)
+        both = any(len(offer.by_quality) > 1 for offer in self.offers.values())
+        self.task = gr.Radio(names, value=names[0], label="What to do")
+        self.quality = gr.Radio(
+            ["fast", "best"], value="fast", label="Quality", visible=both,
+            info="Fast is our small network, best the best that is installed.",
+        )  # fmt: skip
         with gr.Row():
             self.restore_button = gr.Button("Restore", variant="primary", min_width=120)
-            self.compare_button = gr.Button("Compare", min_width=120)
+            self.cancel_button = gr.Button("Cancel", visible=False, min_width=120)
+        with gr.Accordion("Advanced", open=False):
+            self.strength = gr.Slider(0, 100, 100, label="Strength, %", info=OF_STRENGTH)
+            modes = ["local", "global", "auto"]
+            self.mode = gr.Radio(modes, value="local", label="Statistics", info=OF_MODES)
+            self.window = gr.Number(
+                label="Window", value=0, info=OF_WINDOWS, minimum=0, precision=0
+            )
+            self.compare_button = gr.Button("Compare statistics", min_width=120)
 
     def add_results(self) -> None:
         """The right column."""
         with gr.Tabs() as self.tabs:
             with gr.Tab("Before and after", id="restored"):
-                # No button to download what it shows, which is not what there is to keep.
-                self.slider = gr.ImageSlider(
-                    show_label=False, interactive=False, height=560, max_height=560,
-                    buttons=["fullscreen"], elem_id="slider",
-                )  # fmt: skip
+                self.viewer = gr.HTML(js_on_load=SCRIPT, elem_id="viewer")
                 self.download = gr.DownloadButton(
                     visible=False, variant="primary", elem_id="download"
                 )
-            with gr.Tab("Modes compared", id="compared"):
+            with gr.Tab("Statistics compared", id="compared"):
                 self.gallery = gr.Gallery(
                     show_label=False, columns=3, height="auto", buttons=[], elem_id="gallery"
                 )
@@ -99,18 +121,30 @@ class Page:
         private: dict[str, Any] = {"api_visibility": "private"}
         at_once = private | {"queue": False, "show_progress": "hidden"}
         by_worker = private | {"concurrency_limit": self.limits.jobs, "concurrency_id": "jobs"}
-        choices = [self.network, self.mode, self.window]
-        shown = [self.slider, self.gallery, self.download, self.told, self.tabs]
+        choices = [self.task, self.quality, self.strength, self.mode, self.window]
+        shown = [self.viewer, self.gallery, self.download, self.told, self.tabs]
+        buttons = [self.restore_button, self.compare_button, self.cancel_button]
         self.drop.upload(self.look, self.drop, [self.taken, *shown], **at_once)
         self.drop.clear(self.clear, None, shown, **at_once)
-        self.examples.click(self.take, self.examples, [self.drop, self.taken, *shown], **at_once)
-        self.taken.change(self.preview, None, shown, show_progress_on=self.slider, **by_worker)
-        self.restore_button.click(
-            self.restore, choices, shown, show_progress_on=self.slider, **by_worker
-        )
-        self.compare_button.click(
-            lambda: gr.update(selected="compared"), None, self.tabs, **at_once
-        ).then(self.compare, choices, shown, show_progress_on=self.gallery, **by_worker)
+        for name, button in self.examples.items():
+            button.click(
+                self.taker(name), None, [self.drop, self.task, self.taken, *shown], **at_once
+            )
+        self.taken.change(self.preview, None, shown, show_progress_on=self.viewer, **by_worker)
+        begun = []
+        for button, work, where, tab in (
+            (self.restore_button, self.restore, self.viewer, "restored"),
+            (self.compare_button, self.compare, self.gallery, "compared"),
+        ):
+            begin = functools.partial(self.begin, tab)
+            begun.append(
+                button.click(begin, None, [*buttons, self.tabs], js=TO_RESULTS, **at_once).then(
+                    work, choices, shown, show_progress_on=where, **by_worker
+                )
+            )
+            begun[-1].then(self.idle, None, buttons, **at_once)
+            begun[-1].failure(self.idle, None, buttons, **at_once)  # where too many wait
+        self.cancel_button.click(self.cancel, None, [*buttons, self.told], cancels=begun, **at_once)
         self.blocks.unload(self.leave)
 
     def launch(self, host: str, port: int | None) -> str:
@@ -123,6 +157,7 @@ class Page:
         # From Gradio's own files, of which the half-bold one that it takes lacks most letters.
         font = LocalFont("Source Sans Pro", weights=(400, 700))
         never: dict[str, Any] = dict.fromkeys(NEVER, False)
+        logging.getLogger("uvicorn.error").addFilter(worth_telling)
         try:
             _, address, _ = self.blocks.launch(
                 server_name=host, server_port=port, prevent_thread_lock=True, quiet=True,
@@ -139,28 +174,59 @@ class Page:
             raise OSError(f"cannot listen at {host}, {where}; choose another") from None
         return address
 
-    def look(self, picture: str, request: gr.Request) -> dict:
-        """A picture was dropped. Not by a worker, as only here an upload finds its owner."""
+    def look(self, pictures: Sequence[str], request: gr.Request) -> dict:
+        """Pictures were dropped. Not by a worker, as only here an upload finds its owner."""
         visit = None
         try:
-            visit = self.visits.start(request.session_hash, Path(picture))
-            size = check_size(visit.source, self.limits.pixels)
+            visit = self.visits.start(request.session_hash, [*map(Path, pictures)])
+            sizes = [check_size(source, self.limits.pixels) for source in visit.sources]
         except (ImageError, JobError) as error:
             return self.give_up(error, request, visit)
-        facts = {"picture": f"{visit.source.name}, {size}"}
+        more = f", and {len(sizes) - 1} more" if sizes[1:] else ""
+        facts = {"picture": f"{visit.sources[0].name}, {sizes[0]}{more}"}
         return self.nothing() | {self.told: _facts(facts), self.taken: visit.folder.name}
 
-    def take(self, number: int, request: gr.Request) -> dict:
-        """An example was chosen."""
-        return {self.drop: None} | self.look(str(EXAMPLES[number]), request)
+    def taker(self, name: str) -> Callable[[gr.Request], dict]:
+        """What happens where an example is chosen, and with it what it is an example of."""
+        path, task = EXAMPLES[name]
+        offered = next((label for label, one in self.offers.items() if one.task == task), None)
+
+        def take(request: gr.Request) -> dict:
+            chosen = {self.drop: None, self.task: gr.skip() if offered is None else offered}
+            return chosen | self.look([str(path)], request)
+
+        return take
+
+    def begin(self, tab: str) -> dict:
+        """Work is about to begin; its results are shown there."""
+        return {
+            self.restore_button: gr.update(interactive=False),
+            self.compare_button: gr.update(interactive=False),
+            self.cancel_button: gr.update(visible=True),
+            self.tabs: gr.update(selected=tab),
+        }
+
+    def idle(self) -> dict:
+        """Nothing is at work."""
+        return {
+            self.restore_button: gr.update(interactive=True),
+            self.compare_button: gr.update(interactive=True),
+            self.cancel_button: gr.update(visible=False),
+        }
+
+    def cancel(self, request: gr.Request) -> dict:
+        """The visitor does not want to wait."""
+        self.asked.pop(request.session_hash, None)
+        return self.idle() | {self.told: "Cancelled."}
 
     def clear(self, request: gr.Request) -> dict:
-        """The picture was taken away."""
+        """The pictures were taken away."""
         self.leave(request)
         return self.nothing()
 
     def leave(self, request: gr.Request) -> None:
         """The visitor is gone, or without a picture."""
+        self.asked.pop(request.session_hash, None)
         self.visits.end(request.session_hash)
 
     def give_up(self, error: Exception, request: gr.Request, visit: Visit | None) -> dict:
@@ -173,7 +239,7 @@ class Page:
     def nothing(self) -> dict:
         """The page without results."""
         return {
-            self.slider: None,
+            self.viewer: "",
             self.gallery: None,
             self.download: gr.update(visible=False),
             self.told: "",
@@ -185,51 +251,75 @@ class Page:
         visit = self.visits.present.get(request.session_hash)
         if visit is None:
             return gr.skip()
-        work = requests.preview, visit.source, visit.folder
+        work = requests.preview, visit.sources[0], visit.folder
         try:
             shown = self.work(visit, request, progress, *work)
         except JobError as error:
             return gr.skip() if isinstance(error, Unwanted) else self.give_up(error, request, visit)
         if any(visit.folder.glob("restored-*/after.jpg")):  # by another worker meanwhile
             return gr.skip()
-        return {self.slider: (shown, shown)}
+        return {self.viewer: viewer(shown)}
 
     def restore(
-        self, name: str, mode: str, side: int, request: gr.Request, progress: gr.Progress = BAR
+        self,
+        task: str,
+        quality: str,
+        strength: float,
+        mode: str,
+        side: int,
+        request: gr.Request,
+        progress: gr.Progress = BAR,
     ) -> dict:
         """The button of that name; so is `compare`."""
-        return self.answer(requests.restored, name, mode, side, request, progress)
+        choices = task, quality, strength, mode, side
+        return self.answer(requests.restored, choices, request, progress)
 
     def compare(
-        self, name: str, mode: str, side: int, request: gr.Request, progress: gr.Progress = BAR
+        self,
+        task: str,
+        quality: str,
+        strength: float,
+        mode: str,
+        side: int,
+        request: gr.Request,
+        progress: gr.Progress = BAR,
     ) -> dict:
-        return self.answer(requests.compared, name, mode, side, request, progress)
+        choices = task, quality, strength, mode, side
+        return self.answer(requests.compared, choices, request, progress)
 
     def answer(
-        self, work: Work, name: str, mode: str, side: int, request: gr.Request, bar: gr.Progress
+        self, work: Work, choices: Sequence[Any], request: gr.Request, bar: gr.Progress
     ) -> dict:
-        """Show what a function of `requests` makes of the picture, or say why it cannot."""
+        """Show what a function of `requests` makes of the pictures, or say why it cannot."""
+        task, quality, strength, mode, side = choices
+        offer = self.offers[task]
+        chosen = offer.by_quality.get(quality) or next(iter(offer.by_quality.values()))
+        asked = chosen, offer.task == AUTO, strength / 100, mode, side or None
         try:
             visit = self.visits.find(request.session_hash)
-            with visit.request(work.__name__, self.networks[name], mode, side or None) as asked:
-                made: requests.Made = self.work(visit, request, bar, work, asked)
+            with visit.request(work.__name__, *asked) as wanted:
+                made: requests.Made = self.work(visit, request, bar, work, wanted)
         except JobError as error:
             return gr.skip() if isinstance(error, Unwanted) else {self.told: _complaint(error)}
         if made.file is None:
             return {self.told: _facts(made.facts), self.gallery: made.pictures}
         label = f"Download {made.file.name}"
+        before, after = (path for path, _ in made.pictures)
         return {
             self.told: _facts(made.facts),
-            self.slider: tuple(path for path, _ in made.pictures),
+            self.viewer: viewer(before, after, made.size),
             self.download: gr.update(value=made.file, label=label, visible=True),
-            self.tabs: gr.update(selected="restored"),
         }
 
     def work(
         self, visit: Visit, request: gr.Request, bar: gr.Progress, work: Work, *arguments: Any
     ) -> Any:
-        """What `work` makes, unless the visitor leaves, or takes the picture away or another."""
-        wanted = functools.partial(self.visits.has, request.session_hash, visit)
+        """What `work` makes, unless the visitor leaves, cancels, or takes another picture."""
+        this = self.asked[request.session_hash] = object()
+
+        def wanted() -> bool:
+            session = request.session_hash
+            return self.visits.has(session, visit) and self.asked.get(session) is this
 
         def watch(words: str) -> None:
             bar(requests.share(words), words)
@@ -242,7 +332,8 @@ class Page:
         except JobError as error:
             if wanted():
                 raise
-            shutil.rmtree(visit.folder, ignore_errors=True)  # what it wrote while this went
+            if not self.visits.has(request.session_hash, visit):
+                shutil.rmtree(visit.folder, ignore_errors=True)  # what it wrote while this went
             raise Unwanted from error
         return made
 
@@ -263,6 +354,11 @@ async def refuse_addresses(request: Request) -> None:
     if not request.headers.get("content-type", "").startswith("multipart/"):  # an upload
         with contextlib.suppress(ValueError):  # no JSON, which Gradio does not take, either
             json.loads(await request.body(), object_hook=check)
+
+
+def worth_telling(record: logging.LogRecord) -> bool:
+    """Whether the terminal should show this: not that a file went while it was being sent."""
+    return not (record.exc_info and isinstance(record.exc_info[1], FileNotFoundError))
 
 
 async def not_there(request: Request, error: RuntimeError) -> PlainTextResponse:

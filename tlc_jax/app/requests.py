@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import re
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from tlc_jax import jobs
 from tlc_jax.evaluation.sheets import most_different, panels
 from tlc_jax.files import checkpoints
-from tlc_jax.files.pictures import ImageError, Picture, read_picture
+from tlc_jax.files.pictures import FORMATS, ImageError, Picture, read_picture
 from tlc_jax.files.writing import write_image
 from tlc_jax.inference.timed import Timed, Watch, restore_timed
 from tlc_jax.inference.ways import at_once, tiled
@@ -21,34 +22,51 @@ from tlc_jax.jobs.pictures import FALSE_COLOURS
 from tlc_jax.layers.network import Network, Params
 from tlc_jax.ops.pixels import from_float, to_float
 
-SHOWN = 2048  # pixels, the longer side of what the page shows; the file to keep has all
+SHOWN = 4096  # pixels, the longer side of what the page shows; the file to keep has all
+VISIBLE = 1  # level of 8 bits, below which nobody sees a difference
 ENLARGED = 5  # times
 # How much is done, by the first word of what `watch` is told.
-SHARES = {"reading": 0.0, "compiling": 0.1, "restoring": 0.4, "writing": 0.8}
+SHARES = {"reading": 0.0, "looking": 0.05, "compiling": 0.1, "restoring": 0.4, "writing": 0.8}
 SHARES |= {"global": 0.1, "local": 0.4, "tiles": 0.7, "drawing": 0.95}  # of `compared`
 
 
 class Request(NamedTuple):
     """What a visitor chose."""
 
-    source: Path
+    sources: tuple[Path, ...]
     folder: Path  # for the results
-    checkpoint: Path
+    checkpoints: tuple[Path, ...]  # one after the other; of `auto` for noise and for blur
+    auto: bool  # whether only what a picture needs
+    strength: float
     mode: str  # "local", "global" or "auto"
     window: int | None  # side in pixels; `None` for the network's own
 
 
 class Made(NamedTuple):
-    """What there is to tell, pictures to look at with what they show, and one to keep."""
+    """What there is to tell, pictures to look at with what they show, and a file to keep.
+
+    Attributes:
+      facts: what was done, by name.
+      pictures: what a browser can show; of a restored picture "before" and "after".
+      size: (width, height) of the picture that they show.
+      file: the restored picture, or a zip of several.
+    """
 
     facts: dict[str, str]
     pictures: list[tuple[Path, str]]
+    size: tuple[int, int] = (0, 0)
     file: Path | None = None
 
 
 def share(words: str) -> float:
     """How much is done, in [0, 1], when `watch` is told these words."""
-    return SHARES[re.split(r"\W", words)[0]]
+    part, _, rest = words.rpartition(": ")
+    if number := re.match(r"(\d+) of (\d+)", part):  # of several pictures
+        return (int(number[1]) - 1 + share(rest)) / int(number[2])
+    begin = SHARES[re.split(r"\W", words)[0]]
+    if number := re.search(r"part (\d+) of (\d+)", words):
+        begin += (SHARES["writing"] - begin) * (int(number[1]) - 1) / int(number[2])
+    return begin
 
 
 def preview(source: Path, folder: Path, watch: Watch) -> Path:
@@ -59,31 +77,62 @@ def preview(source: Path, folder: Path, watch: Watch) -> Path:
 
 
 def restored(request: Request, watch: Watch) -> Made:
-    """Restore a picture as `tlc-jax restore` does, and show it before and after."""
+    """Restore pictures as `tlc-jax restore` does, and show the first one before and after."""
     watch("reading")
-    model, params, licence = _network(request)
-    model = model.clone(local_mode=request.mode != "global")
-    file = request.folder / f"{request.source.stem}-restored.png"
-    options = jobs.Options(guard=request.mode == "auto")
-    with by_name(request.source, file, request.folder):
-        done = jobs.run(jobs.Job((request.source,), (file,)), [(model, params)], options, watch)
-    assert done.before is not None and done.after is not None  # as they are of a picture
-    height, width, _ = done.before.pixels.shape
+    found = [_network(folder, request.window) for folder in request.checkpoints]
+    networks = [(one.model.clone(local_mode=request.mode != "global"), one.params) for one in found]
+    options = jobs.Options(
+        auto=request.auto, strength=request.strength, guard=request.mode == "auto"
+    )
+    count = len(request.sources)
+    done: list[jobs.Outcome] = []
+    for number, source in enumerate(request.sources, 1):
+        suffix = source.suffix if source.suffix.lower() in FORMATS else ".png"
+        file = request.folder / f"{source.stem}-restored{suffix}"
+        while any(file in one.written for one in done):  # of two with one stem
+            file = file.with_stem(f"{file.stem}-{number}")
+        part = f"{number} of {count}: " if count > 1 else ""
+        with by_name(source, file, request.folder):
+            done.append(
+                jobs.run(
+                    jobs.Job((source,), (file,)), networks, options,
+                    lambda words, part=part: watch(f"{part}{words}"),
+                )
+            )  # fmt: skip
+    first = done[0]
+    assert first.before is not None and first.after is not None  # as they are of a picture
+    height, width, _ = first.before.pixels.shape
+    differ = np.abs(to_float(first.after) - to_float(first.before.pixels)).max() * 255
+    names = ", ".join(dict.fromkeys(type(model).__name__ for model, _ in networks))
     facts = {
-        "picture": f"{width} x {height}, {8 * done.before.pixels.itemsize} bits",
-        "network": f"{type(model).__name__}, {done.mode} statistics, float32",
-        "time": f"{done.running:.1f} s, and {done.compiling:.1f} s to compile for this size",
-        "memory": f"{done.memory / 2**30:.2f} GiB predicted, on {jax.default_backend()}",
-        "licence of the weights": licence,
-        "auto": FALSE_COLOURS if FALSE_COLOURS in done.notes else "",
-        "note": "; ".join(note for note in done.notes if note != FALSE_COLOURS),
+        "picture": f"{width} x {height}, {8 * first.before.pixels.itemsize} bits",
+        "result": "no visible difference" if differ < VISIBLE else "",
+        "network": f"{names}, {first.mode} statistics, float32",
+        "time": f"{first.running:.1f} s, and {first.compiling:.1f} s to compile for this size",
+        "memory": f"{first.memory / 2**30:.2f} GiB predicted, on {jax.default_backend()}",
+        "licence of the weights": ", ".join(dict.fromkeys(one.licence for one in found)),
+        "auto": FALSE_COLOURS if FALSE_COLOURS in first.notes else "",
+        "note": "; ".join(note for note in first.notes if note != FALSE_COLOURS),
+        "pictures": f"{count}; the first one is shown" if count > 1 else "",
     }
-    profile = done.before.icc_profile
+    profile = first.before.icc_profile
     pictures = [
         (_show(request.folder / f"{name}.jpg", to_float(pixels), profile), name)
-        for name, pixels in (("before", done.before.pixels), ("after", done.after))
+        for name, pixels in (("before", first.before.pixels), ("after", first.after))
     ]
-    return Made({name: fact for name, fact in facts.items() if fact}, pictures, file)
+    file = first.written[0] if count == 1 else _zipped(request.folder, done)
+    facts = {name: fact for name, fact in facts.items() if fact}
+    return Made(facts, pictures, (width, height), file)
+
+
+def _zipped(folder: Path, done: Sequence[jobs.Outcome]) -> Path:
+    """All results in one file; they are compressed already."""
+    path = folder / "restored.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for outcome in done:
+            archive.write(outcome.written[0], outcome.written[0].name)
+            outcome.written[0].unlink()
+    return path
 
 
 def compared(request: Request, watch: Watch) -> Made:
@@ -92,12 +141,12 @@ def compared(request: Request, watch: Watch) -> Made:
     The tiles are of the size of the training crops, and overlap by an eighth.
     """
     watch("reading")
-    model, params, licence = _network(request)
-    picture = _read(request.source, model.inp_channels)
+    model, params, licence = _network(request.checkpoints[0], request.window)
+    picture = _read(request.sources[0], model.inp_channels)
     pixels = to_float(picture.pixels)
     height, width, _ = pixels.shape
     tile = max(model.train_size)
-    made = {}
+    made: dict[str, Timed] = {}
     for name, way in {"global": at_once, "local": at_once, "tiles": tiled(tile, tile // 8)}.items():
         network = model.clone(local_mode=name == "local")
         made[name] = restore_timed(
@@ -115,7 +164,7 @@ def compared(request: Request, watch: Watch) -> Made:
     shown = enumerate(_compare(pixels, made).items())
     profile = picture.icc_profile
     pictures = [(_show(request.folder / f"{n}.jpg", x, profile), title) for n, (title, x) in shown]
-    return Made(facts, pictures)
+    return Made(facts, pictures, (width, height))
 
 
 def _compare(pixels: np.ndarray, made: Mapping[str, Timed]) -> dict[str, np.ndarray]:
@@ -125,6 +174,8 @@ def _compare(pixels: np.ndarray, made: Mapping[str, Timed]) -> dict[str, np.ndar
     shown = panels(pixels, results["global"], results["local"], results["tiles"])
     shown = {captions.get(title, title): part for title, part in shown.items()}
     difference = np.abs(results["local"] - results["global"])
+    if difference.max() * 255 < VISIBLE:
+        return {x: part for x, part in shown.items() if not x.startswith("|local - global|")}
     for top, left, height, width in most_different(difference, 1):
         for name, result in results.items():
             part = result[top : top + height, left : left + width]
@@ -135,13 +186,17 @@ def _compare(pixels: np.ndarray, made: Mapping[str, Timed]) -> dict[str, np.ndar
 _load = functools.cache(checkpoints.load)
 
 
-def _network(request: Request) -> tuple[Network, Params, str]:
-    """The network, its parameters, and the licence of its weights."""
-    with by_name(request.checkpoint):
-        model, params = _load(request.checkpoint)
-        licence = checkpoints.describe(request.checkpoint).get("weights_licence", "not recorded")
-    side = request.window
-    return model.clone(window=None if side is None else (side, side)), params, licence
+class _Network(NamedTuple):
+    model: Network
+    params: Params
+    licence: str  # of the weights
+
+
+def _network(checkpoint: Path, side: int | None) -> _Network:
+    with by_name(checkpoint):
+        model, params = _load(checkpoint)
+        licence = checkpoints.describe(checkpoint).get("weights_licence", "not recorded")
+    return _Network(model.clone(window=None if side is None else (side, side)), params, licence)
 
 
 def _read(source: Path, channels: int | None) -> Picture:

@@ -7,18 +7,27 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tlc_jax.app import requests
 from tlc_jax.files.pictures import ImageError, picture_size
+from tlc_jax.inference import memory
 from tlc_jax.jobs import JobError
 
+TOGETHER = 20  # pictures of one visitor
 VISITORS = 100  # with a picture, before the page asks to come back later
 # Seconds. Every hour Gradio removes what is a day old: uploads that no visit took over, but also
 # the results of a visitor who is still there, so that sooner is no good.
 AN_HOUR, A_DAY = 3600, 86400
+BYTES = 120  # of a pixel, for all that is made of it; what restores parts takes up to 2 GiB besides
+
+
+def most_pixels() -> int:
+    """Of a picture, for which the memory suffices: it is restored in parts."""
+    there_is = memory.available() or 2**32
+    return min(max((there_is - 2**31) // BYTES, 4_000_000), 100_000_000)
 
 
 class Limits(NamedTuple):
@@ -31,20 +40,20 @@ class Limits(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """A visitor's folder, the picture in it, and where Gradio put that first."""
+    """A visitor's folder, the pictures in it, and where Gradio put those first."""
 
     folder: Path
-    source: Path
-    upload: Path | None  # `None` for an example
+    sources: tuple[Path, ...]
+    uploads: tuple[Path, ...]  # none for an example
 
     @contextlib.contextmanager
     def request(self, kind: str, *choices: Any) -> Iterator[requests.Request]:
-        """A request for the picture; what it made takes the place of the last such results."""
+        """A request for the pictures; what it made takes the place of the last such results."""
         last = [*self.folder.glob(f"{kind}-*")]
         # A name of its own, or the browser would show the last result again.
         folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=self.folder))
         try:
-            yield requests.Request(self.source, folder, *choices)
+            yield requests.Request(self.sources, folder, *choices)
         except Exception:
             last = [folder]
             raise
@@ -60,39 +69,44 @@ class Visits:
         self.folder = folder
         self.present: dict[str | None, Visit] = {}
 
-    def start(self, session: str | None, picture: Path) -> Visit:
+    def start(self, session: str | None, pictures: Sequence[Path]) -> Visit:
         """Take over what was uploaded, or an example; what the session had before goes.
 
         Raises:
-          JobError: the upload is gone, or there is no room for it or for another visitor.
+          JobError: an upload is gone, there are too many, or no room for another visitor.
         """
         self.sweep()
-        upload = picture if picture.is_relative_to(self.folder) else None
+        uploads = tuple(picture for picture in pictures if picture.is_relative_to(self.folder))
         try:
             if len(self.present.keys() | {session}) > VISITORS:
                 raise JobError("too many others have pictures here; come back later.")
-            visit = Visit(*self.copy(picture), upload)
+            if len(pictures) > TOGETHER:
+                raise JobError(f"{len(pictures)} pictures are too many; drop up to {TOGETHER}.")
+            visit = Visit(*self.copy(pictures), uploads)
         except JobError:
-            if upload:
+            for upload in uploads:
                 upload.unlink(missing_ok=True)
             raise
-        self.end(session, but=upload)
+        self.end(session, but=uploads)
         self.present[session] = visit
         return visit
 
-    def copy(self, picture: Path) -> tuple[Path, Path]:
-        """A new folder, and the picture in it."""
+    def copy(self, pictures: Sequence[Path]) -> tuple[Path, tuple[Path, ...]]:
+        """A new folder, and the pictures in it."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        source = folder / "source" / picture.name
-        source.parent.mkdir()
-        try:
-            shutil.copyfile(picture, source)
-        except OSError as error:
-            # Gradio keeps the same file once for all who send it: another may just have left.
-            shutil.rmtree(folder)
-            reason = (error.strerror or "unknown error").lower()
-            raise JobError(f"cannot take {picture.name}: {reason}; drop it again.") from None
-        return folder, source
+        sources = []
+        for number, picture in enumerate(pictures):
+            source = folder / f"source{number or ''}" / picture.name
+            source.parent.mkdir()
+            try:
+                shutil.copyfile(picture, source)
+            except OSError as error:
+                # Gradio keeps the same file once for all who send it: another may just have left.
+                shutil.rmtree(folder)
+                reason = (error.strerror or "unknown error").lower()
+                raise JobError(f"cannot take {picture.name}: {reason}; drop it again.") from None
+            sources.append(source)
+        return folder, tuple(sources)
 
     def sweep(self) -> None:
         """Remove what is left of visitors who never said that they left, and of broken uploads."""
@@ -116,13 +130,14 @@ class Visits:
         """Whether a visit is still that of a session."""
         return self.present.get(session) is visit
 
-    def end(self, session: str | None, but: Path | None = None) -> None:
-        """Remove the files of a session, but an upload that is also the next visit's."""
+    def end(self, session: str | None, but: Sequence[Path] = ()) -> None:
+        """Remove the files of a session, but uploads that are also the next visit's."""
         visit = self.present.pop(session, None)
         if visit is not None:
             shutil.rmtree(visit.folder, ignore_errors=True)
-            if visit.upload not in (None, but):
-                visit.upload.unlink(missing_ok=True)
+            for upload in visit.uploads:
+                if upload not in but:
+                    upload.unlink(missing_ok=True)
 
 
 def check_size(source: Path, most: int) -> str:

@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 
-from tlc_jax.app import Limits, serve
+from tlc_jax.app import Limits, of_folder, of_tasks, serve
+from tlc_jax.app.visits import most_pixels
 from tlc_jax.cli.common import UserError, console, reason
 from tlc_jax.files import checkpoints
-from tlc_jax.files.catalogue import TASKS
-from tlc_jax.files.choosing import best, choose
 from tlc_jax.models import MODELS
 
 DEFAULT = Limits()
@@ -30,7 +29,9 @@ def serve_page(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="[the first free one of 7860 to 7959]")
     ] = None,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Of a picture.")] = DEFAULT.pixels,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Of a picture [what the memory allows].")
+    ] = None,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Of a file.")] = DEFAULT.megabytes,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds, after which a job is stopped.")
@@ -40,28 +41,21 @@ def serve_page(
     ] = DEFAULT.jobs,
 ) -> None:
     """Restore pictures in the browser, on this machine only unless told otherwise."""
-    networks = {} if checkpoint else _of_tasks()
+    offers = {} if checkpoint else of_tasks()
     for folder in map(checkpoints.find, checkpoint or ()):
         _check_network(folder)
         name = checkpoints.network_name(folder)
-        networks[str(folder) if name in networks else name] = folder.absolute()
+        offers[str(folder) if name in offers else name] = of_folder(folder.absolute())
     _check_free(host, port)
-    limits = Limits(max_pixels, max_megabytes, timeout, jobs)
+    limits = Limits(max_pixels or most_pixels(), max_megabytes, timeout, jobs)
     try:
-        serve(networks, limits, host, port, lambda at: console.print(f"{at}  (Ctrl-C ends it)"))
+        serve(offers, limits, host, port, lambda at: console.print(f"{at}  (Ctrl-C ends it)"))
     except ModuleNotFoundError as error:
         if not str(error.name).startswith("gradio"):
             raise
         raise UserError(
             "the page needs Gradio, which is not installed; pip install 'tlc-jax[app]'."
         ) from None
-
-
-def _of_tasks() -> dict[str, Path]:
-    """Ours, and the best of each task; who asks for one that is not installed is told how to."""
-    ours = {task: checkpoints.find(task) for task in checkpoints.SHIPPED}
-    installed = {f"{task}, best": found for task in ours if (found := best(task))}
-    return ours | installed | {task: choose(task) for task in TASKS if task not in ours}
 
 
 def _check_network(folder: Path) -> None:

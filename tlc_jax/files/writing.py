@@ -44,6 +44,7 @@ DEEP = ("PNG", "TIFF")  # of 16 bits, too
 # What the luma of JPEG is divided by at quality 95, all frequencies together. A coarser source is
 # written so, or its blocks would come back; that of a noisy one is no larger for it.
 FINE = 375
+LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_536, "HEIF": 16_384}  # pixels
 LONGEST = 65_000  # bytes of EXIF or XMP in a JPEG
 STRIP = 2**20  # bytes of a TIFF's strip, about
 COMPRESSION, STRIP_OFFSETS, SAMPLES_PER_PIXEL, ROWS_PER_STRIP = 259, 273, 277, 278  # tags of TIFF
@@ -138,6 +139,20 @@ def write_restored(
     except (OSError, ValueError) as error:
         raise _not_written(path, error) from error
     return notes
+
+
+def check_holds(path: Path, height: int, width: int) -> None:
+    """Refuse a size that the format of a file cannot hold, before the work is done.
+
+    Raises:
+      ImageError: the format holds less, or is none that is written.
+    """
+    try:
+        most = LONGEST_SIDE.get(format_of(path), 2**31 - 1)
+        if max(height, width) > most:
+            raise ImageError(f"a side of such a file has at most {most} pixels; write a .png")
+    except ImageError as error:
+        raise _not_written(path, error) from None
 
 
 def format_of(path: Path) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from tlc_jax.files import checkpoints
 from tlc_jax.layers.network import Network, Params
 
-SIDE = 256  # pixels, of the parts that are looked at: so many down, so many across
+SIDE = 160  # pixels, of the parts that are looked at: so many down, so many across
 DOWN, ACROSS = 2, 3
 # Levels of 8 bits that the denoiser takes away, root mean square: of clean photographs 0.2 to 1.2,
 # as JPEGs of quality 75 up to 2.8, with noise of sigma 5 more than 3.

@@ -8,7 +8,7 @@ import numpy as np
 from tlc_jax.evaluation import metrics
 from tlc_jax.files.datasets import PICTURES
 from tlc_jax.files.pictures import ImageError, Picture, read_picture
-from tlc_jax.files.writing import write_image, write_restored
+from tlc_jax.files.writing import check_holds, write_image, write_restored
 from tlc_jax.inference.timed import NotFiniteError, Timed, Watch, restore_timed
 from tlc_jax.jobs.job import Job, JobError, Networks, Options, Outcome
 from tlc_jax.jobs.needs import needs_of
@@ -28,6 +28,9 @@ def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch
         check_size(path, picture, job.sources[0], pictures[0], "the views of a pair")
     before = np.concatenate([to_float(picture.pixels) for picture in pictures], axis=-1)
     height, width, _ = before.shape
+    scale = networks[0][0].scale
+    for target in job.targets:
+        check_holds(target, height * scale, width * scale)
     bucket = options.buckets.get((height, width))
     chosen = []
     if options.auto:
