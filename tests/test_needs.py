@@ -63,3 +63,19 @@ def test_auto(terminal, tmp_path):
         model.clone(local_mode=True), params, read_picture(tmp_path / "noisy.png").pixels
     )
     np.testing.assert_array_equal(written["noisy"], expected)
+
+
+def test_what_needs_nothing_is_copied(terminal, tmp_path):
+    """Byte for byte, unless another format or quality is asked for."""
+    source = tmp_path / "clean.jpg"
+    Image.fromarray(CLEAN[:160, :256]).save(source, quality=90)
+    for options, is_copied in (
+        (("--task", "auto", "-o", "a.jpg"), True),
+        (("--strength", "0", "-o", "b.jpg"), True),
+        (("--task", "auto", "-o", "c.jpg", "--quality-jpeg", "90"), False),
+        (("--task", "auto", "-o", "d.png"), False),
+    ):
+        code, out, err = terminal(tmp_path, "restore", "clean.jpg", *options)
+        assert (code, err) == (0, "")
+        written = (tmp_path / options[options.index("-o") + 1]).read_bytes()
+        assert (written == source.read_bytes()) == is_copied == ("copied as it is" in out)

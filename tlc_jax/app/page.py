@@ -25,7 +25,6 @@ from tlc_jax.app.viewer import SCRIPT, viewer
 from tlc_jax.app.visits import A_DAY, AN_HOUR, TOGETHER, Limits, Visit, Visits, check_size
 from tlc_jax.app.workers import Unwanted, Work, Workers
 from tlc_jax.files.choosing import AUTO
-from tlc_jax.files.datasets import PICTURES
 from tlc_jax.files.pictures import ImageError
 from tlc_jax.jobs import JobError
 
@@ -33,8 +32,21 @@ FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = {"Noise": (FOLDER / "noisy.jpg", "denoise"), "Blur": (FOLDER / "shaken.jpg", "deblur")}
 # On a phone they are below; it returns what the listener is given, nothing.
 TO_RESULTS = """() => {
-  document.querySelector('#results').scrollIntoView({behavior: 'smooth'});
+  document.querySelector('#results').scrollIntoView({behavior: 'smooth', block: 'nearest'});
   return [];
+}"""
+# A picture that is dropped or pasted anywhere is one for the box.
+ANYWHERE = """() => {
+  const take = (event, files) => {
+    if (!files.length || event.target.closest('#upload')) return;
+    event.preventDefault();
+    const box = document.querySelector('#upload input[type=file]');
+    box.files = files;
+    box.dispatchEvent(new Event('change', {bubbles: true}));
+  };
+  document.addEventListener('dragover', (event) => event.preventDefault());
+  document.addEventListener('drop', (event) => take(event, event.dataTransfer.files));
+  document.addEventListener('paste', (event) => take(event, event.clipboardData.files));
 }"""
 WAITING = 16  # requests, before the page asks to come back later
 BAR = gr.Progress()  # found by Gradio among the defaults of a handler
@@ -74,10 +86,10 @@ class Page:
 
     def add_choices(self) -> None:
         """The left column."""
+        # Of all kinds, or Gradio refuses those that browsers do not know, and in its own words.
         self.drop = gr.File(
-            label="Photographs", file_count="multiple", file_types=list(PICTURES), height=150,
-            elem_id="upload",
-        )  # fmt: skip
+            label="Photographs", file_count="multiple", height=150, elem_id="upload"
+        )
         with gr.Row(elem_id="examples"):
             self.examples = {
                 name: gr.Button(f"Example: {name.lower()}", size="sm", icon=path)
@@ -122,14 +134,12 @@ class Page:
         at_once = private | {"queue": False, "show_progress": "hidden"}
         by_worker = private | {"concurrency_limit": self.limits.jobs, "concurrency_id": "jobs"}
         choices = [self.task, self.quality, self.strength, self.mode, self.window]
-        shown = [self.viewer, self.gallery, self.download, self.told, self.tabs]
+        shown = [self.drop, self.viewer, self.gallery, self.download, self.told, self.tabs]
         buttons = [self.restore_button, self.compare_button, self.cancel_button]
-        self.drop.upload(self.look, self.drop, [self.taken, *shown], **at_once)
-        self.drop.clear(self.clear, None, shown, **at_once)
+        taking = [self.taken, *shown]
+        self.drop.upload(self.look, self.drop, taking, **at_once)
         for name, button in self.examples.items():
-            button.click(
-                self.taker(name), None, [self.drop, self.task, self.taken, *shown], **at_once
-            )
+            button.click(self.taker(name), None, [self.task, *taking], **at_once)
         self.taken.change(self.preview, None, shown, show_progress_on=self.viewer, **by_worker)
         begun = []
         for button, work, where, tab in (
@@ -142,7 +152,7 @@ class Page:
                     work, choices, shown, show_progress_on=where, **by_worker
                 )
             )
-            begun[-1].then(self.idle, None, buttons, **at_once)
+            begun[-1].then(self.idle, None, buttons, js=TO_RESULTS, **at_once)
             begun[-1].failure(self.idle, None, buttons, **at_once)  # where too many wait
         self.cancel_button.click(self.cancel, None, [*buttons, self.told], cancels=begun, **at_once)
         self.blocks.unload(self.leave)
@@ -156,6 +166,12 @@ class Page:
         self.blocks.queue(max_size=WAITING, api_open=False)
         # From Gradio's own files, of which the half-bold one that it takes lacks most letters.
         font = LocalFont("Source Sans Pro", weights=(400, 700))
+        # Words and what they lie on differ by as much as weak eyes need.
+        theme = Default(primary_hue="blue", font=[font, "sans-serif"]).set(
+            button_primary_background_fill="*primary_600",
+            button_primary_background_fill_hover="*primary_700",
+            color_accent="*primary_600", body_text_color_subdued="*neutral_500",
+        )  # fmt: skip
         never: dict[str, Any] = dict.fromkeys(NEVER, False)
         logging.getLogger("uvicorn.error").addFilter(worth_telling)
         try:
@@ -167,7 +183,7 @@ class Page:
                     "exception_handlers": {RuntimeError: not_there},
                 },
                 css_paths=Path(__file__).with_name("page.css"),
-                theme=Default(font=[font, "sans-serif"]), footer_links=[], **never,
+                js=ANYWHERE, theme=theme, footer_links=[], **never,
             )  # fmt: skip
         except OSError:  # whose sentence is for those who program with Gradio
             where = "any of the 100 ports from 7860 on" if port is None else f"port {port}"
@@ -192,7 +208,7 @@ class Page:
         offered = next((label for label, one in self.offers.items() if one.task == task), None)
 
         def take(request: gr.Request) -> dict:
-            chosen = {self.drop: None, self.task: gr.skip() if offered is None else offered}
+            chosen = {self.task: gr.skip() if offered is None else offered}
             return chosen | self.look([str(path)], request)
 
         return take
@@ -219,11 +235,6 @@ class Page:
         self.asked.pop(request.session_hash, None)
         return self.idle() | {self.told: "Cancelled."}
 
-    def clear(self, request: gr.Request) -> dict:
-        """The pictures were taken away."""
-        self.leave(request)
-        return self.nothing()
-
     def leave(self, request: gr.Request) -> None:
         """The visitor is gone, or without a picture."""
         self.asked.pop(request.session_hash, None)
@@ -237,8 +248,9 @@ class Page:
         return self.nothing() | {self.told: _complaint(error)}
 
     def nothing(self) -> dict:
-        """The page without results."""
+        """The page without results, and with room for the next picture."""
         return {
+            self.drop: None,
             self.viewer: "",
             self.gallery: None,
             self.download: gr.update(visible=False),
@@ -371,8 +383,8 @@ async def not_there(request: Request, error: RuntimeError) -> PlainTextResponse:
 def _facts(facts: Mapping[str, str]) -> str:
     escaped = (map(html.escape, fact) for fact in facts.items())
     rows = (f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in escaped)
-    return f"<table>{''.join(rows)}</table>"
+    return f'<div role="status"><table>{"".join(rows)}</table></div>'
 
 
 def _complaint(error: Exception) -> str:
-    return f'<div id="complaint">{html.escape(str(error))}</div>'
+    return f'<div id="complaint" role="alert">{html.escape(str(error))}</div>'

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -28,6 +29,7 @@ from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
 
 T = TypeVar("T")
+LONG = 20  # seconds; of what takes longer it is told how long
 
 # Linen's own fields, and those that are options here.
 NOT_TO_SET = {"parent", "name", "local_mode", "window", "dtype"}
@@ -138,10 +140,19 @@ def each(items: Sequence[T], do: Callable[[T, Callable[..., None]], None]) -> bo
     whole = bar.add_task("", total=len(items), visible=len(items) > 1)
     step = bar.add_task("", total=None)
 
+    begun = 0.0
+
     def watch(words: str, of: str = "") -> None:
+        nonlocal begun
         part = re.search(r"(\d+) of (\d+)", words)
         done, total = (int(part[1]) - 1, int(part[2])) if part else (0, None)
         bar.update(step, description=f"{of}{words}", completed=done, total=total)
+        if part and total and f"part {part[0]}" in words:  # of a large picture
+            if done == 0:
+                begun = time.monotonic()
+            elif done == 1 and (seconds := (time.monotonic() - begun) * total) > LONG:
+                words = words.replace(f"part {part[0]}", f"{total} parts")
+                console.print(f"{of}{words}: about {seconds:.0f} s in all")
 
     all_done = True
     # Where nobody looks rich would print an empty line at the end.

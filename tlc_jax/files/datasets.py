@@ -18,7 +18,7 @@ import numpy as np
 
 from tlc_jax.files.pictures import ImageError, read_picture
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".heic", ".heif")
 
 WITH_TRAINING = "../GT"  # holds the targets of the training pictures, too
 # Where the inputs lie below the root of a data set, and from their parent, where the targets do.

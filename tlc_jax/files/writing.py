@@ -141,6 +141,23 @@ def write_restored(
     return notes
 
 
+def has_format(path: Path, picture: Picture) -> bool:
+    """Whether a file of this name is in the format that a picture came in."""
+    return format_of(path) == picture.saving.get("format")
+
+
+def copy_picture(source: Path, path: Path) -> None:
+    """Copy a picture's file byte for byte.
+
+    Raises:
+      ImageError: if the file cannot be written.
+    """
+    try:
+        write_atomically(path, source.read_bytes())
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
 def check_holds(path: Path, height: int, width: int) -> None:
     """Refuse a size that the format of a file cannot hold, before the work is done.
 

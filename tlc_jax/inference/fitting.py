@@ -39,9 +39,13 @@ def tile_for(model: Network, size: Size, planned: float, room: float) -> tuple[S
       size: (H, W) of the image.
       planned: bytes for all of it.
       room: as of `room_for`.
+
+    Raises:
+      MemoryError: not even the smallest ones fit.
     """
-    side = math.isqrt(max(0, int(room / planned * math.prod(size))))
-    side = max(SMALLEST, side // STEP * STEP)
+    side = math.isqrt(max(0, int(room / planned * math.prod(size)))) // STEP * STEP
+    if side < SMALLEST:
+        raise MemoryError(f"no room for parts of {SMALLEST}x{SMALLEST}")
     overlap = overlap_of(model, side)
 
     def evenly(length: int) -> int:

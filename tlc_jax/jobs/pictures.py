@@ -8,7 +8,13 @@ import numpy as np
 from tlc_jax.evaluation import metrics
 from tlc_jax.files.datasets import PICTURES
 from tlc_jax.files.pictures import ImageError, Picture, read_picture
-from tlc_jax.files.writing import check_holds, write_image, write_restored
+from tlc_jax.files.writing import (
+    check_holds,
+    copy_picture,
+    has_format,
+    write_image,
+    write_restored,
+)
 from tlc_jax.inference.timed import NotFiniteError, Timed, Watch, restore_timed
 from tlc_jax.jobs.job import Job, JobError, Networks, Options, Outcome
 from tlc_jax.jobs.needs import needs_of
@@ -56,10 +62,17 @@ def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch
     notes += dict.fromkeys(note for picture in pictures for note in picture.notes)
     written = []
     parts = np.split(pixels, len(job.targets), axis=-1)
-    for target, part, picture in zip(job.targets, parts, pictures, strict=False):
+    unchanged = not networks or options.strength == 0
+    for source, target, part, picture in zip(
+        job.sources, job.targets, parts, pictures, strict=False
+    ):
         if options.overwrite or not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            notes += write_restored(target, part, picture, options.quality)
+            if unchanged and options.quality is None and has_format(target, picture):
+                copy_picture(source, target)  # or a JPEG would lose something for nothing
+                notes.append("copied as it is")
+            else:
+                notes += write_restored(target, part, picture, options.quality)
             written.append(target)
     if job.sheet is not None:
         from tlc_jax.evaluation.sheets import comparison  # brings Pillow
