@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tlc_jax import cli
+from tlc_jax.files import limits
 from tlc_jax.files.writing import write_image
 from tlc_jax.layers.network import Params, abstract_params
 
@@ -113,6 +114,7 @@ def terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Result]:
     """Runs a command of `tlc-jax` in a folder."""
+    monkeypatch.setattr(limits, "_limit", limits.PIXELS)  # set back afterwards
 
     def run(folder: Path, *arguments: object) -> Result:
         monkeypatch.chdir(folder)

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from tlc_jax.files import pictures as module
 from tlc_jax.files.pictures import ImageError, picture_size, read_image, read_picture
 from tlc_jax.files.writing import write_image
 from tlc_jax.ops.pixels import from_float, to_float
@@ -513,20 +512,9 @@ def test_large_photographs_and_bombs(tmp_path):
 
     header(10_000)  # 100 megapixels: Pillow's own limit is 89
     fails(path, r"it is damaged or of a kind that cannot be decoded \(.*truncated.*\)")
-    for height in (110_000, 1_000_000):
+    for height in (30_000, 1_000_000):
         header(height)
-        fails(path, "it has more than 1073741824 pixels; cut it into parts")
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_bombs_of_which_pillow_only_warns(tmp_path, monkeypatch):
-    path = tmp_path / "a.png"
-    write_image(path, np.zeros((10, 10, 3)))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # to be set back afterwards
-    monkeypatch.setattr(module, "LARGEST", 99)
-    fails(path, "it has more than 99 pixels; cut it into parts")
-    monkeypatch.setattr(module, "LARGEST", 100)
-    assert read_image(path).shape == (10, 10, 3)
+        fails(path, rf"it is 10000x{height}, {height // 100}\.0 megapixels, of which 268\.4 are .*")
 
 
 # Writing

@@ -68,6 +68,10 @@ WindowSide = Annotated[
     int | None,
     typer.Option(min=1, help="Side of the window, input pixels [1.5 x the training crops]."),
 ]
+MaxPixels = Annotated[
+    int,
+    typer.Option(min=1, help="Of a picture or a frame; larger ones are refused."),
+]
 ComputeIn = Annotated[Dtype, typer.Option("--dtype", help="The type to compute in.")]
 
 

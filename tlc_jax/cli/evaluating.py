@@ -14,6 +14,7 @@ from tlc_jax.evaluation import reports
 from tlc_jax.evaluation.metrics import Protocol
 from tlc_jax.files import checkpoints
 from tlc_jax.files import datasets as data
+from tlc_jax.files.limits import PIXELS, limit_pixels
 
 
 def evaluate(
@@ -41,11 +42,13 @@ def evaluate(
     ] = None,
     window: common.WindowSide = None,
     dtype: common.ComputeIn = "float32",
+    max_pixels: common.MaxPixels = PIXELS,
     settings: common.Settings = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin the report anew.")] = False,
 ) -> None:
     """Measure PSNR and SSIM on pictures whose ground truth is known."""
+    limit_pixels(max_pixels)
     checkpoint = common.choose_checkpoint(checkpoint, task, quality)
     modes = evaluation.parse_modes(mode)
     pairs, sources = _pairs(inputs, targets, root)

@@ -13,6 +13,7 @@ from tlc_jax.cli import common
 from tlc_jax.cli.common import UserError, console
 from tlc_jax.files.checkpoints import network_name
 from tlc_jax.files.choosing import AUTO
+from tlc_jax.files.limits import PIXELS, limit_pixels
 from tlc_jax.inference.fitting import overlap_of
 from tlc_jax.inference.ways import Way, at_once, shifted, tiled
 from tlc_jax.jobs.job import Networks
@@ -105,6 +106,7 @@ def restore(
             "compiled program. 0 compiles for each size.",
         ),
     ] = 0.25,
+    max_pixels: common.MaxPixels = PIXELS,
     settings: common.Settings = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Redo what is done; what is unfinished always is.")
@@ -116,6 +118,7 @@ def restore(
     and what it says of camera, place and colours. A video stays one, with its sound. For a network
     for video a folder is a clip, whose frames are in the order of their names.
     """
+    limit_pixels(max_pixels)
     for path in inputs or ():  # before JAX is at work
         if not path.exists():
             raise UserError(f"cannot read {path}: no such file or folder.")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tlc_jax.files.limits import check_exif
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -82,10 +84,19 @@ def read_metadata(image: "Image.Image", size: tuple[int, int], notes: list[str])
     return Metadata(image.info.get("icc_profile") or None, exif, xmp, dpi)
 
 
+def exif_of(image: "Image.Image") -> "Image.Exif":
+    """What Pillow finds, but nothing that says more than there is."""
+    from PIL import Image
+
+    check_exif(image.info.get("exif") or b"")
+    check_exif(bytes.fromhex("".join(image.info.get("Raw profile type exif", "").split("\n")[3:])))
+    return Image.Image.getexif(image)  # not the PNG's own, which decodes the pixels in search of it
+
+
 def _settled_exif(image: "Image.Image", size: tuple[int, int]) -> bytes | None:
     from PIL import Image
 
-    told, kept = Image.Image.getexif(image), Image.Exif()
+    told, kept = exif_of(image), Image.Exif()
     for tag in KEPT & told.keys():
         kept[tag] = told[tag]
     for ifd in (EXIF_IFD, GPS_IFD):

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from tlc_jax.files.metadata import NO_METADATA, ORIENTATION, Metadata, read_metadata
+from tlc_jax.files.limits import TooLargeError, check_head, check_pixels
+from tlc_jax.files.metadata import NO_METADATA, ORIENTATION, Metadata, exif_of, read_metadata
 from tlc_jax.ops.pixels import to_float, to_gray
 
 if TYPE_CHECKING:
     from PIL import Image, ImageFile
 
-LARGEST = 2**30  # pixels of a picture, far above any camera and far below a decompression bomb
 LARGEST_TILE = 2**24  # pixels of a TIFF's tile, as it is decoded whole
 DTYPES = {8: np.uint8, 16: np.uint16}  # by bits
 
@@ -104,7 +104,8 @@ def read_picture(
 ) -> Picture:
     """Reads a picture with all that is needed to write it back.
 
-    Sets Pillow's limit on the size of pictures, one for the whole process, to 2^30 pixels.
+    Takes Pillow's limit on the size of pictures away, which is one for the whole process; that of
+    `files.limits` takes its place.
 
     Args:
       path: a PNG, JPEG, TIFF, WebP, AVIF, BMP, GIF or PNM file, or HEIC where pillow-heif is
@@ -161,20 +162,18 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 @contextmanager
 def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Sets Pillow's limit, and turns what goes wrong into one sentence that names the file."""
+    """Takes Pillow's limit away, and turns what goes wrong into a sentence that names the file."""
     from PIL import Image, UnidentifiedImageError
 
-    Image.MAX_IMAGE_PIXELS = LARGEST
+    Image.MAX_IMAGE_PIXELS = None
     try:
         if os.path.splitext(path)[1].lower() in RAW:
             raise ImageError(OF_RAW)
         yield
     except Exception as error:  # Pillow meets damaged files with almost any exception
         match error:
-            case ImageError():
+            case ImageError() | TooLargeError():
                 reason = str(error)
-            case Image.DecompressionBombError() | Image.DecompressionBombWarning():
-                reason = f"it has more than {LARGEST} pixels; cut it into parts"
             case UnidentifiedImageError():
                 reason = (
                     "it is no picture of a known kind, or damaged; give a PNG, JPEG, TIFF or WebP"
@@ -203,9 +202,9 @@ def _opened(file: BinaryIO) -> "ImageFile.ImageFile":
     if head[8:10] == b"CR":  # of Canon, in a TIFF
         raise ImageError(OF_RAW)
     file.seek(0)
+    check_head(file)
     image = Image.open(file, formats=formats)
-    if image.width * image.height > LARGEST:  # up to twice its limit Pillow only warns
-        raise Image.DecompressionBombError
+    check_pixels(*image.size)
     tags = _tags(image)
     if DNG_VERSION in tags:
         raise ImageError(OF_RAW)
@@ -374,10 +373,8 @@ def _from_cmyk(image: "Image.Image", notes: list[str]) -> "Image.Image":
 
 def _orientation(image: "Image.Image") -> int | None:
     """The EXIF orientation; `None` if there is none, it is damaged, or not read yet."""
-    from PIL import Image
-
-    try:  # not `image.getexif()`: that of a PNG decodes the pixels in search of it
-        return Image.Image.getexif(image).get(ORIENTATION)
+    try:
+        return exif_of(image).get(ORIENTATION)
     except Exception:  # Pillow meets damaged ones with almost any exception
         return None
 

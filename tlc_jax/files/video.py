@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tlc_jax.files.atomic import temporary
+from tlc_jax.files.limits import check_pixels, most_pixels
 from tlc_jax.ops.pixels import from_float
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ OPENING = {  # closed lists: FFmpeg also draws text files, and opens playlists o
     "protocol_whitelist": "file",
 }
 TITLES = "surrogateescape"  # those in any encoding are kept as they are
+FRAME = 64  # bytes of a pixel: of some frames that the decoder holds, of one in RGB, and as floats
 PATIENCE = 10  # failures to read in a row, after which a file counts as ended
 SHORT = 1.0  # seconds by which a file may be shorter than it claims, as lengths are rounded
 
@@ -307,6 +309,9 @@ def _open(path: Path) -> "Iterator[tuple[InputContainer, VideoStream, Fraction]]
             raise VideoError("there is no video in it, only sound or other data")
         if stream.codec_context is None:
             raise VideoError("its video is of a kind that cannot be decoded")
+        check_pixels(stream.codec_context.width, stream.codec_context.height, FRAME)
+        # Later frames may be of another size; FFmpeg refuses those that are larger.
+        stream.codec_context.options = {"max_pixels": str(most_pixels(FRAME))}
         # Broadcasts and cameras count from anywhere; trimmed sound may begin before zero.
         start = Fraction(max(container.start_time or 0, 0), 10**6)
         base = stream.time_base or Fraction(1, 10**6)

@@ -1,4 +1,4 @@
-"""How much memory there is: on the device, or of the machine, of a container and of the process."""
+"""How much memory there is: on the device, and of the machine, a container and the process."""
 
 import contextlib
 import re
@@ -15,6 +15,11 @@ def available() -> int | None:
     stats = jax.local_devices()[0].memory_stats()  # of a CPU there are none
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return free()
+
+
+def free() -> int | None:
+    """Bytes that the process may still take, on whatever device it computes; `None` as above."""
     return min((*_of_machine(), *_of_container(), *_of_process()), default=None)
 
 

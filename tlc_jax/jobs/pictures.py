@@ -7,6 +7,7 @@ import numpy as np
 
 from tlc_jax.evaluation import metrics
 from tlc_jax.files.datasets import PICTURES
+from tlc_jax.files.limits import TooLargeError, check_pixels
 from tlc_jax.files.pictures import ImageError, Picture, read_picture
 from tlc_jax.files.writing import (
     check_holds,
@@ -15,6 +16,7 @@ from tlc_jax.files.writing import (
     write_image,
     write_restored,
 )
+from tlc_jax.inference.fitting import COPIES
 from tlc_jax.inference.timed import NotFiniteError, Timed, Watch, restore_timed
 from tlc_jax.jobs.job import Job, JobError, Networks, Options, Outcome
 from tlc_jax.jobs.needs import needs_of
@@ -32,8 +34,12 @@ def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch
     pictures = [read_picture(path, channels=channels // views) for path in job.sources]
     for path, picture in zip(job.sources, pictures, strict=True):
         check_size(path, picture, job.sources[0], pictures[0], "the views of a pair")
+    height, width, _ = pictures[0].pixels.shape
+    try:
+        check_pixels(width, height, 4 * channels * COPIES)
+    except TooLargeError as error:
+        raise ImageError(f"cannot restore {job.sources[0]}: {error}.") from None
     before = np.concatenate([to_float(picture.pixels) for picture in pictures], axis=-1)
-    height, width, _ = before.shape
     scale = networks[0][0].scale
     for target in job.targets:
         check_holds(target, height * scale, width * scale)
