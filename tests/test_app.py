@@ -29,9 +29,9 @@ from PIL import Image, ImageCms
 
 import tlc_jax as tlc
 from tlc_jax.app import requests
-from tlc_jax.app.visits import Visits, check_size
+from tlc_jax.app.visits import Limits, Visits
 from tlc_jax.app.workers import Unwanted, Workers
-from tlc_jax.files import checkpoints
+from tlc_jax.files import checkpoints, limits
 from tlc_jax.files.pictures import ImageError, read_picture
 from tlc_jax.inference import guard
 from tlc_jax.jobs import JobError
@@ -523,7 +523,7 @@ def test_modes_are_compared(page):
         (lambda path: path.write_bytes(NOISY.read_bytes()[:5000]), "cannot read it.png: it is dam"),
         (
             lambda path: Image.new("1", (5000, 4000)).save(path),
-            "it.png: is 5000 x 4000, 20.0 megapixels, of which this page takes 16;",
+            "cannot read it.png: it is 5000x4000, 20.0 megapixels, of which 16.0 are allowed;",
         ),
     ],
     ids=["text", "cut", "large"],
@@ -685,6 +685,10 @@ def dies(of, watch):
     os.kill(os.getpid(), of)
 
 
+def takes(count, watch):
+    return len(bytearray(count))
+
+
 def fails(watch):
     watch("begun")
     raise ZeroDivisionError
@@ -700,7 +704,7 @@ def out_of_memory(watch):
 
 @pytest.fixture
 def one_worker():
-    workers = Workers(60)
+    workers = Workers(Limits(seconds=60))
     workers.start(1)
     yield workers
     workers.stop()
@@ -710,10 +714,10 @@ def test_a_job_has_its_time(one_worker, capfd):
     """And whatever becomes of one, the next is done."""
     workers, told = one_worker, []
     assert (workers.run(sleeps, 0, watch=told.append), told) == ("awake", ["slept"])
-    workers.seconds = 3
+    workers.limits = workers.limits._replace(seconds=3)
     with pytest.raises(JobError, match="longer than 3 seconds"):
         workers.run(sleeps, 600)
-    workers.seconds = 60
+    workers.limits = workers.limits._replace(seconds=60)
     for job, sentence in (
         ((dies, signal.SIGKILL), "not enough memory"),
         ((dies, signal.SIGTERM), "broke down"),
@@ -830,15 +834,31 @@ def test_a_file_that_just_went_is_not_found(tmp_path):
         assert worth_telling(record) == told
 
 
-def test_sizes_are_read_from_the_head(tmp_path):
-    """Of a file without pixels; what fits is told, too."""
-    Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
-    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
-    assert check_size(tmp_path / "a.png", 60_000) == "300 x 200, 0.1 megapixels"
-    with pytest.raises(ImageError, match=r"^a\.png: is 300 x 200"):
-        check_size(tmp_path / "a.png", 59_999)
-    with pytest.raises(ImageError, match=r"^cannot read b\.png: "):
-        check_size(tmp_path / "b.png", 1)
+def test_heads_are_looked_at_first(tmp_path, monkeypatch):
+    """Of all pictures, as the first one is shown."""
+    monkeypatch.setattr(limits, "_limit", 60_000)
+    sources = [tmp_path / name for name in ("a.png", "b.png")]
+    for source, width in zip(sources, (300, 301), strict=True):
+        Image.new("RGB", (width, 200)).save(source)
+    made = requests.preview(sources[:1], tmp_path, watch=print)
+    assert made.facts == {"picture": "a.png, 300 x 200, 0.1 megapixels"}
+    with pytest.raises(
+        ImageError, match=r"^cannot read b\.png: it is 301x200, 0\.1 megapixels, of"
+    ):
+        requests.preview(sources, tmp_path, watch=print)
+    assert requests.of_sources(sources) == {"picture": "a.png, and 1 more"}
+
+
+def test_a_job_has_its_memory():
+    """What takes more is told, and its process goes on; also what the system then kills."""
+    workers = Workers(Limits(gigabytes=0.5))
+    workers.start(1)
+    try:
+        with pytest.raises(JobError, match="not enough memory"):
+            workers.run(takes, 2**30)
+        assert workers.run(takes, 2**28) == 2**28
+    finally:
+        workers.stop()
 
 
 def test_what_is_shown_is_small_enough(tmp_path):
@@ -846,8 +866,8 @@ def test_what_is_shown_is_small_enough(tmp_path):
     pixels = np.zeros((2, 5000, 3), np.uint16)
     pixels[:, 2500:] = [65535, 0, 32768]
     tlc.write_image(tmp_path / "a.png", pixels)
-    shown = requests.preview(tmp_path / "a.png", tmp_path, watch=print)
-    shown = read_picture(shown).pixels
+    made = requests.preview([tmp_path / "a.png"], tmp_path, watch=print)
+    shown = read_picture(made.pictures[0][0]).pixels
     assert shown.shape[1:] == (requests.SHOWN, 3)
     assert np.abs(shown[0, requests.SHOWN * 3 // 4] - np.array([255.0, 0, 128])).max() < 8
 
@@ -906,7 +926,7 @@ def test_visitors_learn_no_path(tmp_path):
     shutil.copytree(checkpoints.find("denoise"), network)
     tlc.write_image(source, np.zeros((32, 48, 3), np.float32))
     with pytest.raises(ImageError, match="out") as refused:
-        requests.preview(source, folder, watch=print)
+        requests.preview([source], folder, watch=print)
     assert str(tmp_path) not in str(refused.value)
     next(file for file in (network / "params").rglob("*") if file.is_file()).unlink()
     with pytest.raises(checkpoints.CheckpointError, match=r"^net/params: damaged"):

@@ -48,7 +48,7 @@ def serve(
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
         from tlc_jax.app.page import Page
 
-        workers = Workers(limits.seconds)
+        workers = Workers(limits)
         page = Page(offers, limits, Visits(Path(folder)), workers)
         try:
             ready(page.launch(host, port))

@@ -22,10 +22,9 @@ from gradio.themes import Default, LocalFont
 from tlc_jax.app import requests
 from tlc_jax.app.offers import Offer
 from tlc_jax.app.viewer import SCRIPT, viewer
-from tlc_jax.app.visits import A_DAY, AN_HOUR, TOGETHER, Limits, Visit, Visits, check_size
+from tlc_jax.app.visits import A_DAY, AN_HOUR, TOGETHER, Limits, Visit, Visits
 from tlc_jax.app.workers import Unwanted, Work, Workers
 from tlc_jax.files.choosing import AUTO
-from tlc_jax.files.pictures import ImageError
 from tlc_jax.jobs import JobError
 
 FOLDER = Path(__file__).parent.parent / "examples"
@@ -192,14 +191,11 @@ class Page:
 
     def look(self, pictures: Sequence[str], request: gr.Request) -> dict:
         """Pictures were dropped. Not by a worker, as only here an upload finds its owner."""
-        visit = None
         try:
             visit = self.visits.start(request.session_hash, [*map(Path, pictures)])
-            sizes = [check_size(source, self.limits.pixels) for source in visit.sources]
-        except (ImageError, JobError) as error:
-            return self.give_up(error, request, visit)
-        more = f", and {len(sizes) - 1} more" if sizes[1:] else ""
-        facts = {"picture": f"{visit.sources[0].name}, {sizes[0]}{more}"}
+        except JobError as error:
+            return self.give_up(error, request, None)
+        facts = requests.of_sources(visit.sources)
         return self.nothing() | {self.told: _facts(facts), self.taken: visit.folder.name}
 
     def taker(self, name: str) -> Callable[[gr.Request], dict]:
@@ -263,14 +259,14 @@ class Page:
         visit = self.visits.present.get(request.session_hash)
         if visit is None:
             return gr.skip()
-        work = requests.preview, visit.sources[0], visit.folder
+        work = requests.preview, visit.sources, visit.folder
         try:
-            shown = self.work(visit, request, progress, *work)
+            made: requests.Made = self.work(visit, request, progress, *work)
         except JobError as error:
             return gr.skip() if isinstance(error, Unwanted) else self.give_up(error, request, visit)
         if any(visit.folder.glob("restored-*/after.jpg")):  # by another worker meanwhile
             return gr.skip()
-        return {self.viewer: viewer(shown)}
+        return {self.viewer: viewer(made.pictures[0][0]), self.told: _facts(made.facts)}
 
     def restore(
         self,

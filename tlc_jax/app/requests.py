@@ -14,7 +14,7 @@ import numpy as np
 from tlc_jax import jobs
 from tlc_jax.evaluation.sheets import most_different, panels
 from tlc_jax.files import checkpoints
-from tlc_jax.files.pictures import FORMATS, ImageError, Picture, read_picture
+from tlc_jax.files.pictures import FORMATS, ImageError, Picture, picture_size, read_picture
 from tlc_jax.files.writing import write_image
 from tlc_jax.inference.timed import Timed, Watch, restore_timed
 from tlc_jax.inference.ways import at_once, tiled
@@ -69,11 +69,23 @@ def share(words: str) -> float:
     return begin
 
 
-def preview(source: Path, folder: Path, watch: Watch) -> Path:
-    """Make a picture that a browser can show."""
+def of_sources(sources: Sequence[Path], size: str = "") -> dict[str, str]:
+    """What is told of pictures before anything is made of them."""
+    more = f", and {len(sources) - 1} more" if sources[1:] else ""
+    return {"picture": f"{sources[0].name}{size}{more}"}
+
+
+def preview(sources: Sequence[Path], folder: Path, watch: Watch) -> Made:
+    """Look at the heads of all pictures, and make one of the first that a browser can show."""
     watch("reading")
-    picture = _read(source, None)
-    return _show(folder / "before.jpg", to_float(picture.pixels), picture.icc_profile)
+    for source in sources:
+        with by_name(source):
+            picture_size(source)
+    picture = _read(sources[0], None)
+    height, width, _ = picture.pixels.shape
+    shown = _show(folder / "before.jpg", to_float(picture.pixels), picture.icc_profile)
+    size = f", {width} x {height}, {height * width / 1e6:.1f} megapixels"
+    return Made(of_sources(sources, size), [(shown, "before")], (width, height))
 
 
 def restored(request: Request, watch: Watch) -> Made:

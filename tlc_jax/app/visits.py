@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tlc_jax.app import requests
-from tlc_jax.files.pictures import ImageError, picture_size
 from tlc_jax.inference import memory
 from tlc_jax.jobs import JobError
 
@@ -24,10 +23,15 @@ AN_HOUR, A_DAY = 3600, 86400
 BYTES = 120  # of a pixel, for all that is made of it; what restores parts takes up to 2 GiB besides
 
 
-def most_pixels() -> int:
-    """Of a picture, for which the memory suffices: it is restored in parts."""
-    there_is = memory.available() or 2**32
-    return min(max((there_is - 2**31) // BYTES, 4_000_000), 100_000_000)
+def most_memory(jobs: int) -> float:
+    """GiB for a job: of what is free one half, shared by all, and 8 at most."""
+    free = memory.free() or 2**33
+    return min(max(free / 2**31 / jobs, 2.0), 8.0)
+
+
+def most_pixels(gigabytes: float) -> int:
+    """Of a picture, for which the memory of a job suffices: it is restored in parts."""
+    return min(max(int(gigabytes * 2**30 - 2**31) // BYTES, 4_000_000), 100_000_000)
 
 
 class Limits(NamedTuple):
@@ -37,6 +41,7 @@ class Limits(NamedTuple):
     megabytes: int = 64  # of a file, 2^20 bytes, as Gradio counts where it refuses one
     seconds: float = 600  # for a job
     jobs: int = 1  # at a time
+    gigabytes: float = 8.0  # 2^30 bytes of memory, that a job may take on a CPU
 
 
 class Visit(NamedTuple):
@@ -138,19 +143,3 @@ class Visits:
             for upload in visit.uploads:
                 if upload not in but:
                     upload.unlink(missing_ok=True)
-
-
-def check_size(source: Path, most: int) -> str:
-    """The size of a picture in words, from the head of its file.
-
-    Raises:
-      ImageError: it has more than `most` pixels, or is no picture.
-    """
-    with requests.by_name(source):
-        height, width = picture_size(source)
-    if height * width > most:
-        raise ImageError(
-            f"{source.name}: is {width} x {height}, {height * width / 1e6:.1f} megapixels, of "
-            f"which this page takes {most / 1e6:g}; give a smaller picture."
-        )
-    return f"{width} x {height}, {height * width / 1e6:.1f} megapixels"

@@ -18,8 +18,11 @@ from typing import Any
 
 import jax
 
+from tlc_jax.app.visits import Limits
 from tlc_jax.files.checkpoints import CheckpointError
+from tlc_jax.files.limits import limit_pixels
 from tlc_jax.files.pictures import ImageError
+from tlc_jax.inference import memory
 from tlc_jax.inference.programs import is_out_of_memory
 from tlc_jax.inference.timed import NotFiniteError, Watch
 from tlc_jax.jobs import JobError
@@ -39,15 +42,15 @@ class Unwanted(JobError):
 class Workers:
     """Processes, each of which does one thing at a time, for so many seconds at most."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self.all: list[_Worker] = []
         self.free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
 
     def start(self, count: int) -> None:
         """Start that many processes; work waits for them."""
         for _ in range(count):
-            worker = _Worker()
+            worker = _Worker(self.limits)
             self.all.append(worker)
             self.free.put(worker)
 
@@ -71,13 +74,14 @@ class Workers:
         """
         worker = self.free.get()
         try:
-            return worker.run(self.seconds, watch, wanted, work, *arguments)
+            return worker.run(self.limits.seconds, watch, wanted, work, *arguments)
         finally:
             self.free.put(worker)
 
 
 class _Worker:
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self.stopped = False
         self.lock = threading.Lock()  # or one that is being stopped might start again
         self.start()
@@ -86,7 +90,9 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # JAX has threads, which a fork would lose
         self.pipe, theirs = context.Pipe()
         cache = jax.config.values["jax_compilation_cache_dir"]
-        self.process = context.Process(target=_serve, args=(theirs, cache), daemon=True)
+        self.process = context.Process(
+            target=_serve, args=(theirs, cache, self.limits), daemon=True
+        )
         self.ready = False
         # Ctrl-C is for the page, which ends this; what is blocked here is blocked there, too.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
@@ -152,9 +158,12 @@ class _Worker:
         return JobError("the process that did this broke down; try again, or another picture.")
 
 
-def _serve(pipe: Connection, cache: str | None) -> None:
+def _serve(pipe: Connection, cache: str | None, limits: Limits) -> None:
     """Do what is sent, and send "words" for `watch`, and last a "result" or a "problem"."""
     jax.config.update("jax_compilation_cache_dir", cache)
+    limit_pixels(limits.pixels)
+    if jax.default_backend() == "cpu":  # drivers of others reserve addresses without end
+        memory.limit(round(limits.gigabytes * 2**30))
     pipe.send(True)  # ready
     for count in itertools.count(1):
         try:

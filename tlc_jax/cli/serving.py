@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tlc_jax.app import Limits, of_folder, of_tasks, serve
-from tlc_jax.app.visits import most_pixels
+from tlc_jax.app.visits import most_memory, most_pixels
 from tlc_jax.cli.common import UserError, console, reason
 from tlc_jax.files import checkpoints
 from tlc_jax.models import MODELS
@@ -33,6 +33,10 @@ def serve_page(
         int | None, typer.Option(min=1, help="Of a picture [what the memory allows].")
     ] = None,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Of a file.")] = DEFAULT.megabytes,
+    max_memory: Annotated[
+        float | None,
+        typer.Option(min=0.5, help="GiB for a job, on a CPU [half of what is free, 8 at most]."),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds, after which a job is stopped.")
     ] = DEFAULT.seconds,
@@ -47,7 +51,8 @@ def serve_page(
         name = checkpoints.network_name(folder)
         offers[str(folder) if name in offers else name] = of_folder(folder.absolute())
     _check_free(host, port)
-    limits = Limits(max_pixels or most_pixels(), max_megabytes, timeout, jobs)
+    memory = max_memory or most_memory(jobs)
+    limits = Limits(max_pixels or most_pixels(memory), max_megabytes, timeout, jobs, memory)
     try:
         serve(offers, limits, host, port, lambda at: console.print(f"{at}  (Ctrl-C ends it)"))
     except ModuleNotFoundError as error:
