@@ -90,7 +90,7 @@ def convert_state_dict(
     try:
         model = cls(**(config | overrides))
         model.check_windows()
-        target = abstract_params(model)
+        target = abstract_params(model, most=len(tensors))
     except Exception as error:  # whatever a network raises for impossible fields
         raise ConversionError(
             f"looks like {cls.__name__}, which cannot be of this configuration: "
@@ -163,8 +163,10 @@ def convert_file(
 def _told(source: Path) -> dict[str, Any]:
     """What the name of a published file tells of its weights."""
     published = catalogue.FILES.get(source.name)
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "source": {"file": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
+        "source": {"file": source.name, "sha256": digest},
         "task": next((task for mark, task in TASKS if re.search(mark, source.name, re.I)), None),
         "dataset": published.dataset if published else None,
     }

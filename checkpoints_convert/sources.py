@@ -4,6 +4,7 @@ import contextlib
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from checkpoints_convert.engine import ConversionError
 # The keys of a state dict inside a file, in order of preference: averaged weights first.
 WRAPPERS = ("params_ema", "params", "state_dict")
 FLAX_TARGET = "opt/target/"
+SHARED = 4  # times that tensors are larger than their file, at most: some share numbers
+PACKED = 20  # times that an archive is larger unpacked, at most: numbers hardly get smaller
+MOST_NAMES = 2**23  # bytes of the pickle in a .pth file, which is read as slowly as it is long
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -33,6 +37,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         )
     with problems_told(path):
         tensors = _bare(READERS[path.suffix](path))
+        if empty := next((name for name, tensor in tensors.items() if not tensor.size), None):
+            raise ConversionError(f"its {empty} holds no numbers, which no network has.")
         return {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
 
 
@@ -57,9 +63,23 @@ def problems_told(path: Path) -> Iterator[None]:
         ) from None
 
 
+def _check_archive(path: Path) -> None:
+    """Refuse a zip that is far larger unpacked than it is."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if sum(member.file_size for member in members) > PACKED * path.stat().st_size + 2**20:
+        raise ConversionError("refused, unpacked it would be far larger than any weights.")
+    names = (member for member in members if member.filename.endswith(".pkl"))
+    if any(member.file_size > MOST_NAMES for member in names):
+        raise ConversionError(f"refused, what names its tensors has more than {MOST_NAMES:,} bytes")
+
+
 def _read_torch(path: Path) -> Any:
     import torch
 
+    _check_archive(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # it raises for what it warns of
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -68,7 +88,19 @@ def _read_torch(path: Path) -> Any:
             "refused, it is damaged or holds more than tensors, which could run code when "
             "read; download it again from its authors, or ask for a .safetensors file."
         ) from None
+    # A tensor may be a view that repeats few numbers, or many be views of the same.
+    numbers = sum(tensor.nbytes for tensor in _tensors(content))
+    if numbers > SHARED * path.stat().st_size + 2**20:
+        raise ConversionError("refused, its tensors are far larger than the file.")
     return _to_numpy(content)
+
+
+def _tensors(content: Any) -> Iterator[Any]:
+    if isinstance(content, Mapping):
+        for value in content.values():
+            yield from _tensors(value)
+    elif hasattr(content, "numpy"):
+        yield content
 
 
 def _to_numpy(content: Any) -> Any:
@@ -84,6 +116,7 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_npz(path: Path) -> Any:
+    _check_archive(path)
     # Opened here: np.load would leave a damaged file open.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return dict(arrays)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 
 from tlc_jax.files import checkpoints
 from tlc_jax.files.checkpoints import CheckpointError, describe, load, save
@@ -264,6 +265,87 @@ def test_damaged_params(copy, damage, capfd):
         load(copy)
     assert "\n" not in str(caught.value)
     assert "Traceback" not in capfd.readouterr().err  # of the threads that read
+
+
+# Folders by somebody who means no good
+
+
+def resigned(folder: Path, **config: object) -> Path:
+    """With a digest of the files as they are, and other fields."""
+    description = json.loads((folder / "model.json").read_text())
+    description["config"] |= config
+    description["params_sha256"] = checkpoints._digest(folder / "params")
+    (folder / "model.json").write_text(json.dumps(description))
+    return folder
+
+
+def store(folder: Path):
+    base = {"driver": "file", "path": f"{folder.absolute()}/params/"}
+    return tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("nafnet", "middle_blk_num"),
+        ("nafnet", "enc_blk_nums"),
+        ("restormer", "num_blocks"),
+        ("maxim", "depth"),
+        ("hinet", "depth"),
+        ("mprnet", "num_cab"),
+        ("nafssr", "num_blks"),
+        ("rnn_mbp", "num_cab"),
+    ],
+)
+def test_more_layers_than_arrays(tmp_path, name, field):
+    """So many that to trace the network would never end."""
+    model = NETWORKS[name]
+    save(tmp_path / "net", model, params_of(model))
+    value = getattr(model, field)
+    huge = 10**8 if isinstance(value, int) else tuple(10**8 for _ in value)
+    with pytest.raises(CheckpointError, match=r"model\.json: not a configuration of .*arrays"):
+        load(resigned(tmp_path / "net", **{field: huge}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"chunks": [10**9]},
+        {"shape": [10**12], "chunks": [10**12]},
+        {"dtype": "<f8"},
+        {"compressor": {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1}},
+        {"filters": [{"id": "gzip"}]},
+        {"zarr_format": 3},
+    ],
+    ids=str,
+)
+def test_layouts_that_are_not_written(copy, change):
+    """Signed again. TensorStore would take the memory that they ask for, or end the process."""
+    files = store(copy)
+    (key, *_) = (key for key in files.list().result() if key.endswith(b"intro.bias/.zarray"))
+    described = json.loads(files.read(key).result().value) | change
+    files.write(key, json.dumps(described).encode()).result()
+    with pytest.raises(CheckpointError, match=r"params: (damaged|not the parameters)"):
+        load(resigned(copy))
+
+
+def test_other_files_among_them(copy):
+    (copy / "params/pipe").symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match="params: damaged"):
+        load(resigned(copy))
+    (copy / "params/pipe").unlink()
+    os.mkfifo(copy / "params/pipe")
+    with pytest.raises(CheckpointError, match="params: damaged"):
+        load(resigned(copy))
+
+
+def test_arrays_far_larger_than_their_files(tmp_path):
+    """Zeros, which pack well."""
+    model = MODELS["nafnet"](width=1500, enc_blk_nums=(1,), middle_blk_num=0, dec_blk_nums=(0,))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_params(model))
+    save(tmp_path / "net", model, params)
+    with pytest.raises(CheckpointError, match="params: damaged"):
+        load(tmp_path / "net")
 
 
 # Folders that cannot be written

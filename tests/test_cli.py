@@ -489,12 +489,6 @@ def test_one_bad_picture_among_others(run, tmp_path):
     assert "a.png" in out and "b.png" in out and "cut.png" not in out
 
 
-def test_what_is_done_needs_no_parameters(run, tmp_path):
-    (tmp_path / "a.damaged.png").write_text("done")
-    out = restored(run, "a.png", "-o", tmp_path, "--checkpoint", "damaged")
-    assert "1 of 1 are there already" in out
-
-
 def test_out_of_memory(run, tmp_path, monkeypatch):
     """One picture may be too large; the others need not be."""
 

@@ -6,6 +6,9 @@ import lzma
 import os
 import pickle
 import re
+import resource
+import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -426,6 +429,62 @@ def test_a_torchscript_archive_is_refused(tmp_path):
     with pytest.raises(ConversionError, match="TorchScript") as caught:
         convert_file(source, tmp_path / "out")
     assert_clear(caught.value, source)
+
+
+def _views(path: Path, make: Callable[[object], object]) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save({"params": make(torch)}, path)
+
+
+def _deflated(path: Path) -> None:
+    _views(path, lambda torch: {"intro.weight": torch.zeros(2**25)})
+    stored = zipfile.ZipFile(path)
+    with zipfile.ZipFile(path.with_suffix(".tmp"), "w", zipfile.ZIP_DEFLATED) as archive:
+        for member in stored.namelist():
+            archive.writestr(member, stored.read(member))
+    path.with_suffix(".tmp").rename(path)
+
+
+def _many_names(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("net/data.pkl", b"\x80\x02" + b"}0" * 2**23 + b"}.")
+        archive.writestr("net/version", b"3\n")
+
+
+LARGER_THAN_THEY_ARE = {
+    "one number as a tensor.pth": lambda path: _views(
+        path, lambda torch: {"intro.weight": torch.zeros(1).expand(2**31)}
+    ),
+    "views of one.pth": lambda path: _views(
+        path, lambda torch: dict.fromkeys(map(str, range(1000)), torch.zeros(2**20).half())
+    ),
+    "deflated.pth": _deflated,
+    "many names.pth": _many_names,
+    "zeros.npz": lambda path: np.savez_compressed(path, intro=np.zeros(2**26, np.float32)),
+}
+
+
+@pytest.mark.parametrize(("name", "make"), LARGER_THAN_THEY_ARE.items(), ids=LARGER_THAN_THEY_ARE)
+def test_files_that_ask_for_more_than_they_are(tmp_path, name, make):
+    """Refused before the memory is taken."""
+    make(tmp_path / name)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ConversionError, match="refused") as caught:
+        convert_file(tmp_path / name, tmp_path / "out")
+    assert_clear(caught.value, tmp_path / name)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 2**17  # kB
+
+
+def test_many_tensors_of_nothing(tmp_path):
+    """Or of little, of which a network would have to be made that is as long."""
+    for count, shape in ((3000, (0,)), (3000, (1,))):
+        names = {f"middle_blks.{i}.conv1.weight": np.zeros(shape, np.float32) for i in range(count)}
+        names |= {"intro.weight": np.ones((32, 3, 3, 3), np.float32)}
+        safetensors.numpy.save_file(names, tmp_path / "net.safetensors")
+        begin = time.monotonic()
+        with pytest.raises(ConversionError):
+            convert_file(tmp_path / "net.safetensors", tmp_path / "out")
+        assert time.monotonic() - begin < 60
 
 
 # Tensors that do not fit

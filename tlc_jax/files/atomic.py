@@ -3,19 +3,56 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+HOST = re.sub(r"\W", "", socket.gethostname())[:30] or "host"
+_folders: set[Path] = set()  # where this process writes
+
 
 def temporary(path: Path) -> Path:
-    """A hidden name beside `path`, on the same disk, for what will be renamed to it."""
-    return path.with_name(f".{uuid.uuid4().hex}.tmp")
+    """A hidden name beside `path`, on the same disk, for what will be renamed to it.
+
+    The first time in a folder, what processes left there that are dead is removed.
+    """
+    if path.parent not in _folders:
+        _folders.add(path.parent)
+        _remove(path.parent, of=None)
+    return path.with_name(f".{HOST}-{os.getpid()}-{uuid.uuid4().hex[:12]}.tmp")
 
 
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
+def remove_unfinished() -> None:
+    """Remove what this process has begun to write, as it is about to end."""
+    for folder in _folders:
+        _remove(folder, of=os.getpid())
+
+
+def _remove(folder: Path, of: int | None) -> None:
+    """Remove what is left of a process of this machine, or of all that are dead."""
+    with contextlib.suppress(OSError):  # who cannot remove it cannot write here, either
+        for path in folder.glob(f".{HOST}-*.tmp"):
+            name = re.fullmatch(rf"\.{HOST}-(\d+)-[0-9a-f]{{12}}\.tmp", path.name)
+            if name and (int(name[1]) == of if of else not _is_alive(int(name[1]))):
+                shutil.rmtree(path, ignore_errors=True)
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return True
+
+
+def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file, in place of an older one.
 
     Raises:
@@ -23,10 +60,25 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """
     file = temporary(path)
     try:
-        file.write_bytes(data)
+        with file.open("wb") as stream:
+            stream.write(data)
+            settle(stream.fileno())
         file.replace(path)
     finally:
         file.unlink(missing_ok=True)
+
+
+def settle(file: Path | int) -> None:
+    """Wait until a file is on its disk, so that no power cut leaves its name without its content.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    if isinstance(file, Path):
+        with file.open("rb+") as stream:
+            os.fsync(stream.fileno())
+    else:
+        os.fsync(file)
 
 
 @contextlib.contextmanager
@@ -41,6 +93,9 @@ def folder_atomically(path: Path) -> Iterator[Path]:
     folder.mkdir()
     try:
         yield folder
+        for file in folder.rglob("*"):
+            if file.is_file():
+                settle(file)
         folder.rename(path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

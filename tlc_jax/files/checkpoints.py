@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from tlc_jax.files import catalogue
 from tlc_jax.files.atomic import first_line, folder_atomically, reserve, why_not_written
@@ -29,6 +31,17 @@ from tlc_jax.models import MODELS
 
 FORMAT = 1
 DESCRIBED = 2**20  # bytes of a model.json, at most
+# Of an array in params/, which is one chunk, as zarr describes it.
+LAYOUT = {
+    "compressor": {"id": "zstd", "level": 1},
+    "dimension_separator": ".",
+    "fill_value": None,
+    "filters": None,
+    "order": "C",
+    "zarr_format": 2,
+}
+DTYPES = ("<f4", "<f2", "bfloat16")
+MOST_PACKED = 100  # times that parameters are larger than their files; of ours 1.1
 WEIGHTS = Path(__file__).parent.parent / "weights"
 SHIPPED = ("denoise", "deblur")
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # which steer a terminal
@@ -167,7 +180,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
     if not path.is_dir():
         raise CheckpointError(f"{path}: there is no such checkpoint folder{_instead(path)}")
     file = path / "model.json"
-    if not file.is_file():
+    if not file.is_file():  # and not a pipe, which might never end
         raise CheckpointError(
             f"{path}: not a checkpoint of tlc-jax, it holds no model.json; make one with "
             "'tlc-jax convert SOURCE DESTINATION'."
@@ -211,7 +224,8 @@ def load_abstract(path: str | os.PathLike) -> tuple[Network, Params]:
     Raises:
       CheckpointError: as `describe`, or the configuration is not of the network that it names.
     """
-    description = describe(path)
+    description, folder = describe(path), find(path) / "params"
+    stored = _stored(folder)
     config = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in description["config"].items()
@@ -220,15 +234,64 @@ def load_abstract(path: str | os.PathLike) -> tuple[Network, Params]:
         network = MODELS[description["network"]]
         if unknown := config.keys() - config_fields(network):
             raise ValueError(f"it has no {', '.join(sorted(unknown))}")
+        # Before anything is made of it: a level has twice the features of the one above.
+        if (depth := description["config"].get("depth", 0)) > len(stored):
+            raise ValueError(f"it has {depth} levels, and there are {len(stored)} arrays")
         model = network(**config)
         model.check_windows()
-        params = abstract_params(model)
+        params = abstract_params(model, most=len(stored))
     except Exception as error:  # whatever a network raises for sizes that it cannot have
         raise CheckpointError(
             f"{find(path) / 'model.json'}: not a configuration of {description['network']} "
             f"({first_line(error)}); convert the weights again."
         ) from None
+    leaves: dict[tuple[str, ...], Any] = flatten_dict(params)
+    if {".".join(name): leaf.shape for name, leaf in leaves.items()} != stored:
+        raise CheckpointError(
+            f"{folder}: not the parameters of the network in model.json; convert the weights again."
+        )
     return model, params
+
+
+def _stored(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays in params/, by their names; nothing of them is read.
+
+    What else than `save` writes is refused: other layouts, and arrays far larger than their files,
+    could cost any memory, or end the process.
+
+    Raises:
+      CheckpointError: incomplete, damaged or not of that layout.
+    """
+    import tensorstore
+
+    stored: dict[str, tuple[int, ...]] = {}
+    try:
+        files = [file for file in folder.rglob("*") if not file.is_dir()]
+        if not all(map(Path.is_file, files)):  # to open another kind might take for ever
+            raise ValueError
+        base = {"driver": "file", "path": f"{folder.absolute()}/"}
+        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+        keys = {key.decode() for key in store.list().result()}
+        for key in keys:
+            name, _, part = key.rpartition("/")
+            if part != ".zarray":
+                continue
+            described = json.loads(store.read(key).result().value)
+            shape, dtype = described["shape"], described["dtype"]
+            chunk = f"{name}/{'.'.join('0' for _ in shape) or '0'}"
+            layout = LAYOUT | {"shape": shape, "chunks": shape, "dtype": dtype}
+            if described != layout or dtype not in DTYPES or chunk not in keys:
+                raise ValueError
+            stored[name] = tuple(shape)
+        there = sum(file.stat().st_size for file in files)
+        wanted = sum(4 * math.prod(shape) for shape in stored.values())
+        if not stored or len(keys) != 2 * len(stored) or wanted > MOST_PACKED * there + 2**24:
+            raise ValueError
+    except Exception:  # tensorstore meets damaged files with almost any exception
+        raise CheckpointError(
+            f"{folder}: damaged or incomplete; copy it again or convert the weights again."
+        ) from None
+    return stored
 
 
 def load(path: str | os.PathLike) -> tuple[Network, Params]:

@@ -7,6 +7,7 @@ read before they are asked for.
 
 import importlib.util
 import io
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import numpy as np
 from tlc_jax.files.pictures import ImageError, read_picture
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".heic", ".heif")
+MOST_PACKED = 100  # times that the blocks of a .mat file are larger than it
 
 WITH_TRAINING = "../GT"  # holds the targets of the training pictures, too
 # Where the inputs lie below the root of a data set, and from their parent, where the targets do.
@@ -171,7 +173,7 @@ def dataset(root: Path) -> list[Pair]:
 def _readers(source: Path) -> dict[str, Reader]:
     if (source / "data.mdb").is_file():
         return _in_lmdb(source)
-    if source.suffix == ".mat":
+    if source.suffix == ".mat" and source.is_file():
         return _in_mat(source)
     if not source.is_dir():
         raise DataError(f"{source}: there is no such folder of pictures.")
@@ -253,6 +255,9 @@ def _in_mat(file: Path) -> dict[str, Reader]:
         blocks = [name for name, shape, kind in kinds if (len(shape), kind) == (5, "uint8")]
         if len(blocks) != 1:
             raise ValueError("it holds no uint8 blocks of 5 axes")
+        size = math.prod(next(shape for name, shape, _ in kinds if name == blocks[0]))
+        if size > MOST_PACKED * file.stat().st_size:
+            raise ValueError("it says far more than there is in the file")
         array = scipy.io.loadmat(file, variable_names=blocks)[blocks[0]]
     except Exception as error:  # SciPy meets damaged files with almost any exception
         raise DataError(

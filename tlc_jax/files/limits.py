@@ -1,6 +1,9 @@
-"""What a picture may take, seen before it is taken: its pixels, and what its directories say."""
+"""What a file may take, seen before it is taken: its pixels, and what its directories say."""
 
+import errno
 import io
+import os
+import stat
 import struct
 from typing import BinaryIO
 
@@ -27,6 +30,22 @@ def limit_pixels(count: int) -> None:
     """Let pictures and frames have that many pixels, from now on in this process."""
     global _limit
     _limit = count
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file to read it; a pipe or a device, which might never end, is refused.
+
+    Raises:
+      OSError: it cannot be opened, or is not a file.
+    """
+    without_waiting = getattr(os, "O_NONBLOCK", 0)  # for somebody who writes to a pipe
+    file = open(  # noqa: SIM115, as it is handed on
+        path, "rb", opener=lambda name, flags: os.open(name, flags | without_waiting)
+    )
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a file")
+    return file
 
 
 def most_pixels(each: int) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from tlc_jax.files.limits import TooLargeError, check_head, check_pixels
+from tlc_jax.files.limits import TooLargeError, check_head, check_pixels, open_file
 from tlc_jax.files.metadata import NO_METADATA, ORIENTATION, Metadata, exif_of, read_metadata
 from tlc_jax.ops.pixels import to_float, to_gray
 
@@ -123,7 +123,7 @@ def read_picture(
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is 1, 3 or None, got {channels}.")
-    with _reading(path), file or open(path, "rb") as encoded:
+    with _reading(path), file or open_file(path) as encoded:
         samples, image, notes = _decode(encoded)
         h, w, _ = samples.shape
         metadata = read_metadata(image, (w, h), notes)
@@ -154,7 +154,7 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
       ImageError: if the file cannot be read.
     """
-    with _reading(path), open(path, "rb") as file, _opened(file) as image:
+    with _reading(path), open_file(path) as file, _opened(file) as image:
         width, height = image.size
         turned = image.format != "TIFF" and _orientation(image)  # Pillow turns those itself
     return (width, height) if turned in (5, 6, 7, 8) else (height, width)

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tlc_jax.files.atomic import temporary
-from tlc_jax.files.limits import check_pixels, most_pixels
+from tlc_jax.files.atomic import settle, temporary
+from tlc_jax.files.limits import check_pixels, most_pixels, open_file
 from tlc_jax.ops.pixels import from_float
 
 if TYPE_CHECKING:
@@ -259,6 +259,7 @@ class VideoWriter:
                     self._file.mux(self._video.encode(None))
                     self._copy_sound(until=float("inf"))
                     self._file.close()
+                    settle(self._temporary)
                     self._temporary.replace(self.path)
         finally:
             with suppress(Exception):  # the file is closed already, or given up
@@ -293,7 +294,7 @@ def _naming(task: str, path: Path) -> Iterator[None]:
 def _open(path: Path) -> "Iterator[tuple[InputContainer, VideoStream, Fraction]]":
     """The open file, its first video but covers, and the seconds at which it begins."""
     av = _av()
-    with open(path, "rb") as file:  # whose errors say more than FFmpeg's
+    with open_file(path) as file:  # whose errors say more than FFmpeg's
         if not file.read(1):
             raise VideoError("it is empty")
     try:

@@ -8,6 +8,7 @@ of the site's map for a training crop, see `ops.site_window`. So the network is 
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -150,15 +151,41 @@ class Network(nn.Module, kw_only=True):
         return self.window or (height * 3 // 2, width * 3 // 2)
 
 
-def abstract_params(model: Network, size: Size = (8, 8)) -> Params:
-    """The parameter tree as shapes and types, without allocating it, by pictures of `size`."""
+def abstract_params(model: Network, size: Size = (8, 8), most: int | None = None) -> Params:
+    """The parameter tree as shapes and types, without allocating it.
+
+    Args:
+      model: a network.
+      size: (H, W) of the pictures.
+      most: how many arrays there can be; a network that somebody else describes may say any number
+        of blocks, of which tracing would not come to an end.
+
+    Raises:
+      ValueError: there are many more than `most`.
+    """
     # Local or global, they are the same, and a global network is not traced on a crop first.
     model = model.clone(local_mode=False)
-    try:
-        shapes = _shapes(model, size)
-    except TypeError:  # a field holds a list, so that nothing can be kept by this network
-        shapes = _shapes.__wrapped__(model, size)
+    with contextlib.nullcontext() if most is None else nn.intercept_methods(_calls(most)):
+        try:
+            shapes = _shapes(model, size)
+        except TypeError:  # a field holds a list, so that nothing can be kept by this network
+            shapes = _shapes.__wrapped__(model, size)
     return jax.tree.map(lambda leaf: leaf, shapes)  # a tree of the caller's own
+
+
+CALLS = 10  # of modules, for each array; of our networks RNN-MBP has most, 5.6
+
+
+def _calls(most: int) -> Callable[..., Any]:
+    """Intercept the calls of modules, and refuse them once there were too many."""
+    done = itertools.count()
+
+    def intercept(call: Any, args: Any, kwargs: Any, context: InterceptorContext) -> Any:
+        if next(done) > CALLS * (most + 10):
+            raise ValueError(f"it has far more layers than the {most} arrays that there are")
+        return call(*args, **kwargs)
+
+    return intercept
 
 
 @functools.lru_cache
