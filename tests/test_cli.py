@@ -365,7 +365,8 @@ def test_recursive(run, tmp_path):
     (tmp_path / "in/more/e.dng").write_text("none")
     arguments = (tmp_path / "in", "-o", tmp_path / "in/out", "--checkpoint", "net", "--recursive")
     out = restored(run, *arguments)
-    assert f"{tmp_path}/in/more/e.dng and 1 more files: left out" in out
+    assert f"{tmp_path}/in/more/e.dng: left out, raw files of cameras; develop them first" in out
+    assert f"{tmp_path}/in/more/notes.txt: left out, not called like" in out
     expected = {Path("a.net.png"), Path("more/b.net.png"), Path("more/deep/c.net.png")}
     assert {path for path in files(tmp_path / "in/out") if path.suffix} == expected
     assert "3 of 3 are there already" in restored(run, *arguments)
@@ -376,7 +377,6 @@ def test_recursive(run, tmp_path):
     [
         ("small.png", ["small.png", "24x20", "56x40"]),
         ("cut.png", ["cut.png", "truncated"]),
-        ("nowhere.png", ["nowhere.png"]),
         ("empty", ["a.png", "empty"]),
         ("texts", ["a.png", "texts"]),
     ],
@@ -388,6 +388,55 @@ def test_a_missing_reference_does_not_lose_the_result(run, tmp_path, reference, 
     )
     assert code == 2 and len(err.splitlines()) == 1 and all(word in err for word in words), err
     np.testing.assert_array_equal(read_picture(target).pixels, tlc.restore(LOCAL, PARAMS, PIXELS))
+
+
+def test_a_reference_that_is_not_there_is_seen_at_once(run, tmp_path):
+    arguments = ("a.png", "-o", tmp_path / "a.png", "--checkpoint", "net", "--reference", "nowhere")
+    assert run("restore", *arguments)[::2] == (
+        2, "tlc-jax: --reference nowhere: no such file or folder.\n"
+    )  # fmt: skip
+    assert not files(tmp_path)
+
+
+def test_references_in_folders(run, tmp_path):
+    """By their folders, too, and measured as the files are that are written."""
+    for folder, level in (("", 0), ("more", 50), ("more/deep", 100)):
+        for root in ("in", "truth"):
+            (tmp_path / root / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((32, 48, 3), level, np.uint8)).save(
+                tmp_path / root / folder / "a.jpg"
+            )
+    options = ("--recursive", "--checkpoint", "net", "--reference", tmp_path / "truth")
+    out = restored(run, tmp_path / "in", "-o", tmp_path / "out", *options)
+    told = [float(number) for number in re.findall(r"\(([\d.]+) as written\)", out)]
+    for folder, psnr in zip(("", "more", "more/deep"), told, strict=True):
+        paths = (tmp_path / "out" / folder / "a.net.jpg", tmp_path / "truth" / folder / "a.jpg")
+        assert psnr == pytest.approx(float(tlc.psnr(*map(tlc.read_image, paths))), abs=1e-3)
+
+
+def test_results_are_no_sources(run, tmp_path):
+    """Of another task, in the folder of their sources."""
+    shutil.copy("small.png", tmp_path / "a.png")
+    shutil.copy("small.png", tmp_path / "a.deblur-strength0.5.png")
+    shutil.copy("small.png", tmp_path / "b.denoise.png")  # the result of nothing that is here
+    out = restored(run, tmp_path, "-o", tmp_path, "--checkpoint", "net")
+    assert "a.deblur-strength0.5.png: left out, restored already; name one to" in out
+    assert {path.name for path in files(tmp_path)} == {
+        "a.png", "a.net.png", "a.deblur-strength0.5.png", "b.denoise.png", "b.denoise.net.png"
+    }  # fmt: skip
+
+
+def test_pictures_of_all_kinds_in_a_folder(run, tmp_path):
+    for suffix in ("gif", "ppm", "pgm", "bmp", "webp"):
+        Image.open("small.png").convert("L" if suffix == "pgm" else "RGB").save(
+            tmp_path / f"{suffix}.{suffix}"
+        )
+    for name in ("a.txt", "b.txt", "c", "d.CR2", "e.nef"):
+        (tmp_path / name).write_text("none")
+    out = restored(run, tmp_path, "-o", tmp_path / "out", "--checkpoint", "net")
+    assert len(files(tmp_path / "out")) == 5
+    assert "a.txt, " in out and "b.txt, " in out and "/c: left out, not called like" in out
+    assert "e.nef: left out, raw files of cameras; develop" in out
 
 
 def test_compare(run, tmp_path):

@@ -332,13 +332,11 @@ def test_a_full_disk_leaves_the_report_as_it_was(world, run, monkeypatch):
     run(REPORTED, "--mode local --limit 1")
     before = report_of(world)
 
-    def write_half(path, data):
-        with path.open("wb") as file:
-            file.write(data[:100])
+    def full(file):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", write_half)
+        patch.setattr("tlc_jax.files.atomic.settle", full)
         code, _, err = run(REPORTED, "--mode local")
     assert code == 2 and "report.json: cannot be written (No space left on device)" in err
     assert report_of(world) == before

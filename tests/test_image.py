@@ -9,7 +9,6 @@ import os
 import re
 import struct
 import zlib
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -434,7 +433,7 @@ def test_unreadable_paths(tmp_path, monkeypatch):
     locked.chmod(0)
     if os.access(locked, os.R_OK):  # root reads everything
 
-        def refuse(*_):
+        def refuse(*_, **__):
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr("builtins.open", refuse)
@@ -644,9 +643,11 @@ def test_pictures_that_a_file_cannot_hold(tmp_path):
     suffixes = r"a name ends in .png, .jpg, .+, .heif, not in '(.gif|)'"
     does_not_write(tmp_path / "a.gif", suffixes)
     does_not_write(tmp_path / "a", suffixes)
-    nan = "the image holds NaN; look for the step that made it"
+    nan = "the image holds NaN or infinite numbers; look for the step that made them"
     does_not_write(tmp_path / "a.png", nan, image=np.full((2, 2, 1), np.nan))
-    does_not_write(tmp_path / "a.png", nan, alpha=np.full((2, 2), np.nan))
+    does_not_write(tmp_path / "a.png", "the image holds NaN.+", alpha=np.full((2, 2), np.nan))
+    whole = r"floats of a picture are in \[0, 1\], got 0 to 255; divide .+"
+    does_not_write(tmp_path / "a.png", whole, image=np.float32([[[0], [255]]]))
     too_wide = np.zeros((1, 70000, 3))
     does_not_write(tmp_path / "a.webp", ".+", image=too_wide)
 
@@ -661,12 +662,10 @@ def test_places_that_take_no_file(tmp_path, monkeypatch):
 
     write_image(tmp_path / "old.png", np.ones((2, 2, 3)))
 
-    def full(self, data):
-        with open(self, "wb") as file:
-            file.write(data[:10])
+    def full(file):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("tlc_jax.files.atomic.settle", full)
     does_not_write(tmp_path / "old.png", "no space left on device")
     assert (read_image(tmp_path / "old.png") == 1).all()
 

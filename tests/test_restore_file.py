@@ -47,13 +47,13 @@ def test_what_cannot_be(tmp_path):
     ("image", "words"),
     [
         (np.full((8, 8, 3), 128.0), "got 128 to 128; divide those in 0 ... 255 by 255"),
-        (np.full((8, 8, 3), np.nan), "nan"),
-        (np.full((8, 8, 3), np.inf), "inf"),
+        (np.full((8, 8, 3), np.nan), "NaN"),
+        (np.full((8, 8, 3), np.inf), "infinite"),
         (np.linspace(-4, 1, 192).reshape(8, 8, 3), "got -4 to 1"),
     ],
 )
 def test_numbers_that_are_no_picture(model_and_params, image, words):
-    with pytest.raises(ValueError, match="floats of a picture are in") as caught:
+    with pytest.raises(ValueError, match=r"floats of a picture are in|NaN or infinite") as caught:
         tlc.restore(*model_and_params, image.astype(np.float32))
     assert words in str(caught.value)
 
@@ -70,3 +70,22 @@ def test_a_little_beyond_is_a_picture(model_and_params):
 def test_a_name_that_is_nearly_right(name, meant):
     with pytest.raises(tlc.CheckpointError, match=f"is '{meant}' meant"):
         tlc.load(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"mode": "x"}, "mode is local, global or auto, got 'x'"),
+        ({"quality": "good"}, "quality is fast or best, got 'good'"),
+        ({"strength": 2}, "strength is 0 to 1, got 2"),
+        ({"strength": float("nan")}, "strength is 0 to 1"),
+        ({"task": None}, "task is a text"),
+        ({"task": "denoise,auto"}, "auto chooses by itself"),
+        ({"task": "sharpen"}, "task 'sharpen': tasks are denoise, .*dehaze and auto"),
+    ],
+)
+def test_choices_that_there_are_not(tmp_path, options, sentence):
+    tlc.write_image(tmp_path / "a.png", np.zeros((8, 8, 3)))
+    with pytest.raises((ValueError, TypeError), match=sentence):
+        tlc.restore_file(tmp_path / "a.png", output=tmp_path / "b.png", **options)
+    assert not (tmp_path / "b.png").exists()

@@ -20,6 +20,8 @@ from tlc_jax.jobs.job import Networks
 from tlc_jax.jobs.planning import buckets, is_video
 from tlc_jax.layers import Network
 
+SMALLEST = 64  # pixels of a part's side, of which networks still see something
+
 
 def restore(
     inputs: Annotated[
@@ -80,7 +82,7 @@ def restore(
         int | None,
         typer.Option(
             min=0,
-            help="Restore in parts of this side, which overlap, to take less memory; 0 never does "
+            help="Restore in parts of this side, 64 pixels or more, to save memory; 0 never does "
             "[what fits in memory].",
         ),
     ] = None,
@@ -119,6 +121,12 @@ def restore(
     for video a folder is a clip, whose frames are in the order of their names.
     """
     limit_pixels(max_pixels)
+    if tile and tile < SMALLEST:
+        raise UserError(
+            f"--tile {tile}: parts have {SMALLEST} pixels a side or more; 0 never cuts."
+        )
+    if reference is not None and not reference.exists():
+        raise UserError(f"--reference {reference}: no such file or folder.")
     for path in inputs or ():  # before JAX is at work
         if not path.exists():
             raise UserError(f"cannot read {path}: no such file or folder.")
@@ -133,6 +141,7 @@ def restore(
         f"tile{tile}": tile is not None,
         f"shifts{shifts}": shifts > 1,
         f"strength{strength:g}": strength != 1,
+        f"quality{quality_jpeg}": quality_jpeg is not None,
         **{
             re.sub(r"[^a-z0-9]+", "-", setting.lower()).strip("-"): True
             for setting in settings or ()

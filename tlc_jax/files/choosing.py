@@ -21,11 +21,15 @@ def tasks_of(names: str) -> list[str]:
     tasks = names.split(",")
     if names == AUTO:
         return ["denoise", "deblur"]
+    if AUTO in tasks:
+        raise CheckpointError(f"task {names}: {AUTO} chooses by itself; leave the others out.")
     for task in tasks:
         if task not in catalogue.TASKS:
             near = difflib.get_close_matches(task, catalogue.TASKS, 1, 0.5)
             hint = f"; is {near[0]} meant?" if near else "."
-            raise CheckpointError(f"task {task}: tasks are {', '.join(catalogue.TASKS)}{hint}")
+            raise CheckpointError(
+                f"task {task!r}: tasks are {', '.join(catalogue.TASKS)} and {AUTO}{hint}"
+            )
     if len(set(tasks)) < len(tasks):
         raise CheckpointError(f"task {names}: names a task twice.")
     return tasks

@@ -17,9 +17,11 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from tlc_jax.files.limits import open_file
 from tlc_jax.files.pictures import ImageError, read_picture
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".heic", ".heif")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif")
+PICTURES += (".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 MOST_PACKED = 100  # times that the blocks of a .mat file are larger than it
 
 WITH_TRAINING = "../GT"  # holds the targets of the training pictures, too
@@ -173,7 +175,7 @@ def dataset(root: Path) -> list[Pair]:
 def _readers(source: Path) -> dict[str, Reader]:
     if (source / "data.mdb").is_file():
         return _in_lmdb(source)
-    if source.suffix == ".mat" and source.is_file():
+    if source.suffix == ".mat":
         return _in_mat(source)
     if not source.is_dir():
         raise DataError(f"{source}: there is no such folder of pictures.")
@@ -251,6 +253,7 @@ def _in_mat(file: Path) -> dict[str, Reader]:
     import scipy.io
 
     try:
+        open_file(file).close()  # no pipe, which might never end
         kinds = scipy.io.whosmat(file)
         blocks = [name for name, shape, kind in kinds if (len(shape), kind) == (5, "uint8")]
         if len(blocks) != 1:

@@ -29,7 +29,7 @@ from tlc_jax.files.pictures import (
     Picture,
     load_heif,
 )
-from tlc_jax.ops.pixels import from_float, to_float, to_gray
+from tlc_jax.ops.pixels import check_range, from_float, to_float, to_gray
 
 # As Pillow takes it.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -69,7 +69,8 @@ def write_image(
       bits: 8 or 16, the depth to which floats are rounded.
 
     Raises:
-      ImageError: if the file cannot be written, or the image holds NaN.
+      ImageError: if the file cannot be written, or floats are NaN or far from [0, 1], as those of
+        0 to 255 are.
       ValueError: another shape of the image or of its alpha, or other bits.
       TypeError: other types of numbers.
     """
@@ -83,6 +84,8 @@ def write_image(
     dtype = image.dtype if image.dtype in DTYPES.values() else DTYPES[bits]
     try:
         format = format_of(path)
+        if image.dtype != dtype:
+            check_range(to_float(image))
         if alpha is not None:
             image = np.concatenate([to_float(image), to_float(np.asarray(alpha))[..., None]], -1)
         samples = from_float(image, dtype)
@@ -185,7 +188,8 @@ def format_of(path: Path) -> str:
 
 def _saving(format: str, source: Mapping[str, Any], quality: int | None) -> dict[str, Any]:
     """How Pillow is to save, given how the source is, and the quality that was asked for."""
-    if source.get("format") != format:
+    # A JPEG in CMYK has tables, but for other colours than those that are written.
+    if source.get("format") != format or (format == "JPEG" and "qtables" not in source):
         source = DEFAULTS[format]
     if quality is not None:
         return {"quality": quality, "subsampling": source.get("subsampling")}

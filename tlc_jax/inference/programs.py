@@ -9,11 +9,8 @@ import numpy as np
 from tlc_jax.inference.buckets import forward_within, put_into
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params, check_network
-from tlc_jax.ops.pixels import to_float
+from tlc_jax.ops.pixels import check_range, to_float
 from tlc_jax.ops.windows import Size
-
-# Of floats that stand for a picture: what another network made may leave [0, 1].
-LOWEST, HIGHEST = -1.0, 2.0
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -82,12 +79,7 @@ def frame_as_input(model: Network, image: np.ndarray) -> np.ndarray:
             f"{image.shape}."
         )
     pixels = to_float(image)
-    low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= LOWEST and high <= HIGHEST):  # nor NaN
-        raise ValueError(
-            f"floats of a picture are in [0, 1], got {low:.4g} to {high:.4g}; divide those in "
-            "0 ... 255 by 255, and look for the step that made others."
-        )
+    check_range(pixels)
     return pixels
 
 

@@ -39,12 +39,21 @@ def restore_file(
     Raises:
       JobError, ImageError, VideoError: the file cannot be restored; the message says why.
       CheckpointError: no network for the task is installed; the message says how to get one.
+      ValueError, TypeError: a mode, quality, task or strength that there is not.
 
     Examples:
       >>> import tlc_jax as tlc
       >>> tlc.restore_file("photo.jpg", task="deblur")  # doctest: +SKIP
       PosixPath('restored/photo.deblur.jpg')
     """
+    if mode not in ("local", "global", "auto"):
+        raise ValueError(f"mode is local, global or auto, got {mode!r}.")
+    if quality not in (None, "fast", "best"):
+        raise ValueError(f"quality is fast or best, got {quality!r}.")
+    if not isinstance(task, str):
+        raise TypeError(f"task is a text, several tasks one with commas, got {task!r}.")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength is 0 to 1, got {strength!r}.")
     folders = [choose(name, quality) for name in tasks_of(task)]
     networks = [checkpoints.load(folder) for folder in folders]
     label = task if task == AUTO else "-".join(map(checkpoints.network_name, folders))

@@ -65,7 +65,6 @@ def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch
         notes.append(IN_TILES.format(*made.tile))
         if made.mode == "global":
             notes.append("global statistics are those of each part")
-    notes += dict.fromkeys(note for picture in pictures for note in picture.notes)
     written = []
     parts = np.split(pixels, len(job.targets), axis=-1)
     unchanged = not networks or options.strength == 0
@@ -78,6 +77,7 @@ def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch
                 copy_picture(source, target)  # or a JPEG would lose something for nothing
                 notes.append("copied as it is")
             else:
+                notes += picture.notes
                 notes += write_restored(target, part, picture, options.quality)
             written.append(target)
     if job.sheet is not None:
@@ -96,7 +96,12 @@ def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch
     try:
         truth = _truth(options, job, (*made.pixels.shape[:2], channels // views))
         if truth is not None:
-            notes.append(_scores(before, made.pixels, to_float(pixels), truth))
+            files = [
+                read_picture(target, channels=truth.shape[2] // len(parts))
+                for target in job.targets
+            ]
+            stored = np.concatenate([to_float(file.pixels) for file in files], axis=-1)
+            notes.append(_scores(before, made.pixels, stored, truth))
     except (JobError, ImageError) as error:  # the result is there all the same
         problem = str(error)
     h, w, _ = made.pixels.shape
@@ -166,11 +171,17 @@ def read_truth(reference: Path, source: Path, shape: tuple[int, ...]) -> np.ndar
       JobError: it is missing, or not of this shape.
     """
     if reference.is_dir():
-        named = [file for file in reference.iterdir() if file.stem == source.stem]
-        truths = sorted(file for file in named if file.suffix.lower() in PICTURES)
-        if not truths:
+        # That of photos/summer/a.jpg in reference/photos/summer, reference/summer, or reference.
+        above = [reference.joinpath(*source.parent.parts[i:]) for i in range(len(source.parts))]
+        inside = (folder for folder in above if folder.is_relative_to(reference))
+        named = (file for folder in inside for file in sorted(folder.glob("*")))
+        truths = (
+            file for file in named if file.stem == source.stem and file.suffix.lower() in PICTURES
+        )
+        truth_file = next(truths, None)
+        if truth_file is None:
             raise JobError(f"{source}: no picture of the same name in {reference}.")
-        reference = truths[0]
+        reference = truth_file
     truth = to_float(read_picture(reference, channels=shape[2]).pixels)
     if truth.shape != shape:
         (h, w, _), (height, width, _) = shape, truth.shape

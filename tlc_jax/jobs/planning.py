@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tlc_jax.files.catalogue import TASKS
+from tlc_jax.files.choosing import AUTO
 from tlc_jax.files.datasets import PICTURES, file_pairs, is_visible_file
-from tlc_jax.files.pictures import FORMATS, ImageError, picture_size
+from tlc_jax.files.pictures import FORMATS, RAW, ImageError, picture_size
 from tlc_jax.files.video import VIDEOS, WRITABLE
 from tlc_jax.inference.buckets import choose_buckets
 from tlc_jax.inference.timed import Watch
@@ -118,6 +120,10 @@ def _found(model: Network, path: Path, output: Path, recursive: bool, watch: Wat
         frames = [file for file in files if file.suffix.lower() in PICTURES]
         videos = [file for file in files if is_video(file)]
         left_out += [file for file in files if file not in (*frames, *videos)]
+        made = [file for file in (*frames, *videos) if _is_result(file, files)]
+        frames, videos = ([file for file in kind if file not in made] for kind in (frames, videos))
+        if made:
+            watch(f"{_listed(made)}: left out, restored already; name one to restore it again")
         here = folder.relative_to(path)
         if clips and frames:
             found.append(_Found(tuple(frames), here, is_clip=True))
@@ -126,10 +132,23 @@ def _found(model: Network, path: Path, output: Path, recursive: bool, watch: Wat
     if not found:
         kinds = ", ".join((*PICTURES, *VIDEOS))
         raise JobError(f"{path}: no pictures or videos in this folder ({kinds}).")
-    if left_out:
-        more = f" and {len(left_out) - 1} more files" if left_out[1:] else ""
-        watch(f"{left_out[0]}{more}: left out, no picture or video that is read here")
+    raw = [file for file in left_out if file.suffix.lower() in RAW]
+    if raw:
+        watch(f"{_listed(raw)}: left out, raw files of cameras; develop them first")
+    if others := [file for file in left_out if file not in raw]:
+        watch(f"{_listed(others)}: left out, not called like a picture or video")
     return found
+
+
+def _listed(files: Sequence[Path]) -> str:
+    more = f" and {len(files) - 3} more" if files[3:] else ""
+    return f"{', '.join(map(str, files[:3]))}{more}"
+
+
+def _is_result(file: Path, files: Sequence[Path]) -> bool:
+    """Whether it is what a task made of another file beside it, by its name."""
+    made = re.fullmatch(rf"(.+?)\.(?:{'|'.join((*TASKS, AUTO))})(?:-.*)?", file.stem)
+    return made is not None and any(made[1] in (other.stem, other.name) for other in files)
 
 
 def _folders(path: Path, output: Path) -> Iterator[Path]:
