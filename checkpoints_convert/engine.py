@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from tlc_jax.files.printable import printable
 from tlc_jax.layers.network import Params
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -94,6 +95,7 @@ def fill(
     problems: list[str] = []
     for name, tensor in tensors.items():
         path, transform, shared = _place(name, rules)
+        name = printable(name)
         if path not in wanted:
             if not re.fullmatch(unused, name):
                 problems.append(f"{name} {tensor.shape}: the network has no such tensor")

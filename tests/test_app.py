@@ -437,6 +437,7 @@ def test_cancel(served, page):
     assert page.get_by_role("button", name="Restore", exact=True).is_disabled()
     press(page, "Cancel")
     page.wait_for_selector("#told >> text=Cancelled")
+    assert not page.locator("#results >> text=/^Error$/").is_visible()
     wait_until(lambda: worker not in served.workers())
     assert not page.get_by_role("button", name="Cancel").is_visible()
     assert restored(page)[0] == "noisy-restored.jpg"
@@ -456,6 +457,7 @@ def test_several_pictures_come_as_a_zip(page, tmp_path):
     page.get_by_label("Remove noise").check()
     name, downloaded = restored(page)
     assert name == "restored.zip"
+    assert "left out" not in page.locator("#told").inner_text()
     with zipfile.ZipFile(io.BytesIO(downloaded)) as archive:
         assert archive.namelist() == ["a-restored.png", "b-restored.jpg", "a-restored-3.png"]
         for number, one in enumerate(archive.namelist()):
@@ -845,8 +847,26 @@ def test_heads_are_looked_at_first(tmp_path, monkeypatch):
     with pytest.raises(
         ImageError, match=r"^cannot read b\.png: it is 301x200, 0\.1 megapixels, of"
     ):
-        requests.preview(sources, tmp_path, watch=print)
+        requests.preview(sources[1:], tmp_path, watch=print)
     assert requests.of_sources(sources) == {"picture": "a.png, and 1 more"}
+
+
+def test_one_bad_picture_is_left_out(tmp_path):
+    """And the others are restored; what is wrong with it is told."""
+    sources = tuple(tmp_path / name for name in ("bad.jpg", "a.png", "b.png"))
+    sources[0].write_text("a")
+    for source in sources[1:]:
+        tlc.write_image(source, np.full((32, 48, 3), 99, np.uint8))
+    made = requests.preview(sources, tmp_path, watch=print)
+    assert made.facts["picture"] == "a.png, 48 x 32, 0.0 megapixels, and 1 more"
+    assert made.facts["left out"].startswith("cannot read bad.jpg: it is no picture")
+    request = requests.Request(
+        sources, tmp_path, (checkpoints.find("denoise"),), False, 1.0, "local", None
+    )
+    made = requests.restored(request, watch=print)
+    assert made.facts["left out"].startswith("cannot read bad.jpg: it is no picture")
+    with zipfile.ZipFile(made.file) as archive:
+        assert archive.namelist() == ["a-restored.png", "b-restored.png"]
 
 
 def test_a_job_has_its_memory():

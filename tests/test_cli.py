@@ -439,6 +439,34 @@ def test_pictures_of_all_kinds_in_a_folder(run, tmp_path):
     assert "e.nef: left out, raw files of cameras; develop" in out
 
 
+NAMES = {
+    b"bad\xff\xfe.png": r"bad\xff\xfe",
+    b"two\nlines.png": r"two\nlines",
+    b"red\x1b[31m.png": r"red\x1b[31m",
+    "turned\u202egnp.png".encode(): r"turned\u202egnp",
+    "ü 😀\u202f1.png".encode(): "ü 😀\u202f1",
+    b"[bold].png": "[bold]",
+}
+
+
+def test_names_of_any_bytes(world, tmp_path):
+    """In a terminal that takes UTF-8: each is restored, and shown as what does nothing there."""
+    for name in NAMES:
+        (tmp_path / os.fsdecode(name)).write_bytes((world / "small.png").read_bytes())
+    (tmp_path / os.fsdecode(b"none\xff\n.png")).touch()
+    command = Path(sys.executable).with_name("tlc-jax")
+    ended = subprocess.run(
+        [command, "restore", tmp_path, "-o", tmp_path / "out", "--task", "denoise"],
+        env=os.environ | {"LC_ALL": "C.UTF-8"}, capture_output=True,
+    )  # fmt: skip
+    out, err = ended.stdout.decode(), ended.stderr.decode()
+    assert ended.returncode == 2 and r"none\xff\n.png: it is empty" in err
+    assert len(err.splitlines()) == 1 and len(out.splitlines()) == len(NAMES) + 1
+    assert all(shown in out for shown in NAMES.values())
+    written = {os.fsencode(path.name) for path in (tmp_path / "out").iterdir()}
+    assert written == {name.replace(b".png", b".denoise.png") for name in NAMES}
+
+
 def test_compare(run, tmp_path):
     """A sheet beside each picture, whatever the mode; it alone is made where it is missing."""
     expected = comparison(

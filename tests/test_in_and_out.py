@@ -302,3 +302,13 @@ def test_heic_with_and_without_its_package(tmp_path, monkeypatch):
         read_picture(tmp_path / "in.heic")
     with pytest.raises(ImageError, match=r"HEIC needs pillow-heif"):
         write_restored(tmp_path / "new.heic", picture.pixels, picture)
+
+
+def test_cmyk_becomes_a_fine_jpeg(tmp_path):
+    """Whose tables are for other colours."""
+    Image.fromarray(smooth()).convert("CMYK").save(tmp_path / "a.jpg", quality=60)
+    picture = read_picture(tmp_path / "a.jpg")
+    write_restored(tmp_path / "b.jpg", picture.pixels, picture)
+    Image.fromarray(smooth()).save(tmp_path / "fine.jpg", quality=95)
+    with Image.open(tmp_path / "b.jpg") as out, Image.open(tmp_path / "fine.jpg") as fine:
+        assert (out.mode, out.quantization) == ("RGB", fine.quantization)

@@ -448,7 +448,7 @@ def test_float16(package, params, tmp_path):
         name: sum(file.stat().st_size for file in (tmp_path / name).rglob("*") if file.is_file())
         for name in ("whole", "half")
     }
-    assert size["half"] < 0.7 * size["whole"]
+    assert size["half"] < 0.8 * size["whole"]  # the index of names is as large, or larger
     model, loaded = tlc.load(tmp_path / "half")
     expected = jax.tree.map(lambda x: np.float32(np.float16(x)), params)
     assert model == MAXIM and same(loaded, expected)

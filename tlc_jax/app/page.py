@@ -25,6 +25,7 @@ from tlc_jax.app.viewer import SCRIPT, viewer
 from tlc_jax.app.visits import A_DAY, AN_HOUR, TOGETHER, Limits, Visit, Visits
 from tlc_jax.app.workers import Unwanted, Work, Workers
 from tlc_jax.files.choosing import AUTO
+from tlc_jax.files.printable import printable
 from tlc_jax.jobs import JobError
 
 FOLDER = Path(__file__).parent.parent / "examples"
@@ -377,10 +378,14 @@ async def not_there(request: Request, error: RuntimeError) -> PlainTextResponse:
 
 
 def _facts(facts: Mapping[str, str]) -> str:
-    escaped = (map(html.escape, fact) for fact in facts.items())
+    escaped = (map(_escaped, fact) for fact in facts.items())
     rows = (f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in escaped)
     return f'<div role="status"><table>{"".join(rows)}</table></div>'
 
 
 def _complaint(error: Exception) -> str:
-    return f'<div id="complaint" role="alert">{html.escape(str(error))}</div>'
+    return f'<div id="complaint" role="alert">{_escaped(str(error))}</div>'
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))

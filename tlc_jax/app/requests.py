@@ -76,16 +76,34 @@ def of_sources(sources: Sequence[Path], size: str = "") -> dict[str, str]:
 
 
 def preview(sources: Sequence[Path], folder: Path, watch: Watch) -> Made:
-    """Look at the heads of all pictures, and make one of the first that a browser can show."""
+    """Look at the heads of all pictures, and make one of the first that a browser can show.
+
+    Raises:
+      ImageError: none can be read.
+    """
     watch("reading")
+    good, problems = [], []
     for source in sources:
-        with by_name(source):
-            picture_size(source)
-    picture = _read(sources[0], None)
+        try:
+            with by_name(source):
+                picture_size(source)
+            picture = _read(source, None) if not good else None
+        except ImageError as error:
+            problems.append(error)
+        else:
+            good.append((source, picture))
+    if not good:
+        raise problems[0]
+    _, picture = good[0]
     height, width, _ = picture.pixels.shape
     shown = _show(folder / "before.jpg", to_float(picture.pixels), picture.icc_profile)
     size = f", {width} x {height}, {height * width / 1e6:.1f} megapixels"
-    return Made(of_sources(sources, size), [(shown, "before")], (width, height))
+    facts = of_sources([source for source, _ in good], size) | _left_out(problems)
+    return Made(facts, [(shown, "before")], (width, height))
+
+
+def _left_out(problems: Sequence[Exception]) -> dict[str, str]:
+    return {"left out": " ".join(map(str, problems))} if problems else {}
 
 
 def restored(request: Request, watch: Watch) -> Made:
@@ -98,19 +116,25 @@ def restored(request: Request, watch: Watch) -> Made:
     )
     count = len(request.sources)
     done: list[jobs.Outcome] = []
+    problems: list[Exception] = []
     for number, source in enumerate(request.sources, 1):
         suffix = source.suffix if source.suffix.lower() in FORMATS else ".png"
         file = request.folder / f"{source.stem}-restored{suffix}"
         while any(file in one.written for one in done):  # of two with one stem
             file = file.with_stem(f"{file.stem}-{number}")
         part = f"{number} of {count}: " if count > 1 else ""
-        with by_name(source, file, request.folder):
-            done.append(
-                jobs.run(
-                    jobs.Job((source,), (file,)), networks, options,
-                    lambda words, part=part: watch(f"{part}{words}"),
-                )
-            )  # fmt: skip
+        try:
+            with by_name(source, file, request.folder):
+                done.append(
+                    jobs.run(
+                        jobs.Job((source,), (file,)), networks, options,
+                        lambda words, part=part: watch(f"{part}{words}"),
+                    )
+                )  # fmt: skip
+        except ImageError as error:  # the others are restored all the same
+            problems.append(error)
+    if not done:
+        raise problems[0]
     first = done[0]
     assert first.before is not None and first.after is not None  # as they are of a picture
     height, width, _ = first.before.pixels.shape
@@ -125,14 +149,14 @@ def restored(request: Request, watch: Watch) -> Made:
         "licence of the weights": ", ".join(dict.fromkeys(one.licence for one in found)),
         "auto": FALSE_COLOURS if FALSE_COLOURS in first.notes else "",
         "note": "; ".join(note for note in first.notes if note != FALSE_COLOURS),
-        "pictures": f"{count}; the first one is shown" if count > 1 else "",
-    }
+        "pictures": f"{len(done)}; the first one is shown" if done[1:] else "",
+    } | _left_out(problems)
     profile = first.before.icc_profile
     pictures = [
         (_show(request.folder / f"{name}.jpg", to_float(pixels), profile), name)
         for name, pixels in (("before", first.before.pixels), ("after", first.after))
     ]
-    file = first.written[0] if count == 1 else _zipped(request.folder, done)
+    file = _zipped(request.folder, done) if done[1:] else first.written[0]
     facts = {name: fact for name, fact in facts.items() if fact}
     return Made(facts, pictures, (width, height), file)
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import jax
 import typer
 
-from tlc_jax.cli.common import ERRORS, complain, console
+from tlc_jax.cli.common import ERRORS, complain, say
 from tlc_jax.cli.evaluating import evaluate
 from tlc_jax.cli.restoring import restore
 from tlc_jax.cli.serving import serve_page
@@ -31,7 +31,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        console.print(f"tlc-jax {version('tlc-jax')}")
+        say(f"tlc-jax {version('tlc-jax')}")
         raise typer.Exit
 
 
@@ -78,5 +78,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(arguments)
     except (*ERRORS, ConversionError) as error:
-        complain(error)
+        complain(error, lines=isinstance(error, ConversionError))
         sys.exit(2)

@@ -22,6 +22,7 @@ from tlc_jax.files import checkpoints
 from tlc_jax.files.checkpoints import CheckpointError
 from tlc_jax.files.choosing import Quality, Task, choose, tasks_of
 from tlc_jax.files.pictures import ImageError
+from tlc_jax.files.printable import printable
 from tlc_jax.files.video import VideoError
 from tlc_jax.inference.programs import is_out_of_memory
 from tlc_jax.jobs import JobError
@@ -36,6 +37,11 @@ NOT_TO_SET = {"parent", "name", "local_mode", "window", "dtype"}
 
 # Names of files may look like its markup.
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def say(line: str = "") -> None:
+    """A line on standard output."""
+    console.print(printable(line))
 
 
 class UserError(ValueError):
@@ -91,7 +97,7 @@ def choose_checkpoint(checkpoint: Path | None, task: str | None, quality: Qualit
     if checkpoint is None:
         folder = choose(task or "denoise", quality)
         if folder.parent == checkpoints.home() and folder.is_dir():
-            console.print(f"{task or 'denoise'}: by {folder.name}, the best that is installed")
+            say(f"{task or 'denoise'}: by {folder.name}, the best that is installed")
         return folder
     for option, value in (("task", task), ("quality", quality)):
         if value is not None:
@@ -129,7 +135,7 @@ def load_params(
     licence = checkpoints.describe(checkpoint).get("weights_licence", "not recorded")
     how = f"{mode} in {dtype} on {jax.default_backend()}"
     name = checkpoints.network_name(checkpoint)
-    console.print(f"{name}: {type(model).__name__} {how}, licence of the weights: {licence}")
+    say(f"{name}: {type(model).__name__} {how}, licence of the weights: {licence}")
     return params
 
 
@@ -150,13 +156,13 @@ def each(items: Sequence[T], do: Callable[[T, Callable[..., None]], None]) -> bo
         nonlocal begun
         part = re.search(r"(\d+) of (\d+)", words)
         done, total = (int(part[1]) - 1, int(part[2])) if part else (0, None)
-        bar.update(step, description=f"{of}{words}", completed=done, total=total)
+        bar.update(step, description=printable(f"{of}{words}"), completed=done, total=total)
         if part and total and f"part {part[0]}" in words:  # of a large picture
             if done == 0:
                 begun = time.monotonic()
             elif done == 1 and (seconds := (time.monotonic() - begun) * total) > LONG:
                 words = words.replace(f"part {part[0]}", f"{total} parts")
-                console.print(f"{of}{words}: about {seconds:.0f} s in all")
+                say(f"{of}{words}: about {seconds:.0f} s in all")
 
     all_done = True
     # Where nobody looks rich would print an empty line at the end.
@@ -184,13 +190,14 @@ def enough_memory(
         raise UserError(f"{source}: not enough memory; try {remedy}.") from None
 
 
-def complain(error: Exception) -> None:
-    """One sentence on standard error."""
+def complain(error: Exception, lines: bool = False) -> None:
+    """One sentence on standard error; where it is a list, its lines."""
     sentence = str(error)
     if isinstance(error, OSError):
         where = "" if error.filename is None else f"{error.filename}: "
         sentence = f"{where}{reason(error)}."
-    print(f"tlc-jax: {sentence}", file=sys.stderr)
+    shown = map(printable, sentence.split("\n") if lines else [sentence])
+    print("tlc-jax:", "\n".join(shown), file=sys.stderr)
 
 
 def reason(error: OSError) -> str:

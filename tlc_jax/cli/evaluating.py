@@ -8,7 +8,7 @@ import jax
 import typer
 
 from tlc_jax.cli import common
-from tlc_jax.cli.common import UserError, console
+from tlc_jax.cli.common import UserError, say
 from tlc_jax.evaluation import evaluating as evaluation
 from tlc_jax.evaluation import reports
 from tlc_jax.evaluation.metrics import Protocol
@@ -82,7 +82,7 @@ def evaluate(
     done["pictures"] = len(pairs)
     todo = [pair for pair in pairs if pair.name not in done["images"]]
     if len(todo) < len(pairs):
-        console.print(f"{report}: {len(pairs) - len(todo)} of {len(pairs)} pictures are done")
+        say(f"{report}: {len(pairs) - len(todo)} of {len(pairs)} pictures are done")
     params = common.load_params(checkpoint, model, shapes, mode, dtype) if todo else None
 
     def measure(pair: data.Pair) -> None:
@@ -94,7 +94,8 @@ def evaluate(
 
     all_measured = common.each(todo, lambda one, watch: measure(one))
     if done["images"]:
-        console.print(f"{reports.table(done)}\n{reports.notes(done)}")
+        for line in (*reports.table(done).splitlines(), reports.notes(done)):
+            say(line)
         if report is not None:
             _illustrate(done, report)
     if not all_measured:
@@ -132,7 +133,7 @@ def _illustrate(done: dict[str, Any], report: Path) -> None:
         report.with_suffix(".md").write_text(reports.markdown(done))
         reports.plot(done, report.with_suffix(".png"))
     except ImportError:
-        console.print("no plot is made: matplotlib is missing, install the extra [plot]")
+        say("no plot is made: matplotlib is missing, install the extra [plot]")
     except OSError as error:
         raise UserError(
             f"{report}: the .md and .png beside it cannot be written ({error.strerror}); mend that "

@@ -10,7 +10,7 @@ import typer
 
 from tlc_jax import jobs
 from tlc_jax.cli import common
-from tlc_jax.cli.common import UserError, console
+from tlc_jax.cli.common import UserError, say
 from tlc_jax.files.checkpoints import network_name
 from tlc_jax.files.choosing import AUTO
 from tlc_jax.files.limits import PIXELS, limit_pixels
@@ -152,7 +152,7 @@ def restore(
     planned = jobs.plan(
         models[0], inputs or [], output,
         label=label, recursive=recursive, left=left, right=right, compare=compare,
-        watch=console.print,
+        watch=say,
     )  # fmt: skip
     of_pictures = {
         "--compare": compare,
@@ -218,9 +218,9 @@ def _restore(
     remedy = f"--dtype bfloat16{', --waste 0' if options.buckets else ''} or {remedy}"
     with common.enough_memory(job.sources[0], remedy):
         outcome = jobs.run(job, networks, options, lambda words: watch(words, of=f"{job.name}: "))
-    console.print(f"{job.name} -> {', '.join(map(str, outcome.written))}: {outcome.facts}")
+    say(f"{job.name} -> {', '.join(map(str, outcome.written))}: {outcome.facts}")
     for note in outcome.notes:
-        console.print(f"  {note}")
+        say(f"  {note}")
     if outcome.problem:
         raise UserError(outcome.problem)
 
@@ -230,7 +230,7 @@ def _unfinished(planned: list[jobs.Job], overwrite: bool) -> list[jobs.Job]:
     todo = [job for job in planned if overwrite or not all(map(Path.exists, job.outputs))]
     if len(todo) < len(planned):
         first = next(job for job in planned if job not in todo).targets[0]
-        console.print(
+        say(
             f"{len(planned) - len(todo)} of {len(planned)} are there already, {first} first; "
             "--overwrite redoes them"
         )

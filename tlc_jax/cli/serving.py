@@ -8,7 +8,7 @@ import typer
 
 from tlc_jax.app import Limits, of_folder, of_tasks, serve
 from tlc_jax.app.visits import most_memory, most_pixels
-from tlc_jax.cli.common import UserError, console, reason
+from tlc_jax.cli.common import UserError, reason, say
 from tlc_jax.files import checkpoints
 from tlc_jax.models import MODELS
 
@@ -54,7 +54,7 @@ def serve_page(
     memory = max_memory or most_memory(jobs)
     limits = Limits(max_pixels or most_pixels(memory), max_megabytes, timeout, jobs, memory)
     try:
-        serve(offers, limits, host, port, lambda at: console.print(f"{at}  (Ctrl-C ends it)"))
+        serve(offers, limits, host, port, lambda at: say(f"{at}  (Ctrl-C ends it)"))
     except ModuleNotFoundError as error:
         if not str(error.name).startswith("gradio"):
             raise

