@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -465,6 +466,60 @@ def test_names_of_any_bytes(world, tmp_path):
     assert all(shown in out for shown in NAMES.values())
     written = {os.fsencode(path.name) for path in (tmp_path / "out").iterdir()}
     assert written == {name.replace(b".png", b".denoise.png") for name in NAMES}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("info", "net", "--size", f"{10**30}x5"), "give width x height in pixels"),
+        (("restore", "a.png", "--checkpoint", "net", "--set", f"x={'[' * 3000}"), "too deeply"),
+        (("app", "--host", "a" * 300), "is no name of a machine"),
+        (("restore", "/dev/zero", "--checkpoint", "net"), "/dev/zero: it is not a file"),
+    ],
+    ids=["size", "set", "host", "device"],
+)  # fmt: skip
+def test_odd_values(run, arguments, sentence):
+    code, _, err = run(*arguments)
+    assert (code, len(err.splitlines())) == (2, 1) and sentence in err
+
+
+def test_what_nobody_thought_of(run, monkeypatch):
+    """Is one sentence, too, and a traceback for those who ask for one."""
+
+    def fails(*_, **__):
+        raise ZeroDivisionError("of a kind\nand more")
+
+    monkeypatch.setattr("tlc_jax.jobs.plan", fails)
+    code, _, err = run("restore", "a.png", "--checkpoint", "net")
+    assert code == 2 and len(err.splitlines()) == 1
+    assert "(ZeroDivisionError: of a kind); 'tlc-jax --debug' with the same" in err
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["--debug", "restore", "a.png", "--checkpoint", "net"])
+
+
+def interrupted(number, after, folder):
+    """The exit code, and what is said, of a command that a signal ends after so many seconds."""
+    command = Path(sys.executable).with_name("tlc-jax")
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder)}  # so that it compiles
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    process = subprocess.Popen(
+        [command, "restore", "a.png", "-o", folder / "out", "--task", "denoise"],
+        env=environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(after)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    return process.returncode, err
+
+
+@pytest.mark.parametrize(("number", "after"), [(2, 4), (2, 6), (15, 5)])
+def test_a_signal_ends_it(world, tmp_path, monkeypatch, number, after):
+    """Also while a network is compiled, where an exception would break the process."""
+    monkeypatch.chdir(world)
+    code, err = interrupted(number, after, tmp_path)
+    if code != 0:  # it may have been faster
+        assert (code, len(err.splitlines())) == (128 + number, 1) and "interrupted" in err
+    assert not list(tmp_path.glob("out/.*"))
 
 
 def test_compare(run, tmp_path):

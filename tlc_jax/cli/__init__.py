@@ -12,13 +12,13 @@ from typing import Annotated
 import jax
 import typer
 
-from tlc_jax.cli.common import ERRORS, complain, say
+from tlc_jax.cli.common import ERRORS, UserError, complain, say
 from tlc_jax.cli.evaluating import evaluate
 from tlc_jax.cli.restoring import restore
 from tlc_jax.cli.serving import serve_page
 from tlc_jax.cli.training import train
 from tlc_jax.cli.weights import convert, info, models
-from tlc_jax.files.atomic import remove_unfinished
+from tlc_jax.files.atomic import first_line, remove_unfinished
 
 app = typer.Typer(
     help="Restore photographs with JAX networks, with local statistics (TLC) or global ones.",
@@ -27,6 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+_shown = {"debug": False}  # whether errors that nobody thought of are shown with their places
 
 
 def _version(wanted: bool) -> None:
@@ -40,8 +43,11 @@ def _options(
     wanted: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_version, help="Tell the version.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where in the program an error is met.")
+    ] = False,
 ) -> None:
-    pass
+    _shown["debug"] = debug
 
 
 for command in (restore, evaluate, train, models, convert, info):
@@ -79,4 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(arguments)
     except (*ERRORS, ConversionError) as error:
         complain(error, lines=isinstance(error, ConversionError))
+        sys.exit(2)
+    except Exception as error:
+        if _shown["debug"]:
+            raise
+        complain(
+            UserError(
+                f"this failed in a way that nobody thought of ({type(error).__name__}: "
+                f"{first_line(error)}); 'tlc-jax --debug' with the same command shows where."
+            )
+        )
         sys.exit(2)

@@ -222,8 +222,12 @@ def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
                 f"--set {setting}: write FIELD=VALUE, as in --set 'train_size=[256,256]'."
             )
         value = text
-        with contextlib.suppress(json.JSONDecodeError):
+        try:
             value = json.loads(text)
+        except RecursionError:
+            raise UserError(f"--set {name}: is nested too deeply.") from None
+        except ValueError:  # no JSON, or a number of thousands of digits
+            pass
         parsed[name] = tuple(value) if isinstance(value, list) else value
     return parsed
 

@@ -82,6 +82,8 @@ def _check_free(host: str, port: int | None) -> None:
         with socket.socket(address[0]) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address[4])
+    except UnicodeError:  # of names, whose parts have up to 63 letters
+        raise UserError(f"--host {host}: is no name of a machine.") from None
     except OSError as error:
         where = host if port is None else f"{host}, port {port}"
         raise UserError(f"cannot listen at {where}: {reason(error)}; choose another.") from None

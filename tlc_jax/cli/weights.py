@@ -87,7 +87,7 @@ def info(
             raise UserError(f"{output}: exists already; --overwrite replaces it.")
         picture = read_image(plot)
         size = f"{picture.shape[1]}x{picture.shape[0]}"
-    width_height = re.fullmatch(r"(\d+)x(\d+)", size or "1x1")
+    width_height = re.fullmatch(r"(\d{1,6})x(\d{1,6})", size or "1x1")
     if width_height is None or "0" in width_height.groups():
         raise UserError(f"--size {size}: give width x height in pixels, as in --size 1280x720.")
     description = checkpoints.describe(checkpoint)

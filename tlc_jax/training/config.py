@@ -16,8 +16,8 @@ from tlc_jax.layers.network import Network, abstract_params
 from tlc_jax.models import MODELS
 from tlc_jax.training.degradations import Degradation
 
-Natural = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 Rate = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
