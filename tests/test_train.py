@@ -25,7 +25,7 @@ from tlc_jax.cli.training import open_config
 from tlc_jax.files import checkpoints
 from tlc_jax.files.datasets import DataError
 from tlc_jax.layers.network import abstract_params
-from tlc_jax.training import Config, Phase, TrainingError, train
+from tlc_jax.training import Config, Phase, TrainingError, folder, train
 from tlc_jax.training.config import check
 from tlc_jax.training.degradations import (
     EightBits,
@@ -259,6 +259,33 @@ def test_moving_average(photographs):
         state, _ = step(config, state, batch)
         expected = decay * expected + (1 - decay) * np.array(state.params["intro"]["kernel"])
         np.testing.assert_allclose(state.average["intro"]["kernel"], expected, atol=1e-6)
+
+
+def test_two_in_one_folder(tmp_path):
+    """The second is refused, and leaves what is the first one's."""
+    fcntl = pytest.importorskip("fcntl")
+    run = tmp_path / "run"
+    with folder.alone(run):
+        second = folder.alone(run)
+        with pytest.raises(TrainingError, match=r"run: another process trains there; wait"):
+            second.__enter__()
+        assert (run / folder.LOCK).exists()
+        with (run / folder.LOCK).open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert list(run.iterdir()) == []
+
+
+def test_a_refused_run_leaves_nothing(tmp_path):
+    """Neither its folder nor those that were made for it, but what was there."""
+    run = tmp_path / "a/run"
+    with pytest.raises(TrainingError), folder.alone(run):
+        (run / "pictures").mkdir()
+        raise TrainingError("no such pictures.")
+    assert list(tmp_path.iterdir()) == []
+    run.mkdir(parents=True)
+    with pytest.raises(TrainingError), folder.alone(run):
+        raise TrainingError("no such pictures.")
+    assert list(run.iterdir()) == []
 
 
 # Of another process each: what ends or divides one cannot be tried inside of this one.

@@ -30,6 +30,7 @@ from tlc_jax.training.crops import Files, picture_of
 
 Watch = Callable[[dict[str, Any]], None]
 
+LOCK = ".lock"  # of who trains there
 # What may change when a run resumes.
 BOOKKEEPING = {
     "workers", "report_every", "validate_every", "save_every",
@@ -49,6 +50,37 @@ def writing(path: Path) -> Iterator[None]:
         ) from None
 
 
+@contextlib.contextmanager
+def alone(run: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder; of one that is refused no new folder is left."""
+    if jax.process_index() > 0:
+        yield
+        return
+    missing = [path for path in (run, *run.parents) if not path.exists()]
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / LOCK).open("w")
+    with file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(
+                f"{run}: another process trains there; wait for it, or choose another folder."
+            ) from None
+        except (ImportError, OSError):  # on Windows, and on disks that lock nothing
+            pass
+        try:
+            yield
+        except Exception:
+            if missing and not (run / "config.json").exists():
+                shutil.rmtree(missing[-1], ignore_errors=True)
+            raise
+        finally:
+            (run / LOCK).unlink(missing_ok=True)
+
+
 def refuse_other_runs(config: Config, run: Path) -> None:
     """Refuse a folder that is not this run's alone."""
     path, saved = run / "config.json", run / "checkpoints"
@@ -56,7 +88,7 @@ def refuse_other_runs(config: Config, run: Path) -> None:
     begun = path.exists() or (
         saved.is_dir() and all(entry.name[0] in ".0123456789" for entry in saved.iterdir())
     )
-    if run.is_dir() and any(run.iterdir()) and not begun:
+    if run.is_dir() and {entry.name for entry in run.iterdir()} - {LOCK} and not begun:
         raise TrainingError(f"{run}: holds other things than a run; choose a folder of its own.")
     for source in (config.input, config.target, config.validation_input, config.validation_target):
         if source is not None and Path(source).resolve().is_relative_to(run.resolve()):

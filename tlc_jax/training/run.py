@@ -55,7 +55,7 @@ def train(config: Config, run: Path | str, watch: Watch = lambda report: None) -
     check(config)
     run = Path(run).absolute()
     folder.refuse_other_runs(config, run)
-    with _checkpoints(run / "checkpoints") as manager:
+    with folder.alone(run), _checkpoints(run / "checkpoints") as manager:
         last = manager.latest_step()
         if not (folder.has_model(run, config.steps) and last == config.steps):
             _resume(config, run, manager, last, watch)
