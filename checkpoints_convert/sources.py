@@ -77,9 +77,9 @@ def _check_archive(path: Path) -> None:
 
 
 def _read_torch(path: Path) -> Any:
+    _check_archive(path)
     import torch
 
-    _check_archive(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # it raises for what it warns of
             content = torch.load(path, map_location="cpu", weights_only=True)

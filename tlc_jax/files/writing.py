@@ -29,7 +29,7 @@ from tlc_jax.files.pictures import (
     Picture,
     load_heif,
 )
-from tlc_jax.ops.pixels import check_range, from_float, to_float, to_gray
+from tlc_jax.ops.pixels import FARTHEST, check_range, from_float, to_float, to_gray
 
 # As Pillow takes it.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -85,7 +85,7 @@ def write_image(
     try:
         format = format_of(path)
         if image.dtype != dtype:
-            check_range(to_float(image))
+            check_range(to_float(image), -FARTHEST, FARTHEST)
         if alpha is not None:
             image = np.concatenate([to_float(image), to_float(np.asarray(alpha))[..., None]], -1)
         samples = from_float(image, dtype)

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)  # ITU-R BT.601
 # Of floats that stand for a picture: what a network made may leave [0, 1].
 LOWEST, HIGHEST = -1.0, 2.0
+FARTHEST = 50.0  # from 0 of what a network made, however bad it is; those in 0 ... 255 are farther
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
@@ -36,14 +37,14 @@ def to_float(pixels: Array) -> Array:
     raise TypeError(f"pixels are uint8, uint16 or floats, got {pixels.dtype}.")
 
 
-def check_range(pixels: np.ndarray) -> None:
+def check_range(pixels: np.ndarray, lowest: float = LOWEST, highest: float = HIGHEST) -> None:
     """Refuse floats that are none of a picture, with a `ValueError`."""
     low, high = float(pixels.min()), float(pixels.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(
             "the image holds NaN or infinite numbers; look for the step that made them"
         )
-    if low < LOWEST or high > HIGHEST:
+    if low < lowest or high > highest:
         raise ValueError(
             f"floats of a picture are in [0, 1], got {low:.4g} to {high:.4g}; divide those in "
             "0 ... 255 by 255, and look for the step that made others"
