@@ -472,7 +472,7 @@ def test_names_of_any_bytes(world, tmp_path):
     ("arguments", "sentence"),
     [
         (("info", "net", "--size", f"{10**30}x5"), "give width x height in pixels"),
-        (("restore", "a.png", "--checkpoint", "net", "--set", f"x={'[' * 3000}"), "too deeply"),
+        (("restore", "a.png", "--checkpoint", "net", "--set", f"x={'[' * 3000}"), "--set x: "),
         (("app", "--host", "a" * 300), "is no name of a machine"),
         (("restore", "/dev/zero", "--checkpoint", "net"), "/dev/zero: it is not a file"),
     ],
