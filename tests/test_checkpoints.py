@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorstore
 
 from tlc_jax.files import checkpoints
 from tlc_jax.files.checkpoints import CheckpointError, describe, load, save
@@ -280,8 +279,7 @@ def resigned(folder: Path, **config: object) -> Path:
 
 
 def store(folder: Path):
-    base = {"driver": "file", "path": f"{folder.absolute()}/params/"}
-    return tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    return checkpoints.array_store(folder / "params")
 
 
 @pytest.mark.parametrize(

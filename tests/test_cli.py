@@ -415,6 +415,17 @@ def test_references_in_folders(run, tmp_path):
         assert psnr == pytest.approx(float(tlc.psnr(*map(tlc.read_image, paths))), abs=1e-3)
 
 
+def test_a_picture_is_not_its_own_reference(run, tmp_path):
+    """Where it lies in a folder below that of the ground truth."""
+    (tmp_path / "noisy").mkdir()
+    shutil.copy("small.png", tmp_path / "noisy/a.png")
+    Image.fromarray(np.zeros((20, 24, 3), np.uint8)).save(tmp_path / "a.png")
+    options = ("-o", tmp_path / "out", "--checkpoint", "net", "--reference", tmp_path)
+    out = restored(run, tmp_path / "noisy/a.png", *options)
+    before = float(tlc.psnr(tlc.read_image("small.png"), np.zeros((20, 24, 3), np.float32)))
+    assert f"PSNR {before:.3f} -> " in out
+
+
 def test_results_are_no_sources(run, tmp_path):
     """Of another task, in the folder of their sources."""
     shutil.copy("small.png", tmp_path / "a.png")

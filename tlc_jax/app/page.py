@@ -142,14 +142,19 @@ class Page:
             button.click(self.taker(name), None, [self.task, *taking], **at_once)
         self.taken.change(self.preview, None, shown, show_progress_on=self.viewer, **by_worker)
         begun = []
-        for button, work, where, tab in (
-            (self.restore_button, self.restore, self.viewer, "restored"),
-            (self.compare_button, self.compare, self.gallery, "compared"),
+        for button, work, where, name in (
+            (self.restore_button, requests.restored, self.viewer, "restore"),
+            (self.compare_button, requests.compared, self.gallery, "compare"),
         ):
-            begin = functools.partial(self.begin, tab)
+            begin = functools.partial(self.begin, work.__name__)  # which is also its tab's
             begun.append(
                 button.click(begin, None, [*buttons, self.tabs], js=TO_RESULTS, **at_once).then(
-                    work, choices, shown, show_progress_on=where, **by_worker
+                    self.shower(work),
+                    choices,
+                    shown,
+                    show_progress_on=where,
+                    api_name=name,
+                    **by_worker,
                 )
             )
             begun[-1].then(self.idle, None, buttons, js=TO_RESULTS, **at_once)
@@ -269,56 +274,38 @@ class Page:
             return gr.skip()
         return {self.viewer: viewer(made.pictures[0][0]), self.told: _facts(made.facts)}
 
-    def restore(
-        self,
-        task: str,
-        quality: str,
-        strength: float,
-        mode: str,
-        side: int,
-        request: gr.Request,
-        progress: gr.Progress = BAR,
-    ) -> dict:
-        """The button of that name; so is `compare`."""
-        choices = task, quality, strength, mode, side
-        return self.answer(requests.restored, choices, request, progress)
+    def shower(self, work: Work) -> Callable[..., dict]:
+        """What a button does: show what a function of `requests` makes, or say why it cannot."""
 
-    def compare(
-        self,
-        task: str,
-        quality: str,
-        strength: float,
-        mode: str,
-        side: int,
-        request: gr.Request,
-        progress: gr.Progress = BAR,
-    ) -> dict:
-        choices = task, quality, strength, mode, side
-        return self.answer(requests.compared, choices, request, progress)
+        def show(
+            task: str,
+            quality: str,
+            strength: float,
+            mode: str,
+            side: int,
+            request: gr.Request,
+            progress: gr.Progress = BAR,
+        ) -> dict:
+            offer = self.offers[task]
+            chosen = offer.by_quality.get(quality) or next(iter(offer.by_quality.values()))
+            asked = chosen, offer.task == AUTO, strength / 100, mode, side or None
+            try:
+                visit = self.visits.find(request.session_hash)
+                with visit.request(work.__name__, *asked) as wanted:
+                    made: requests.Made = self.work(visit, request, progress, work, wanted)
+            except JobError as error:
+                return gr.skip() if isinstance(error, Unwanted) else {self.told: _complaint(error)}
+            if made.file is None:
+                return {self.told: _facts(made.facts), self.gallery: made.pictures}
+            label = f"Download {made.file.name}"
+            before, after = (path for path, _ in made.pictures)
+            return {
+                self.told: _facts(made.facts),
+                self.viewer: viewer(before, after, made.size),
+                self.download: gr.update(value=made.file, label=label, visible=True),
+            }
 
-    def answer(
-        self, work: Work, choices: Sequence[Any], request: gr.Request, bar: gr.Progress
-    ) -> dict:
-        """Show what a function of `requests` makes of the pictures, or say why it cannot."""
-        task, quality, strength, mode, side = choices
-        offer = self.offers[task]
-        chosen = offer.by_quality.get(quality) or next(iter(offer.by_quality.values()))
-        asked = chosen, offer.task == AUTO, strength / 100, mode, side or None
-        try:
-            visit = self.visits.find(request.session_hash)
-            with visit.request(work.__name__, *asked) as wanted:
-                made: requests.Made = self.work(visit, request, bar, work, wanted)
-        except JobError as error:
-            return gr.skip() if isinstance(error, Unwanted) else {self.told: _complaint(error)}
-        if made.file is None:
-            return {self.told: _facts(made.facts), self.gallery: made.pictures}
-        label = f"Download {made.file.name}"
-        before, after = (path for path, _ in made.pictures)
-        return {
-            self.told: _facts(made.facts),
-            self.viewer: viewer(before, after, made.size),
-            self.download: gr.update(value=made.file, label=label, visible=True),
-        }
+        return show
 
     def work(
         self, visit: Visit, request: gr.Request, bar: gr.Progress, work: Work, *arguments: Any

@@ -60,25 +60,21 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     file = temporary(path)
     try:
-        with file.open("wb") as stream:
-            stream.write(data)
-            settle(stream.fileno())
+        file.write_bytes(data)
+        settle(file)
         file.replace(path)
     finally:
         file.unlink(missing_ok=True)
 
 
-def settle(file: Path | int) -> None:
+def settle(file: Path) -> None:
     """Wait until a file is on its disk, so that no power cut leaves its name without its content.
 
     Raises:
       OSError: it cannot be written.
     """
-    if isinstance(file, Path):
-        with file.open("rb+") as stream:
-            os.fsync(stream.fileno())
-    else:
-        os.fsync(file)
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())
 
 
 @contextlib.contextmanager

@@ -247,9 +247,7 @@ def load_abstract(path: str | os.PathLike) -> tuple[Network, Params]:
         ) from None
     leaves: dict[tuple[str, ...], Any] = flatten_dict(params)
     if {".".join(name): leaf.shape for name, leaf in leaves.items()} != stored:
-        raise CheckpointError(
-            f"{folder}: not the parameters of the network in model.json; convert the weights again."
-        )
+        raise _of_another(folder)
     return model, params
 
 
@@ -262,15 +260,12 @@ def _stored(folder: Path) -> dict[str, tuple[int, ...]]:
     Raises:
       CheckpointError: incomplete, damaged or not of that layout.
     """
-    import tensorstore
-
     stored: dict[str, tuple[int, ...]] = {}
     try:
         files = [file for file in folder.rglob("*") if not file.is_dir()]
         if not all(map(Path.is_file, files)):  # to open another kind might take for ever
             raise ValueError
-        base = {"driver": "file", "path": f"{folder.absolute()}/"}
-        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+        store = array_store(folder)
         keys = {key.decode() for key in store.list().result()}
         for key in keys:
             name, _, part = key.rpartition("/")
@@ -288,10 +283,28 @@ def _stored(folder: Path) -> dict[str, tuple[int, ...]]:
         if not stored or len(keys) != 2 * len(stored) or wanted > MOST_PACKED * there + 2**24:
             raise ValueError
     except Exception:  # tensorstore meets damaged files with almost any exception
-        raise CheckpointError(
-            f"{folder}: damaged or incomplete; copy it again or convert the weights again."
-        ) from None
+        raise _damaged(folder) from None
     return stored
+
+
+def array_store(folder: Path) -> Any:
+    """The arrays that orbax keeps in a folder, as TensorStore's map of keys to bytes."""
+    import tensorstore
+
+    base = {"driver": "file", "path": f"{folder.absolute()}/"}
+    return tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+
+
+def _damaged(folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: damaged or incomplete; copy it again or convert the weights again."
+    )
+
+
+def _of_another(folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: not the parameters of the network in model.json; convert the weights again."
+    )
 
 
 def load(path: str | os.PathLike) -> tuple[Network, Params]:
@@ -326,9 +339,7 @@ def load_params(path: str | os.PathLike, target: Params) -> Params:
     except OSError:
         whole = False
     if not whole:
-        raise CheckpointError(
-            f"{folder}: damaged or incomplete; copy it again or convert the weights again."
-        )
+        raise _damaged(folder)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             params = checkpointer.restore(folder, target)
@@ -337,9 +348,7 @@ def load_params(path: str | os.PathLike, target: Params) -> Params:
     except Exception:  # it refuses another tree with almost any exception
         fits = False
     if not fits:
-        raise CheckpointError(
-            f"{folder}: not the parameters of the network in model.json; convert the weights again."
-        )
+        raise _of_another(folder)
     return jax.tree.map(jnp.asarray, params)
 
 

@@ -14,7 +14,8 @@ DECODED = 16  # bytes of a pixel, for the samples and one copy, of 16 bits and w
 # Of TIFF: bytes of a number by its type, and the tags that point to other directories.
 TYPES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 TYPES |= {16: 8, 17: 8, 18: 8}
-POINTERS = (330, 0x8769, 0x8825, 0xA005)
+EXIF_IFD, GPS_IFD, INTEROPERABILITY, SUB_IFDS = 0x8769, 0x8825, 0xA005, 330
+POINTERS = (EXIF_IFD, GPS_IFD, INTEROPERABILITY, SUB_IFDS)
 PAGES = 2**14  # directories of a file
 MOST_COPIED = 2**26  # bytes, of a small file that is only damaged
 EXIF = b"Exif\0\0"

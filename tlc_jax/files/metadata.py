@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tlc_jax.files.limits import check_exif
+from tlc_jax.files.limits import EXIF, EXIF_IFD, GPS_IFD, INTEROPERABILITY, check_exif
 
 if TYPE_CHECKING:
     from PIL import Image
 
 ORIENTATION = 0x0112
-EXIF_IFD, GPS_IFD, XMP_TAG, ICC_TAG = 0x8769, 0x8825, 700, 34675
+XMP_TAG, ICC_TAG = 700, 34675
 X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 0x011A, 0x011B, 0x0128
-PIXELS_ACROSS, PIXELS_DOWN, INTEROPERABILITY = 0xA002, 0xA003, 0xA005  # of EXIF_IFD
+PIXELS_ACROSS, PIXELS_DOWN = 0xA002, 0xA003  # of EXIF_IFD
 # What describes a picture and not how its file is laid out, which other tags of a TIFF do: its
 # name, description, make, model, resolution and its unit, software, date, artist, host, rating,
 # copyright, IPTC, and the title, comment, author, keywords and subject of Windows.
@@ -123,7 +123,7 @@ def png_chunks(metadata: Metadata) -> list[tuple[bytes, bytes]]:
         across, down = (round(number / 0.0254) for number in metadata.dpi)
         chunks.append((b"pHYs", struct.pack(">IIB", across, down, 1)))
     if metadata.exif:
-        chunks.append((b"eXIf", metadata.exif.removeprefix(b"Exif\0\0")))
+        chunks.append((b"eXIf", metadata.exif.removeprefix(EXIF)))
     if metadata.xmp:
         chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp))
     return chunks

@@ -176,7 +176,11 @@ def read_truth(reference: Path, source: Path, shape: tuple[int, ...]) -> np.ndar
         inside = (folder for folder in above if folder.is_relative_to(reference))
         named = (file for folder in inside for file in sorted(folder.glob("*")))
         truths = (
-            file for file in named if file.stem == source.stem and file.suffix.lower() in PICTURES
+            file
+            for file in named
+            if file.stem == source.stem
+            and file.suffix.lower() in PICTURES
+            and not file.samefile(source)  # which lies below the reference, it may be
         )
         truth_file = next(truths, None)
         if truth_file is None:

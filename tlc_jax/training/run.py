@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tlc_jax.evaluation.metrics import Protocol, measure
 from tlc_jax.files.atomic import reserve
+from tlc_jax.files.checkpoints import array_store
 from tlc_jax.inference.programs import is_out_of_memory
 from tlc_jax.inference.ways import restore
 from tlc_jax.layers.network import Params
@@ -113,7 +114,6 @@ def _pictures(config: Config, run: Path, watch: Watch) -> tuple[tuple[Files, ...
 def _state(config: Config, manager: Any, last: int | None, sharding: NamedSharding) -> State:
     """The state of the last checkpoint, or the one to begin with."""
     import orbax.checkpoint as ocp
-    import tensorstore
 
     if last is None:
         return jax.device_put(init(config), sharding)
@@ -124,8 +124,7 @@ def _state(config: Config, manager: Any, last: int | None, sharding: NamedShardi
     saved = manager.directory / str(last)
     try:
         # Once by itself: orbax reads all arrays at a time, and threads print tracebacks of damage.
-        files = {"driver": "file", "path": f"{saved}/default/"}
-        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
+        store = array_store(saved / "default")
         for key in store.list().result():
             store.read(key).result()
         return manager.restore(last, args=ocp.args.StandardRestore(like))
