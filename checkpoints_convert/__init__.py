@@ -22,6 +22,7 @@ from checkpoints_convert.sources import problems_told, read_tensors
 from tlc_jax.files import catalogue
 from tlc_jax.files.atomic import first_line
 from tlc_jax.files.checkpoints import check_absent, config_fields, home, save
+from tlc_jax.files.printable import printable
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
 from tlc_jax.models import MODELS
@@ -147,6 +148,7 @@ def convert_file(
     name = _recognise(tensors)
     if destination is None:
         rest = told["dataset"] if is_package(source) and told["dataset"] else source.resolve().stem
+        rest = printable(rest)
         destination = home() / catalogue.checkpoint_name(name, rest)
     save(
         destination,
@@ -166,7 +168,7 @@ def _told(source: Path) -> dict[str, Any]:
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "source": {"file": source.name, "sha256": digest},
+        "source": {"file": printable(source.name), "sha256": digest},
         "task": next((task for mark, task in TASKS if re.search(mark, source.name, re.I)), None),
         "dataset": published.dataset if published else None,
     }

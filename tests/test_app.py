@@ -8,7 +8,6 @@ import contextlib
 import importlib.util
 import io
 import json
-import logging
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -29,6 +29,7 @@ from PIL import Image, ImageCms
 
 import tlc_jax as tlc
 from tlc_jax.app import requests
+from tlc_jax.app import workers as workers_module
 from tlc_jax.app.visits import Limits, Visits
 from tlc_jax.app.workers import Unwanted, Workers
 from tlc_jax.files import checkpoints, limits
@@ -133,7 +134,7 @@ def wait_until(happens):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp, "--max-pixels", "16000000") as served:
+    with serving(tmp_path_factory.mktemp, "--max-pixels", "16000000", "--jobs", "1") as served:
         yield served
 
 
@@ -481,12 +482,13 @@ def test_all_that_a_picture_holds_is_kept(served, page, by_command, tmp_path):
     assert downloaded == by_command(source, "--task", "deblur", "--mode", "global", "--window", 40)
     page.get_by_label("auto").check()
     first = shown(page)
-    served.hold()
+    worker = served.hold()
     press(page, "Restore")
     page.wait_for_selector("text=waiting")
-    (worker,) = served.workers()
     os.kill(worker, signal.SIGKILL)
-    page.wait_for_selector("#complaint >> text=not enough memory")
+    wait_until(lambda: served.workers() - {worker})
+    os.kill(served.hold(), signal.SIGKILL)
+    page.wait_for_selector("#complaint >> text=killed twice")
     assert result(page)[1] == downloaded  # there still is what was made before
     press(page, "Restore")
     _, downloaded = result(page, but=first)
@@ -559,15 +561,27 @@ def test_a_file_may_be_too_large(page, served, tmp_path):
 
 
 @in_browser
-def test_an_address_is_no_upload(served):
-    """Whoever asks the server to fetch a picture is refused, and nothing is fetched."""
-    file = {"path": "http://192.0.2.1/a.png", "meta": {"_type": "gradio.FileData"}}
+def test_what_no_page_sends(served):
+    """Nothing is fetched, nothing of the machine is told, and the terminal stays silent."""
+    address = {"path": "http://192.0.2.1/a.png", "meta": {"_type": "gradio.FileData"}}
     for asks in (
-        asking(served, "run/predict", "look", [[file]]),
-        f"{served.address}gradio_api/file={file['path']}",
+        asking(served, "run/predict", "look", [[address]]),
+        asking(served, "run/predict", "look", [[{"path": str(served.folder)}]]),
+        asking(served, "run/predict", "look", []),
+        asking(served, "queue/join", "restore", ["Remove noise", "fast", 101, "local", 0]),
+        f"{served.address}gradio_api/file={address['path']}",
+        f"{served.address}gradio_api/file={served.folder}",
+        urllib.request.Request(served.address, headers={"Host": "evil.example"}),
+        urllib.request.Request(served.address, headers={"Origin": "http://evil.example"}),
     ):
-        assert "only what is uploaded is taken" in refusal(asks)[1]
+        status, said = refusal(asks)
+        assert status in (403, 422) and said.endswith('."}')
     assert "a.png" not in files(served.folder)
+    for path in ("", "config", "health"):
+        with urllib.request.urlopen(served.address + path) as answer:
+            said = answer.read().decode()
+        assert str(ROOT) not in said and str(served.folder) not in said
+    assert said == '{"healthy":true}'
 
 
 @in_browser
@@ -596,7 +610,7 @@ def test_two_visitors_get_their_own(served, page, visit, tmp_path):
 
 
 @in_browser
-def test_only_so_many_wait_and_nobody_for_one_who_left(served, page, visit):
+def test_nobody_waits_for_one_who_left(served, page, visit):
     drop(page, EXAMPLE)
     worker = served.hold()
     press(page, "Restore")
@@ -604,17 +618,22 @@ def test_only_so_many_wait_and_nobody_for_one_who_left(served, page, visit):
     other = visit(served)
     choose(other, "noise")
     other.wait_for_selector("#told >> text=noisy.jpg")  # though its preview waits
-    other.wait_for_selector("text=queue: 1/1")
-    asks = asking(served, "queue/join", "restore", ["Remove noise", "fast", 100, "local", 0])
-    for _ in range(15):
-        urllib.request.urlopen(asks).close()
-    assert refusal(asks)[0] == 503
-    press(other, "Restore")
-    other.wait_for_selector("text=currently busy")
+    other.wait_for_selector("text=waiting for 1 other")
     page.close()
     other.wait_for_selector("#viewer img")
     assert worker not in served.workers()
     assert restored(other)[0] == "noisy-restored.jpg"
+
+
+@in_browser
+def test_a_killed_process_is_no_visitors_trouble(served, page):
+    """What it did is done again."""
+    drop(page, EXAMPLE)
+    worker = served.hold()
+    press(page, "Restore")
+    page.wait_for_selector("text=waiting")
+    os.kill(worker, signal.SIGKILL)
+    assert result(page)[0] == "noisy-restored.jpg"
 
 
 @in_browser
@@ -647,7 +666,7 @@ def test_a_job_is_stopped_with_its_picture(served, page, tmp_path):
 @in_browser
 def test_a_job_has_its_time_and_no_more_than_the_page(tmp_path_factory, visit):
     """The page is asked to end while one is under way."""
-    with serving(tmp_path_factory.mktemp, "--timeout", "8") as served:
+    with serving(tmp_path_factory.mktemp, "--timeout", "8", "--jobs", "1") as served:
         page = visit(served)
         drop(page, EXAMPLE)
         served.hold()
@@ -691,6 +710,13 @@ def takes(count, watch):
     return len(bytearray(count))
 
 
+def dies_once(where, watch):
+    if not where.exists():
+        where.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "alive"
+
+
 def fails(watch):
     watch("begun")
     raise ZeroDivisionError
@@ -712,7 +738,7 @@ def one_worker():
     workers.stop()
 
 
-def test_a_job_has_its_time(one_worker, capfd):
+def test_a_job_has_its_time(one_worker, tmp_path, capfd):
     """And whatever becomes of one, the next is done."""
     workers, told = one_worker, []
     assert (workers.run(sleeps, 0, watch=told.append), told) == ("awake", ["slept"])
@@ -721,7 +747,8 @@ def test_a_job_has_its_time(one_worker, capfd):
         workers.run(sleeps, 600)
     workers.limits = workers.limits._replace(seconds=60)
     for job, sentence in (
-        ((dies, signal.SIGKILL), "not enough memory"),
+        ((dies, signal.SIGKILL), "killed twice"),
+        ((dies, signal.SIGABRT), "not enough memory"),
         ((dies, signal.SIGTERM), "broke down"),
         ((out_of_memory,), "not enough memory"),
         ((fails,), "the terminal .* says why"),
@@ -730,6 +757,7 @@ def test_a_job_has_its_time(one_worker, capfd):
         with pytest.raises(JobError, match=sentence):
             workers.run(*job)
     assert "ZeroDivisionError" in capfd.readouterr().err
+    assert workers.run(dies_once, tmp_path / "once") == "alive"
 
     def leave(words):
         raise LookupError(words)
@@ -792,48 +820,102 @@ def test_visits_are_apart(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_turns():
+    """Who asks for little comes first, and who asks again and again after the others."""
+    workers = Workers(Limits())
+    worker = workers_module._Worker.__new__(workers_module._Worker)  # that does nothing itself
+    worker.small = False
+    workers.all.append(worker)
+    done, threads, told = [], [], []
+
+    def ask(whose, estimate):
+        worker = workers.turn(whose, estimate, told.append, lambda: True)
+        done.append((whose, estimate))
+        workers.release(worker)
+
+    for number, asks in enumerate(
+        [("large", 100), ("small", 1), ("often", 2), ("often", 2), ("often", 2), ("late", 4)], 1
+    ):
+        threads.append(threading.Thread(target=ask, args=asks))
+        threads[-1].start()
+        wait_until(lambda number=number: len(workers.waiting) == number)
+    workers.release(worker)
+    for thread in threads:
+        thread.join()
+    names = [whose for whose, _ in done]
+    assert names == ["small", "often", "late", "often", "often", "large"] or names == [
+        "small", "often", "often", "late", "often", "large",
+    ]  # fmt: skip
+    assert "waiting for 1 other" in told and "waiting for 2 others" in told
+
+
+def test_small_pictures_have_a_process():
+    """Where there are several, nobody with a small one waits for those with large ones."""
+    workers = Workers(Limits(jobs=2, gigabytes=2, seconds=60))
+    workers.start(2)
+    try:
+        answers = []
+
+        def large():
+            with contextlib.suppress(Unwanted):  # at the end
+                answers.append(workers.run(sleeps, 600, estimate=100))
+
+        for _ in range(2):
+            threading.Thread(target=large).start()
+        wait_until(lambda: len(workers.waiting) == 1)
+        assert workers.run(sleeps, 0) == "awake"
+        assert len(workers.waiting) == 1 and not answers
+        assert workers.healthy()
+    finally:
+        workers.stop()
+    assert not workers.healthy()
+
+
 def test_what_nobody_removes_goes_with_time(tmp_path, monkeypatch):
-    """Of a visitor who did not say so when leaving, and an upload that was broken off."""
+    """Of a visitor to whom nobody listens, uploads that no visit took, and what broke off."""
     monkeypatch.setattr("tlc_jax.app.visits.VISITORS", 2)
     visits, broken, new = Visits(tmp_path), tmp_path / "tmp0", tmp_path / "tmp1"
-    broken.touch()
-    new.touch()
-    first, second = visits.start("first", [EXAMPLE]), visits.start("second", [EXAMPLE])
-    upload = tmp_path / "upload.png"
-    upload.touch()
-    with pytest.raises(JobError, match="come back later"):
-        visits.start("third", [upload])
-    ago = time.time() - 90_000
-    for path in (first.folder, broken):
+    orphan = tmp_path / ("0" * 64) / "a.png"
+    upload = tmp_path / ("1" * 64) / "a.png"
+    for path in (orphan, upload):
+        path.parent.mkdir()
+        path.write_text("a picture")
+    for path in (broken, new):
+        path.touch()
+    ago = time.time() - 100
+    for path in (broken, orphan.parent, upload.parent):
         os.utime(path, (ago, ago))
-    third = visits.start("third", [EXAMPLE])
-    assert set(tmp_path.iterdir()) == {new, second.folder, third.folder}
-    assert (
-        visits.start("third", [EXAMPLE]).sources[0].exists()
-    )  # who is here already may have another
+    first, second = visits.start("first", [upload]), visits.start("second", [EXAMPLE])
+    with visits.uploading():  # which may be of several files, the first of them as old
+        visits.sweep()
+    assert broken.exists() and orphan.exists()
+    visits.sweep()
+    assert set(tmp_path.iterdir()) == {new, first.folder, second.folder, upload.parent}
+    with visits.listening("first"):
+        first.heard -= 100
+        visits.sweep()
+        assert first.folder.exists()
+        third = visits.start("third", [EXAMPLE])  # in place of the one who does not listen
+        assert not second.folder.exists()
+        with visits.listening("third"), pytest.raises(JobError, match="come back later"):
+            visits.start("fourth", [upload])
+    visits.sweep()
+    assert first.folder.exists()  # for a while
+    for visit in (first, third):
+        visit.heard -= 100
+    visits.sweep()
+    assert set(tmp_path.iterdir()) == {new, upload.parent}
 
 
-def test_a_file_that_just_went_is_not_found(tmp_path):
-    """Starlette looks for it a moment after Gradio did, and raises what the page would print."""
-    pytest.importorskip("gradio")
-    from starlette.applications import Starlette
-    from starlette.responses import FileResponse
-    from starlette.routing import Route
-    from starlette.testclient import TestClient
-
-    from tlc_jax.app.page import not_there, worth_telling
-
-    routes = [
-        Route("/gone", lambda request: FileResponse(tmp_path / "gone.png")),
-        Route("/folder", lambda request: FileResponse(tmp_path)),
-    ]
-    client = TestClient(Starlette(routes=routes, exception_handlers={RuntimeError: not_there}))
-    assert client.get("/gone").status_code == 404
-    with pytest.raises(RuntimeError, match="not a file"):
-        client.get("/folder")
-    for error, told in ((FileNotFoundError(), False), (RuntimeError(), True), (None, True)):
-        record = logging.makeLogRecord({"exc_info": error and (type(error), error, None)})
-        assert worth_telling(record) == told
+@pytest.mark.parametrize("name", ["", "folder", "folder/a.png", "none"])
+def test_only_files_are_taken(tmp_path, name):
+    """Whatever path comes, nothing but an upload is removed."""
+    (tmp_path / "page/folder").mkdir(parents=True)
+    kept = tmp_path / "page/folder/b.png"
+    kept.touch()
+    with pytest.raises(JobError, match="cannot take"):
+        Visits(tmp_path / "page").start("one", [tmp_path / "page" / name])
+    assert kept.exists() and set((tmp_path / "page").iterdir()) == {kept.parent}
 
 
 def test_heads_are_looked_at_first(tmp_path, monkeypatch):

@@ -337,13 +337,18 @@ def test_other_files_among_them(copy):
         load(resigned(copy))
 
 
-def test_arrays_far_larger_than_their_files(tmp_path):
-    """Zeros, which pack well."""
+def test_arrays_far_larger_than_their_files(tmp_path, monkeypatch):
+    """Zeros, which pack well. They are not written, either: nobody could load them."""
     model = MODELS["nafnet"](width=1500, enc_blk_nums=(1,), middle_blk_num=0, dec_blk_nums=(0,))
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_params(model))
-    save(tmp_path / "net", model, params)
-    with pytest.raises(CheckpointError, match="params: damaged"):
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "load", lambda folder: None)
+        save(tmp_path / "net", model, params)
+    with pytest.raises(CheckpointError, match="net/params: damaged"):
         load(tmp_path / "net")
+    with pytest.raises(CheckpointError, match=f"^{tmp_path}/other/params: damaged"):
+        save(tmp_path / "other", model, params)
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
 # Folders that cannot be written

@@ -479,6 +479,29 @@ def test_names_of_any_bytes(world, tmp_path):
     assert written == {name.replace(b".png", b".denoise.png") for name in NAMES}
 
 
+def test_weights_in_a_file_of_an_odd_name(run, tmp_path):
+    """What is written of them can be loaded."""
+    odd = tmp_path / os.fsdecode(b"a\n\x1b[31m\xff.safetensors")
+    odd.write_bytes(Path("release.safetensors").read_bytes())
+    arguments = [odd, tmp_path / "new", "--set", "train_size=[16,16]"]
+    code, out, err = run("convert", *arguments)
+    assert (code, err) == (0, "") and "\x1b" not in out
+    assert type(tlc.load(tmp_path / "new")[0]).__name__ == "NAFNet"
+
+
+def test_a_cut_output_is_none(run, tmp_path):
+    """One that is whole is kept, also by whoever else wrote it."""
+    restored(run, "a.png", "-o", tmp_path, "--checkpoint", "net")
+    done = tmp_path / "a.net.png"
+    whole = done.read_bytes()
+    done.write_bytes(whole[:-40])
+    out = restored(run, "a.png", "-o", tmp_path, "--checkpoint", "net")
+    assert "there already" not in out and done.read_bytes() == whole
+    done.write_text("a letter to somebody")
+    assert "there already" in restored(run, "a.png", "-o", tmp_path, "--checkpoint", "net")
+    assert done.read_text() == "a letter to somebody"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -21,6 +21,7 @@ from PIL import Image
 
 from tlc_jax.files import video as module
 from tlc_jax.files.video import VIDEOS, WRITABLE, VideoError, VideoWriter, read_video
+from tlc_jax.files.whole import is_done
 
 av = pytest.importorskip("av")
 
@@ -156,6 +157,17 @@ def test_round_trip(tmp_path, suffix, rate):
     for (_, ours), (_, theirs) in zip(after, before, strict=True):
         assert difference(ours, theirs).mean() < 2.5
     assert sorted(os.listdir(tmp_path)) == sorted([source.name, target.name])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_a_cut_video_is_not_done(tmp_path, suffix):
+    source, target = clip(tmp_path / "a.mp4", moving(4)), tmp_path / f"b{suffix}"
+    restore(source, target)
+    assert is_done(source) and is_done(target)
+    whole = target.read_bytes()
+    for count in (0, 20, len(whole) // 2, len(whole) - 1):
+        target.write_bytes(whole[:count])
+        assert not is_done(target)
 
 
 def test_each_iteration_begins_anew(tmp_path):

@@ -3,26 +3,26 @@
 Gradio draws it. `serve` imports this module once it has told Gradio where uploads go.
 """
 
-import contextlib
 import functools
 import html
-import json
 import logging
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gradio as gr
-from fastapi import Depends, HTTPException, Request
-from fastapi.responses import PlainTextResponse
 from gradio.themes import Default, LocalFont
+from pydantic import Field, TypeAdapter
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from tlc_jax.app import requests
+from tlc_jax.app.gate import Gate, Upload, one_of
 from tlc_jax.app.offers import Offer
 from tlc_jax.app.viewer import SCRIPT, viewer
-from tlc_jax.app.visits import A_DAY, AN_HOUR, TOGETHER, Limits, Visit, Visits
+from tlc_jax.app.visits import TOGETHER, VISITORS, Limits, Visit, Visits
 from tlc_jax.app.workers import Unwanted, Work, Workers
 from tlc_jax.files.choosing import AUTO
 from tlc_jax.files.printable import printable
@@ -48,7 +48,10 @@ ANYWHERE = """() => {
   document.addEventListener('drop', (event) => take(event, event.dataTransfer.files));
   document.addEventListener('paste', (event) => take(event, event.clipboardData.files));
 }"""
-WAITING = 16  # requests, before the page asks to come back later
+MODES = ["local", "global", "auto"]
+# Seconds for a megapixel, by quality, to say what comes first; measured with our denoiser on two
+# cores, and a guess for larger networks.
+ESTIMATES = {"fast": 4.0, "best": 80.0}
 BAR = gr.Progress()  # found by Gradio among the defaults of a handler
 # What Gradio would do elsewhere, or tell others of.
 NEVER = ("share", "enable_monitoring", "run_history", "mcp_server", "ssr_mode", "pwa")
@@ -70,9 +73,8 @@ class Page:
         self, offers: Mapping[str, Offer], limits: Limits, visits: Visits, workers: Workers
     ) -> None:
         self.offers, self.limits, self.visits, self.workers = offers, limits, visits, workers
-        self.asked: dict[str | None, object] = {}  # what each session waits for
         gr.set_static_paths([path for path, _ in EXAMPLES.values()])  # never among the uploads
-        with gr.Blocks(title="tlc-jax", delete_cache=(AN_HOUR, A_DAY)) as self.blocks:
+        with gr.Blocks(title="tlc-jax") as self.blocks:
             gr.Markdown("# tlc-jax\nRestores photographs, on the machine that serves this page.")
             with gr.Row():
                 with gr.Column(scale=1, min_width=300):
@@ -107,8 +109,7 @@ class Page:
             self.cancel_button = gr.Button("Cancel", visible=False, min_width=120)
         with gr.Accordion("Advanced", open=False):
             self.strength = gr.Slider(0, 100, 100, label="Strength, %", info=OF_STRENGTH)
-            modes = ["local", "global", "auto"]
-            self.mode = gr.Radio(modes, value="local", label="Statistics", info=OF_MODES)
+            self.mode = gr.Radio(MODES, value="local", label="Statistics", info=OF_MODES)
             self.window = gr.Number(
                 label="Window", value=0, info=OF_WINDOWS, minimum=0, precision=0
             )
@@ -132,7 +133,9 @@ class Page:
         """Say what happens at each click: at once, or by a worker, which decodes pictures, too."""
         private: dict[str, Any] = {"api_visibility": "private"}
         at_once = private | {"queue": False, "show_progress": "hidden"}
-        by_worker = private | {"concurrency_limit": self.limits.jobs, "concurrency_id": "jobs"}
+        by_worker: dict[str, Any] = private | {
+            "concurrency_limit": None
+        }  # it waits for its turn there
         choices = [self.task, self.quality, self.strength, self.mode, self.window]
         shown = [self.drop, self.viewer, self.gallery, self.download, self.told, self.tabs]
         buttons = [self.restore_button, self.compare_button, self.cancel_button]
@@ -162,13 +165,28 @@ class Page:
         self.cancel_button.click(self.cancel, None, [*buttons, self.told], cancels=begun, **at_once)
         self.blocks.unload(self.leave)
 
-    def launch(self, host: str, port: int | None) -> str:
+    def accepts(self) -> dict[int, list[TypeAdapter]]:
+        """What each listener takes, by its number."""
+        kinds = {
+            self.drop: TypeAdapter(Annotated[list[Upload], Field(min_length=1)]),
+            self.task: one_of(list(self.offers)),
+            self.quality: one_of(list(ESTIMATES)),
+            self.strength: TypeAdapter(Annotated[float, Field(ge=0, le=100)]),
+            self.mode: one_of(MODES),
+            self.window: TypeAdapter(Annotated[int, Field(ge=0, le=10**6)]),
+        }
+        return {
+            number: [kinds[component] for component in listener.inputs]
+            for number, listener in self.blocks.fns.items()
+        }
+
+    def launch(self, host: str, port: int | None, names: Sequence[str]) -> str:
         """Serve the page, and return its address.
 
         Raises:
           OSError: it cannot listen there.
         """
-        self.blocks.queue(max_size=WAITING, api_open=False)
+        self.blocks.queue(max_size=4 * VISITORS, api_open=False)
         # From Gradio's own files, of which the half-bold one that it takes lacks most letters.
         font = LocalFont("Source Sans Pro", weights=(400, 700))
         # Words and what they lie on differ by as much as weak eyes need.
@@ -178,15 +196,18 @@ class Page:
             color_accent="*primary_600", body_text_color_subdued="*neutral_500",
         )  # fmt: skip
         never: dict[str, Any] = dict.fromkeys(NEVER, False)
+        shown = {"/visits": self.visits.folder, "/examples": FOLDER}
+        gate = Middleware(
+            Gate, host=host, names=names, visits=self.visits, limits=self.limits,
+            accepts=self.accepts(), shown=shown,
+        )  # fmt: skip
         logging.getLogger("uvicorn.error").addFilter(worth_telling)
         try:
             _, address, _ = self.blocks.launch(
                 server_name=host, server_port=port, prevent_thread_lock=True, quiet=True,
                 max_file_size=self.limits.megabytes * 2**20,
-                app_kwargs={
-                    "dependencies": [Depends(refuse_addresses)],
-                    "exception_handlers": {RuntimeError: not_there},
-                },
+                app_kwargs={"middleware": [gate], "routes": [Route("/health", self.health)]},
+                max_threads=4 * VISITORS,  # most of which wait
                 css_paths=Path(__file__).with_name("page.css"),
                 js=ANYWHERE, theme=theme, footer_links=[], **never,
             )  # fmt: skip
@@ -194,6 +215,11 @@ class Page:
             where = "any of the 100 ports from 7860 on" if port is None else f"port {port}"
             raise OSError(f"cannot listen at {host}, {where}; choose another") from None
         return address
+
+    def health(self, _: Any) -> JSONResponse:
+        """Whether work is done, for what watches over the machine."""
+        healthy = self.workers.healthy()
+        return JSONResponse({"healthy": healthy}, 200 if healthy else 503)
 
     def look(self, pictures: Sequence[str], request: gr.Request) -> dict:
         """Pictures were dropped. Not by a worker, as only here an upload finds its owner."""
@@ -234,12 +260,12 @@ class Page:
 
     def cancel(self, request: gr.Request) -> dict:
         """The visitor does not want to wait."""
-        self.asked.pop(request.session_hash, None)
+        if visit := self.visits.present.get(request.session_hash):
+            visit.asked = None
         return self.idle() | {self.told: "Cancelled."}
 
     def leave(self, request: gr.Request) -> None:
         """The visitor is gone, or without a picture."""
-        self.asked.pop(request.session_hash, None)
         self.visits.end(request.session_hash)
 
     def give_up(self, error: Exception, request: gr.Request, visit: Visit | None) -> dict:
@@ -267,7 +293,8 @@ class Page:
             return gr.skip()
         work = requests.preview, visit.sources, visit.folder
         try:
-            made: requests.Made = self.work(visit, request, progress, *work)
+            asks = self.asking(visit, request, progress)
+            made: requests.Made = asks(*work, estimate=1 + 0.1 * self.megapixels(visit, asks))
         except JobError as error:
             return gr.skip() if isinstance(error, Unwanted) else self.give_up(error, request, visit)
         if any(visit.folder.glob("restored-*/after.jpg")):  # by another worker meanwhile
@@ -291,8 +318,10 @@ class Page:
             asked = chosen, offer.task == AUTO, strength / 100, mode, side or None
             try:
                 visit = self.visits.find(request.session_hash)
+                asks = self.asking(visit, request, progress)
+                estimate = ESTIMATES[quality] * len(chosen) * self.megapixels(visit, asks)
                 with visit.request(work.__name__, *asked) as wanted:
-                    made: requests.Made = self.work(visit, request, progress, work, wanted)
+                    made: requests.Made = asks(work, wanted, estimate=estimate)
             except JobError as error:
                 return gr.skip() if isinstance(error, Unwanted) else {self.told: _complaint(error)}
             if made.file is None:
@@ -307,61 +336,50 @@ class Page:
 
         return show
 
-    def work(
-        self, visit: Visit, request: gr.Request, bar: gr.Progress, work: Work, *arguments: Any
-    ) -> Any:
-        """What `work` makes, unless the visitor leaves, cancels, or takes another picture."""
-        this = self.asked[request.session_hash] = object()
+    def megapixels(self, visit: Visit, asks: Callable[..., Any]) -> float:
+        """Of all pictures of a visit, by their heads."""
+        if visit.pixels is None:
+            visit.pixels = asks(requests.count_pixels, visit.sources)
+        return (visit.pixels or 0) / 1e6
+
+    def asking(self, visit: Visit, request: gr.Request, bar: gr.Progress) -> Callable[..., Any]:
+        """A function that returns what work makes.
+
+        It is not done if the visitor leaves, cancels, takes another picture, or asks for something
+        else.
+        """
+        session = request.session_hash
+        this = visit.asked = object()
 
         def wanted() -> bool:
-            session = request.session_hash
-            return self.visits.has(session, visit) and self.asked.get(session) is this
+            return self.visits.has(session, visit) and visit.asked is this
 
         def watch(words: str) -> None:
             bar(requests.share(words), words)
 
-        bar(0, "waiting")
-        try:
-            made = self.workers.run(work, *arguments, watch=watch, wanted=wanted)
-            if not wanted():  # any more, at the last moment
-                raise Unwanted
-        except JobError as error:
-            if wanted():
-                raise
-            if not self.visits.has(request.session_hash, visit):
-                shutil.rmtree(visit.folder, ignore_errors=True)  # what it wrote while this went
-            raise Unwanted from error
+        def made(work: Work, *arguments: Any, estimate: float = 1.0) -> Any:
+            watch("waiting")
+            try:
+                made = self.workers.run(
+                    work, *arguments,
+                    watch=watch, wanted=wanted, whose=session, estimate=estimate,
+                )  # fmt: skip
+                if not wanted():  # any more, at the last moment
+                    raise Unwanted
+            except JobError as error:
+                if wanted():
+                    raise
+                if not self.visits.has(session, visit):
+                    shutil.rmtree(visit.folder, ignore_errors=True)  # what it wrote meanwhile
+                raise Unwanted from error
+            return made
+
         return made
 
 
-async def refuse_addresses(request: Request) -> None:
-    """Refuse addresses, which Gradio would fetch, of any size, for anybody.
-
-    They stand in the path, or in the JSON of the body as the "path" of a file.
-    """
-
-    def check(file: dict[str, Any]) -> dict[str, Any]:
-        if str(file.get("path")).startswith(("http://", "https://")):
-            raise HTTPException(403, "only what is uploaded is taken.")
-        return file
-
-    for value in request.path_params.values():
-        check({"path": value})
-    if not request.headers.get("content-type", "").startswith("multipart/"):  # an upload
-        with contextlib.suppress(ValueError):  # no JSON, which Gradio does not take, either
-            json.loads(await request.body(), object_hook=check)
-
-
 def worth_telling(record: logging.LogRecord) -> bool:
-    """Whether the terminal should show this: not that a file went while it was being sent."""
-    return not (record.exc_info and isinstance(record.exc_info[1], FileNotFoundError))
-
-
-async def not_there(request: Request, error: RuntimeError) -> PlainTextResponse:
-    """Answer for a file that went as it was about to be sent, with the visitor or a new picture."""
-    if not re.fullmatch(r"File at path .* does not exist\.", str(error)):
-        raise error
-    return PlainTextResponse("This file is gone.", 404)
+    """Whether the terminal should show this: not what became of a request, which the gate tells."""
+    return not record.exc_info and "ASGI callable returned" not in record.getMessage()
 
 
 def _facts(facts: Mapping[str, str]) -> str:

@@ -26,7 +26,14 @@ SHOWN = 4096  # pixels, the longer side of what the page shows; the file to keep
 VISIBLE = 1  # level of 8 bits, below which nobody sees a difference
 ENLARGED = 5  # times
 # How much is done, by the first word of what `watch` is told.
-SHARES = {"reading": 0.0, "looking": 0.05, "compiling": 0.1, "restoring": 0.4, "writing": 0.8}
+SHARES = {
+    "waiting": 0.0,
+    "reading": 0.0,
+    "looking": 0.05,
+    "compiling": 0.1,
+    "restoring": 0.4,
+    "writing": 0.8,
+}
 SHARES |= {"global": 0.1, "local": 0.4, "tiles": 0.7, "drawing": 0.95}  # of `compared`
 
 
@@ -75,6 +82,17 @@ def of_sources(sources: Sequence[Path], size: str = "") -> dict[str, str]:
     return {"picture": f"{sources[0].name}{size}{more}"}
 
 
+def count_pixels(sources: Sequence[Path], watch: Watch) -> int:
+    """Those of all pictures, of which some may be none, by their heads."""
+    watch("reading")
+    count = 0
+    for source in sources:
+        with contextlib.suppress(ImageError):
+            width, height = picture_size(source)
+            count += width * height
+    return count
+
+
 def preview(sources: Sequence[Path], folder: Path, watch: Watch) -> Made:
     """Look at the heads of all pictures, and make one of the first that a browser can show.
 
@@ -112,7 +130,7 @@ def restored(request: Request, watch: Watch) -> Made:
     found = [_network(folder, request.window) for folder in request.checkpoints]
     networks = [(one.model.clone(local_mode=request.mode != "global"), one.params) for one in found]
     options = jobs.Options(
-        auto=request.auto, strength=request.strength, guard=request.mode == "auto"
+        auto=request.auto, strength=request.strength, guard=request.mode == "auto", overwrite=True
     )
     count = len(request.sources)
     done: list[jobs.Outcome] = []

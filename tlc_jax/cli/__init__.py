@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import typer
@@ -19,6 +19,7 @@ from tlc_jax.cli.serving import serve_page
 from tlc_jax.cli.training import train
 from tlc_jax.cli.weights import convert, info, models
 from tlc_jax.files.atomic import first_line, remove_unfinished
+from tlc_jax.files.printable import printable
 
 app = typer.Typer(
     help="Restore photographs with JAX networks, with local statistics (TLC) or global ones.",
@@ -28,6 +29,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+# Click's, which is the base of what Typer gives a name.
+USAGE_ERROR: Any = typer.BadParameter.__base__
 
 _shown = {"debug": False}  # whether errors that nobody thought of are shown with their places
 
@@ -81,8 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "tlc-jax"))
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app(arguments)
+        sys.exit(app(given, standalone_mode=False))
+    except USAGE_ERROR as error:
+        if given:  # else it is the help
+            error.message = printable(error.message)
+        error.show()
+        sys.exit(2)
     except (*ERRORS, ConversionError) as error:
         complain(error, lines=isinstance(error, ConversionError))
         sys.exit(2)

@@ -14,6 +14,7 @@ from tlc_jax.cli.common import UserError, say
 from tlc_jax.files.checkpoints import network_name
 from tlc_jax.files.choosing import AUTO
 from tlc_jax.files.limits import PIXELS, limit_pixels
+from tlc_jax.files.whole import is_done
 from tlc_jax.inference.fitting import overlap_of
 from tlc_jax.inference.ways import Way, at_once, shifted, tiled
 from tlc_jax.jobs.job import Networks
@@ -226,8 +227,8 @@ def _restore(
 
 
 def _unfinished(planned: list[jobs.Job], overwrite: bool) -> list[jobs.Job]:
-    """The jobs whose outputs are not all there; tells of the others."""
-    todo = [job for job in planned if overwrite or not all(map(Path.exists, job.outputs))]
+    """The jobs whose outputs are not all there, and whole; tells of the others."""
+    todo = [job for job in planned if overwrite or not all(map(is_done, job.outputs))]
     if len(todo) < len(planned):
         first = next(job for job in planned if job not in todo).targets[0]
         say(

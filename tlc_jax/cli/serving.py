@@ -1,13 +1,14 @@
 """`tlc-jax app`: the page in the browser."""
 
 import socket
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tlc_jax.app import Limits, of_folder, of_tasks, serve
-from tlc_jax.app.visits import most_memory, most_pixels
+from tlc_jax.app.visits import most_disk, most_memory, most_pixels
 from tlc_jax.cli.common import UserError, reason, say
 from tlc_jax.files import checkpoints
 from tlc_jax.models import MODELS
@@ -29,6 +30,12 @@ def serve_page(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="[the first free one of 7860 to 7959]")
     ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name", help="By which others call this machine, as a proxy does; can be repeated."
+        ),
+    ] = None,
     max_pixels: Annotated[
         int | None, typer.Option(min=1, help="Of a picture [what the memory allows].")
     ] = None,
@@ -37,11 +44,19 @@ def serve_page(
         float | None,
         typer.Option(min=0.5, help="GiB for a job, on a CPU [half of what is free, 8 at most]."),
     ] = None,
+    max_disk: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="GiB for all pictures [half of what is free, 8 at most]."),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds, after which a job is stopped.")
     ] = DEFAULT.seconds,
     jobs: Annotated[
-        int, typer.Option(min=1, help="At a time, each in a process of its own; others wait.")
+        int,
+        typer.Option(
+            min=1,
+            help="At a time, each in a process of its own; of several, one for small pictures.",
+        ),
     ] = DEFAULT.jobs,
 ) -> None:
     """Restore pictures in the browser, on this machine only unless told otherwise."""
@@ -52,9 +67,12 @@ def serve_page(
         offers[str(folder) if name in offers else name] = of_folder(folder.absolute())
     _check_free(host, port)
     memory = max_memory or most_memory(jobs)
-    limits = Limits(max_pixels or most_pixels(memory), max_megabytes, timeout, jobs, memory)
+    limits = Limits(
+        max_pixels or most_pixels(memory), max_megabytes, timeout, jobs, memory,
+        max_disk or most_disk(Path(tempfile.gettempdir())),
+    )  # fmt: skip
     try:
-        serve(offers, limits, host, port, lambda at: say(f"{at}  (Ctrl-C ends it)"))
+        serve(offers, limits, host, port, names or (), lambda at: say(f"{at}  (Ctrl-C ends it)"))
     except ModuleNotFoundError as error:
         if not str(error.name).startswith("gradio"):
             raise

@@ -9,6 +9,7 @@ from tlc_jax.evaluation import metrics
 from tlc_jax.files.datasets import PICTURES
 from tlc_jax.files.limits import TooLargeError, check_pixels
 from tlc_jax.files.pictures import ImageError, Picture, read_picture
+from tlc_jax.files.whole import is_done
 from tlc_jax.files.writing import (
     check_holds,
     copy_picture,
@@ -71,7 +72,7 @@ def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch
     for source, target, part, picture in zip(
         job.sources, job.targets, parts, pictures, strict=False
     ):
-        if options.overwrite or not target.exists():
+        if options.overwrite or not is_done(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             if unchanged and options.quality is None and has_format(target, picture):
                 copy_picture(source, target)  # or a JPEG would lose something for nothing
