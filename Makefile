@@ -5,6 +5,7 @@
 # make fuzz    try many damaged files and odd command lines; an hour
 # make check   lint, formatting, types, the container file
 # make docs    the documentation, into build/docs; a broken link or name is an error
+# make lock    the exact versions that the tests and the container run on, into locks
 # make notebooks   bring both files of each notebook to the newer of the two, and run them; minutes
 # make package the sdist and the wheel, into dist; the wheel must work in an environment of its own
 # make bench   measure speed and memory against PyTorch; hours
@@ -27,7 +28,7 @@ CORE := $(patsubst %,tests/test_%.py,attention spatial shape_and_conv convert ch
   --deselect tests/test_convert.py::test_every_published_file_fits
 
 .DELETE_ON_ERROR:
-.PHONY: demo demo-best test test-oldest fuzz check docs notebooks package bench bench-check clean
+.PHONY: demo demo-best test test-oldest fuzz check docs lock notebooks package bench bench-check clean
 
 demo: $(VENV)/set-up-demo
 	$(BIN)/tlc-jax restore tlc_jax/examples/noisy.png -o build/demo.png --overwrite --compare \
@@ -70,6 +71,16 @@ docs: $(VENV)/set-up-dev
 	$(BIN)/typer tlc_jax.cli utils docs --name tlc-jax --output docs/reference/cli.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/docs
 
+# Without the addresses of registries, which are whoever installs from them has.
+LOCK = $(BIN)/uv pip compile --quiet --generate-hashes --no-annotate --no-header --no-emit-index-url \
+  pyproject.toml
+lock: $(VENV)/set-up-dev
+	$(LOCK) --universal --python-version 3.11 --extra test --output-file locks/test.txt --upgrade
+	$(LOCK) --python-version 3.13 --python-platform linux --extra cuda --extra app \
+	  --constraint locks/test.txt --output-file locks/cuda-app.txt --upgrade
+	$(LOCK) --python-version 3.13 --python-platform linux --extra cuda --extra app --extra video \
+	  --constraint locks/test.txt --output-file locks/cuda-app-video.txt --upgrade
+
 notebooks: $(VENV)/set-up-dev
 	JAX_PLATFORMS=cpu $(BIN)/python -m notebooks
 
@@ -95,6 +106,12 @@ clean:
 
 $(VENV)/set-up-demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+# Exactly the versions that the last who changed them has tested.
+$(VENV)/set-up-test: pyproject.toml locks/test.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement locks/test.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
 $(VENV)/set-up-%: pyproject.toml | $(BIN)/python

@@ -27,6 +27,7 @@ FUNCTIONS = [
     if callable(getattr(tlc, name)) and not isinstance(getattr(tlc, name), type)
 ]
 CLASSES = [name for name in tlc.__all__ if isinstance(getattr(tlc, name), type)]
+ROOMS = [name for name in tlc.__all__ if inspect.ismodule(getattr(tlc, name))]
 # The window stands where `local_mean` has it, after the arrays, and may be left out.
 POSITIONAL_OPTIONS = {name: {"window"} for name in ("spatial_attention", "transposed_attention")}
 
@@ -44,7 +45,7 @@ def test_version():
 
 def test_every_public_name_is_of_some_kind():
     assert len(set(tlc.__all__)) == len(tlc.__all__)
-    assert {*FUNCTIONS, *CLASSES, "MODELS"} == set(tlc.__all__)
+    assert {*FUNCTIONS, *CLASSES, *ROOMS, "MODELS"} == set(tlc.__all__)
 
 
 def public(module) -> list[str]:
@@ -55,7 +56,11 @@ def public(module) -> list[str]:
         if getattr(member, "__module__", None) == module.__name__ and callable(member)
     )
     names = getattr(module, "__all__", None) or list(defined)
-    return [name for name in names if not name.startswith("_")]
+    return [
+        name
+        for name in names
+        if not name.startswith("_") and not inspect.ismodule(getattr(module, name))
+    ]
 
 
 MODULES = [tlc, ops, layers, jobs, checkpoints_convert, evaluate, reports, data, catalogue]

@@ -128,7 +128,7 @@ def numbers(pattern: str, text: str) -> list[float]:
 def by_command_line(folder: Path, source: Path, *options: str) -> np.ndarray:
     """The pixels of what `tlc-jax restore` writes."""
     out = folder / "command_line.png"
-    code = "from tlc_jax.cli import main; main()"
+    code = "from tlc_jax.__main__ import main; main()"
     command = [sys.executable, "-c", code, "restore", source, "-o", out, "--overwrite", *options]
     subprocess.run(command, check=True, capture_output=True, cwd=folder)
     return read_picture(out).pixels

@@ -294,7 +294,7 @@ def test_a_refused_run_leaves_nothing(tmp_path):
 def command(folder: Path, photographs: Path) -> list[str]:
     """Begins or resumes a run of `CONFIG` in a folder."""
     (folder / "config.py").write_text(CONFIG)
-    program = "from tlc_jax.cli import main; main()"
+    program = "from tlc_jax.__main__ import main; main()"
     options = folder / "config.py", "-o", folder / "run", "--target", photographs
     return [sys.executable, "-c", program, "train", *map(str, options)]
 

@@ -1,8 +1,6 @@
 """The command line, one file for each group of commands."""
 
-import multiprocessing
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from tlc_jax.cli.restoring import restore
 from tlc_jax.cli.serving import serve_page
 from tlc_jax.cli.training import train
 from tlc_jax.cli.weights import convert, info, models
-from tlc_jax.files.atomic import first_line, remove_unfinished
+from tlc_jax.files.atomic import first_line
 from tlc_jax.files.printable import printable
 
 app = typer.Typer(
@@ -59,26 +57,10 @@ for command in (restore, evaluate, train, models, convert, info):
 app.command("app")(serve_page)
 
 
-def _end(number: int, _: object) -> None:
-    """End at once. An exception in a callback of XLA, as it compiles, would break the process."""
-    shown = b"\x1b[?25h" if sys.stderr.isatty() else b""  # the cursor, which bars hide
-    # Not by `print`, in the midst of which this may be called.
-    os.write(2, shown + b"tlc-jax: interrupted; the same command does what is not done yet.\n")
-    remove_unfinished()
-    for child in multiprocessing.active_children():
-        child.kill()
-    os._exit(128 + number)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; errors of the user end it with one sentence and exit code 2."""
     from checkpoints_convert import ConversionError
 
-    if arguments is None:  # a program of its own
-        for number in ("SIGINT", "SIGTERM", "SIGHUP"):
-            known = getattr(signal, number, None)  # the last not on Windows
-            if known is not None and signal.getsignal(known) is not signal.SIG_IGN:  # as by nohup
-                signal.signal(known, _end)
     warnings.filterwarnings("ignore", module="PIL")  # what is damaged is told in our words
     # Without a cache programs are compiled again; JAX tells so with a line of its source.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
