@@ -771,13 +771,13 @@ def test_a_job_has_its_time(one_worker, tmp_path, capfd):
 
 
 def test_a_process_may_not_begin(one_worker):
-    """One that died with nothing to do is replaced; that one is killed before it is ready."""
+    """One that died with nothing to do is replaced; that one ends before it is ready."""
     process = one_worker.all[0].process
     process.kill()
     process.join()
 
     def wanted():
-        one_worker.all[0].process.kill()
+        one_worker.all[0].process.terminate()
         return True
 
     with pytest.raises(JobError, match="could not begin"):

@@ -4,19 +4,19 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tlc_jax.files.atomic import remove_unfinished
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line of `tlc_jax.cli`, which a signal ends at any moment in one way."""
     _on_signals(_end)  # before what is imported next: JAX takes a second
     from tlc_jax import cli
 
     try:
-        cli.main()
+        cli.main(arguments)
     finally:
         _on_signals(signal.SIG_IGN)  # all is done
 

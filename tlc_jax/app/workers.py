@@ -234,12 +234,12 @@ class _Worker:
         self.process.join()
         if self.stopped:
             return Unwanted()
+        if self.process.exitcode == -signal.SIGKILL:
+            return _KilledError(KILLED)
         if not self.ready:
             return JobError("this could not begin; the terminal that runs the page says why.")
         if self.process.exitcode == -signal.SIGABRT:  # by itself, as its memory has an end
             return JobError(NOT_ENOUGH_MEMORY)
-        if self.process.exitcode == -signal.SIGKILL:
-            return _KilledError(KILLED)
         return JobError("the process that did this broke down; try again, or another picture.")
 
 

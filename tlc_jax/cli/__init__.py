@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "tlc-jax"))
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        sys.exit(app(given, standalone_mode=False))
+        sys.exit(app(given, standalone_mode=False) or 0)
     except USAGE_ERROR as error:
         if given:  # else it is the help
             error.message = printable(error.message)

@@ -8,21 +8,22 @@ from tlc_jax.files.pictures import ImageError, read_picture
 
 PNG, JPEG, MATROSKA = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x1a\x45\xdf\xa3"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+KINDS = PNG, JPEG, MATROSKA, *TIFF, b"RIFF"
 SEGMENT = b"\x18\x53\x80\x67"  # of Matroska: all but the header
 
 
 def is_done(path: Path) -> bool:
     """Whether a file reaches to its end, as the format of its content tells.
 
-    What is of another format is left alone, unless it is too short for any, or begins with nothing
-    but zeros, as after a power cut; so is a folder.
+    What is of another format is left alone, unless it begins with nothing but zeros, as after a
+    power cut; so is a folder.
     """
     if not path.is_file():
         return path.exists()
     with path.open("rb") as file:
         size, head = path.stat().st_size, file.read(16)
         if len(head) < 16:
-            return False
+            return any(head) and not any(kind.startswith(head[:8]) for kind in KINDS)
         if head.startswith(PNG):
             file.seek(max(size - 12, 0))
             return file.read()[4:8] == b"IEND"
