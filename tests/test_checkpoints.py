@@ -337,6 +337,15 @@ def test_other_files_among_them(copy):
         load(resigned(copy))
 
 
+@pytest.mark.parametrize("name", ["manifest.ocdbt", "_METADATA", "d"])
+def test_files_far_larger_than_their_arrays(copy, name):
+    """On a disk they may take nothing, and to read them would take for ever."""
+    file = copy / "params" / name
+    os.truncate(next(file.iterdir()) if file.is_dir() else file, 2**40)
+    with pytest.raises(CheckpointError, match="params: damaged"):
+        load(copy)
+
+
 def test_arrays_far_larger_than_their_files(tmp_path, monkeypatch):
     """Zeros, which pack well. They are not written, either: nobody could load them."""
     model = MODELS["nafnet"](width=1500, enc_blk_nums=(1,), middle_blk_num=0, dec_blk_nums=(0,))

@@ -41,6 +41,7 @@ LAYOUT = {
     "zarr_format": 2,
 }
 DTYPES = ("<f4", "<f2", "bfloat16")
+LISTED = 2**24  # bytes of a file that tells where the arrays lie
 MOST_PACKED = 100  # times that parameters are larger than their files; of ours 1.1
 WEIGHTS = Path(__file__).parent.parent / "weights"
 SHIPPED = ("denoise", "deblur")
@@ -268,6 +269,8 @@ def _stored(folder: Path) -> dict[str, tuple[int, ...]]:
         files = [file for file in folder.rglob("*") if not file.is_dir()]
         if not all(map(Path.is_file, files)):  # to open another kind might take for ever
             raise ValueError
+        if any(file.stat().st_size > LISTED for file in files if file.parent.name != "d"):
+            raise ValueError  # as they are read whole
         store = array_store(folder)
         keys = {key.decode() for key in store.list().result()}
         for key in keys:
@@ -283,7 +286,9 @@ def _stored(folder: Path) -> dict[str, tuple[int, ...]]:
             stored[name] = tuple(shape)
         there = sum(file.stat().st_size for file in files)
         wanted = sum(4 * math.prod(shape) for shape in stored.values())
-        if not stored or len(keys) != 2 * len(stored) or wanted > MOST_PACKED * there + 2**24:
+        if not stored or len(keys) != 2 * len(stored):
+            raise ValueError
+        if wanted > MOST_PACKED * there + 2**24 or there > 2 * wanted + 2**24:
             raise ValueError
     except Exception:  # tensorstore meets damaged files with almost any exception
         raise _damaged(folder) from None

@@ -63,10 +63,10 @@ def clip_window(window: Window, size: Size) -> Size:
 
 
 def check_pair(name: str, pair: Size) -> None:
-    """Refuse anything but a tuple (height, width) of positive integers."""
+    """Refuse anything but a tuple (height, width) of positive integers of 32 bits."""
 
     def whole(n: Any) -> bool:
-        return isinstance(n, numbers.Integral) and not isinstance(n, bool) and int(n) > 0
+        return isinstance(n, numbers.Integral) and not isinstance(n, bool) and 0 < int(n) < 2**31
 
     if not isinstance(pair, tuple) or len(pair) != 2 or not all(map(whole, pair)):
         raise ValueError(f"{name} is a tuple (height, width) of whole pixels, got {pair!r}.")
