@@ -30,7 +30,8 @@ from tlc_jax.jobs import JobError
 
 FORGET_AFTER = 50  # times; each may have compiled a program, which stays in memory
 STEP = 0.2  # seconds between two looks at whether work is still wanted
-SMALL = 10.0  # seconds, up to which work is small
+SMALL = 10.0  # seconds of an estimate, up to which work is small
+SECONDS_OF_SMALL = 60.0  # after which it is stopped, on a slow machine, too
 KILLED = (
     "the process that did this was killed twice, by the system if memory ran out; give a smaller "
     "picture, or try again."
@@ -113,11 +114,12 @@ class Workers:
           JobError: it cannot be done, takes too long, or needs too much memory.
           Unwanted: it is not `wanted` any more.
         """
+        seconds = min(self.limits.seconds, math.inf if estimate > SMALL else SECONDS_OF_SMALL)
         worker = self.turn(whose, estimate, watch, wanted)
         try:
             with contextlib.suppress(_KilledError):  # by somebody, or as others took the memory
-                return worker.run(self.limits.seconds, watch, wanted, work, *arguments)
-            return worker.run(self.limits.seconds, watch, wanted, work, *arguments)
+                return worker.run(seconds, watch, wanted, work, *arguments)
+            return worker.run(seconds, watch, wanted, work, *arguments)
         finally:
             self.release(worker)
 
