@@ -22,6 +22,7 @@ from checkpoints_convert.sources import problems_told, read_tensors
 from tlc_jax.files import catalogue
 from tlc_jax.files.atomic import first_line
 from tlc_jax.files.checkpoints import check_absent, config_fields, home, save
+from tlc_jax.files.paths import real_path
 from tlc_jax.files.printable import printable
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
@@ -147,7 +148,7 @@ def convert_file(
         raise ConversionError(f"{source}: {error}") from None
     name = _recognise(tensors)
     if destination is None:
-        rest = told["dataset"] if is_package(source) and told["dataset"] else source.resolve().stem
+        rest = told["dataset"] if is_package(source) and told["dataset"] else real_path(source).stem
         rest = printable(rest)
         destination = home() / catalogue.checkpoint_name(name, rest)
     save(

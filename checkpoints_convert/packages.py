@@ -20,6 +20,7 @@ import numpy as np
 from checkpoints_convert.engine import ConversionError
 from checkpoints_convert.tfjs import graph_tensors
 from tlc_jax.files import catalogue
+from tlc_jax.files.paths import real_path
 from tlc_jax.files.printable import printable
 
 # What is read, by name, and how many bytes of it at most. MAXIM's graph has 28 MB, its weights 89.
@@ -67,7 +68,7 @@ def read_package(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     else:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
-    source = {"file": printable(path.resolve().name), "sha256": digest.hexdigest()}
+    source = {"file": printable(real_path(path).name), "sha256": digest.hexdigest()}
     return tensors, _told(files.get("package.json"), source)
 
 

@@ -15,6 +15,7 @@ from tlc_jax.evaluation.metrics import Protocol
 from tlc_jax.files import checkpoints
 from tlc_jax.files import datasets as data
 from tlc_jax.files.limits import PIXELS, limit_pixels
+from tlc_jax.files.paths import real_path
 
 
 def evaluate(
@@ -57,7 +58,7 @@ def evaluate(
     description = checkpoints.describe(checkpoint)
     done = reports.open_report(
         {
-            "checkpoint": checkpoint.resolve().name,
+            "checkpoint": real_path(checkpoint).name,
             **{key: description.get(key) for key in ("params_sha256", "network", "config")},
             "modes": modes,
             "protocol": protocol,
@@ -108,12 +109,12 @@ def _pairs(
     """The pairs, and where they come from as the report's settings have it."""
     match inputs, targets, root:
         case Path(), Path(), None:
-            if inputs.resolve() == targets.resolve():
+            if real_path(inputs) == real_path(targets):
                 raise UserError(f"{inputs}: the input is the target; name two folders.")
-            sources = {"input": str(inputs.resolve()), "target": str(targets.resolve())}
+            sources = {"input": str(real_path(inputs)), "target": str(real_path(targets))}
             return data.pairs(inputs, targets), sources
         case None, None, Path():
-            return data.dataset(root), {"data": str(root.resolve())}
+            return data.dataset(root), {"data": str(real_path(root))}
     raise UserError("name the pictures with --input and --target, or a data set with --data.")
 
 

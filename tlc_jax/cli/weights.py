@@ -13,6 +13,7 @@ from tlc_jax.cli.common import UserError, console, say
 from tlc_jax.evaluation.sheets import window_map
 from tlc_jax.files import checkpoints
 from tlc_jax.files.catalogue import PACKAGES, PUBLISHED
+from tlc_jax.files.paths import real_path
 from tlc_jax.files.pictures import read_image
 from tlc_jax.files.writing import write_image
 from tlc_jax.inference.programs import planned_memory
@@ -81,7 +82,7 @@ def info(
     if plot is not None:
         if size is not None:
             raise UserError(f"--plot {plot}: the picture has a size; leave --size out.")
-        if output.resolve() == plot.resolve():
+        if real_path(output) == real_path(plot):
             raise UserError(f"{output}: this would replace an input; choose another output.")
         if output.exists() and not overwrite:
             raise UserError(f"{output}: exists already; --overwrite replaces it.")

@@ -25,6 +25,7 @@ from flax.traverse_util import flatten_dict
 
 from tlc_jax.files import catalogue
 from tlc_jax.files.atomic import first_line, folder_atomically, reserve, why_not_written
+from tlc_jax.files.paths import real_path
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
 from tlc_jax.models import MODELS
@@ -165,7 +166,7 @@ def find(path: str | os.PathLike) -> Path:
 
 def network_name(folder: Path) -> str:
     """What a checkpoint is called; what a training run makes is "model" in the run's folder."""
-    whole = folder.resolve()
+    whole = real_path(folder)
     return whole.parent.name if whole.name == "model" else whole.name
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from tlc_jax.files.limits import open_file
+from tlc_jax.files.paths import real_path
 from tlc_jax.files.pictures import ImageError, read_picture
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif")
@@ -205,7 +206,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     """What is in a folder and in those below it, through links, but not in hidden ones."""
-    real = folder.resolve()
+    real = real_path(folder)
     if real in above:  # a link to a folder that holds it
         return
     for path in folder.iterdir():

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tlc_jax.files.catalogue import TASKS
 from tlc_jax.files.choosing import AUTO
 from tlc_jax.files.datasets import PICTURES, file_pairs, is_visible_file
+from tlc_jax.files.paths import real_path
 from tlc_jax.files.pictures import FORMATS, RAW, ImageError, picture_size
 from tlc_jax.files.video import VIDEOS, WRITABLE
 from tlc_jax.inference.buckets import choose_buckets
@@ -160,7 +161,7 @@ def _folders(path: Path, output: Path) -> Iterator[Path]:
 
 
 def _same(path: Path, other: Path) -> bool:
-    return path.resolve() == other.resolve()
+    return real_path(path) == real_path(other)
 
 
 def _to_outputs(found: list[_Found], output: Path, label: str) -> list[Job]:
@@ -182,7 +183,7 @@ def _to_outputs(found: list[_Found], output: Path, label: str) -> list[Job]:
         for source in one.sources:
             folder = output / one.folder
             if one.is_clip:
-                clip = source.resolve().parent.name
+                clip = real_path(source).parent.name
                 folder /= f"{clip}.{label}" if label else clip
                 made[source] = folder / f"{source.stem}{_suffix(source)}"
             else:
@@ -261,7 +262,7 @@ def _in_order(file: Path) -> list[int | str]:
 
 def _check_outputs(jobs: list[Job]) -> None:
     """Refuse an output of two sources, or in the place of an input."""
-    inputs = {path.resolve() for job in jobs for path in job.sources}
+    inputs = {real_path(path) for job in jobs for path in job.sources}
     written: dict[Path, Path] = {}  # the source of each output
     for job in jobs:
         sources = (*job.sources, job.sources[0])  # of which the last is the sheet's
@@ -271,6 +272,6 @@ def _check_outputs(jobs: list[Job]) -> None:
                     f"{source} and {written[output]} would both be written to {output}; rename "
                     "one or restore them into two folders."
                 )
-            if output.resolve() in inputs:
+            if real_path(output) in inputs:
                 raise JobError(f"{output}: this would replace an input; choose another output.")
             written[output] = source

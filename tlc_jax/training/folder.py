@@ -24,6 +24,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from tlc_jax.files import atomic, checkpoints
+from tlc_jax.files.paths import real_path
 from tlc_jax.layers.network import Params
 from tlc_jax.training.config import Config, TrainingError
 from tlc_jax.training.crops import Files, picture_of
@@ -91,7 +92,7 @@ def refuse_other_runs(config: Config, run: Path) -> None:
     if run.is_dir() and {entry.name for entry in run.iterdir()} - {LOCK} and not begun:
         raise TrainingError(f"{run}: holds other things than a run; choose a folder of its own.")
     for source in (config.input, config.target, config.validation_input, config.validation_target):
-        if source is not None and Path(source).resolve().is_relative_to(run.resolve()):
+        if source is not None and real_path(Path(source)).is_relative_to(real_path(run)):
             raise TrainingError(
                 f"{source}: lies in the run's folder, where files are replaced; choose another run."
             )
