@@ -24,6 +24,7 @@ from tlc_jax.app.offers import Offer
 from tlc_jax.app.viewer import SCRIPT, viewer
 from tlc_jax.app.visits import TOGETHER, VISITORS, Limits, Visit, Visits
 from tlc_jax.app.workers import Unwanted, Work, Workers
+from tlc_jax.files import checkpoints
 from tlc_jax.files.choosing import AUTO
 from tlc_jax.files.printable import printable
 from tlc_jax.jobs import JobError
@@ -49,9 +50,10 @@ ANYWHERE = """() => {
   document.addEventListener('paste', (event) => take(event, event.clipboardData.files));
 }"""
 MODES = ["local", "global", "auto"]
-# Seconds for a megapixel, by quality, to say what comes first; measured with our denoiser on two
-# cores, and a guess for larger networks.
-ESTIMATES = {"fast": 4.0, "best": 80.0}
+# Seconds for a megapixel, to say what comes first: measured with our networks on two cores, and a
+# guess for those of others, which are larger.
+OURS, OTHERS = 4.0, 80.0
+QUALITIES = ["fast", "best"]
 BAR = gr.Progress()  # found by Gradio among the defaults of a handler
 # What Gradio would do elsewhere, or tell others of.
 NEVER = ("share", "enable_monitoring", "run_history", "mcp_server", "ssr_mode", "pwa")
@@ -101,7 +103,7 @@ class Page:
         both = any(len(offer.by_quality) > 1 for offer in self.offers.values())
         self.task = gr.Radio(names, value=names[0], label="What to do")
         self.quality = gr.Radio(
-            ["fast", "best"], value="fast", label="Quality", visible=both,
+            QUALITIES, value="fast", label="Quality", visible=both,
             info="Fast is our small network, best the best that is installed.",
         )  # fmt: skip
         with gr.Row():
@@ -170,7 +172,7 @@ class Page:
         kinds = {
             self.drop: TypeAdapter(Annotated[list[Upload], Field(min_length=1)]),
             self.task: one_of(list(self.offers)),
-            self.quality: one_of(list(ESTIMATES)),
+            self.quality: one_of(QUALITIES),
             self.strength: TypeAdapter(Annotated[float, Field(ge=0, le=100)]),
             self.mode: one_of(MODES),
             self.window: TypeAdapter(Annotated[int, Field(ge=0, le=10**6)]),
@@ -319,7 +321,9 @@ class Page:
             try:
                 visit = self.visits.find(request.session_hash)
                 asks = self.asking(visit, request, progress)
-                estimate = ESTIMATES[quality] * len(chosen) * self.megapixels(visit, asks)
+                ours = {checkpoints.find(name) for name in checkpoints.SHIPPED}
+                seconds = sum(OURS if folder in ours else OTHERS for folder in chosen)
+                estimate = seconds * self.megapixels(visit, asks)
                 with visit.request(work.__name__, *asked) as wanted:
                     made: requests.Made = asks(work, wanted, estimate=estimate)
             except JobError as error:
