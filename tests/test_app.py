@@ -803,6 +803,14 @@ def test_visits_are_apart(tmp_path):
     with pytest.raises(JobError, match=r"^cannot take a\.png: no such file or directory; drop it"):
         visits.start("first", [upload])
     second = visits.find("second")
+    again = tmp_path / "again.png"
+    again.write_text("the same")
+    fourth = visits.start("fourth", [again])
+    (tmp_path / "new").write_text("the same")
+    (tmp_path / "new").replace(again)  # as Gradio does, where another sends it, too
+    visits.end("fourth")
+    assert not fourth.folder.exists() and again.exists()
+    again.unlink()
     results = []
     for error in (None, None, JobError("it failed")):
         request = second.request("restored", (Path("net"),), False, 1.0, "local", None)
@@ -959,6 +967,10 @@ def test_a_job_has_its_memory():
         with pytest.raises(JobError, match="not enough memory"):
             workers.run(takes, 2**30)
         assert workers.run(takes, 2**28) == 2**28
+        process = workers.all[0].process
+        assert workers.run(takes, 2**26, estimate=100) == 2**26
+        process.join()  # and gave its memory back
+        assert workers.run(takes, 2**26) == 2**26
     finally:
         workers.stop()
 

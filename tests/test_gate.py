@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 import time
 
@@ -257,6 +258,15 @@ def test_errors_are_no_answers(client, caplog):
     assert caplog.messages == ["GET /config failed (ZeroDivisionError)"]
     assert client.get("/gradio_api/queue/data?session_hash=a").text == "begun"
     assert not any(record.exc_info for record in caplog.records)
+
+
+def test_what_visitors_leave_is_swept(client, visits, monkeypatch):
+    monkeypatch.setattr(gate, "SWEEP", 0.1)
+    ago = time.time() - 100
+    os.utime(visits.folder / HASH, (ago, ago))
+    with client:  # from its start to its end
+        while (visits.folder / HASH).exists():
+            time.sleep(0.1)
 
 
 def test_sessions_have_names(client, visits, monkeypatch):

@@ -8,15 +8,13 @@ import contextlib
 import os
 import signal
 import tempfile
-import time
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tlc_jax.app.offers import Offer, of_folder, of_tasks
 from tlc_jax.app.visits import Limits, Visits
 from tlc_jax.app.workers import Workers
-
-SWEEP = 15  # seconds between two looks for what visitors left
 
 __all__ = ["Limits", "Offer", "of_folder", "of_tasks", "serve"]
 
@@ -58,9 +56,7 @@ def serve(
         try:
             ready(page.launch(host, port, names))
             workers.start(limits.jobs)
-            while True:
-                time.sleep(SWEEP)
-                page.visits.sweep()
+            threading.Event().wait()
         finally:
             workers.stop()  # before the page, which waits for them, and their folder
             page.blocks.close(verbose=False)

@@ -36,6 +36,7 @@ ASKED, ENDED = re.compile(rf"{API}/(run/predict|queue/join)"), re.compile(rf"{AP
 BODY = 2**20  # bytes of a request that is no upload
 STREAMS = 4 * VISITORS  # of events
 PATIENCE = 30  # seconds for the next bytes of a request
+SWEEP = 15  # seconds between two looks for what visitors left
 UPLOADS_LOOKED_AT = 2**23  # bytes of an upload, after which the room is looked at again
 SAFE = {
     "content-security-policy": "frame-ancestors 'none'",
@@ -114,7 +115,11 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            return await self.app(scope, receive, send)
+            sweeping = asyncio.create_task(self.sweep())
+            try:
+                return await self.app(scope, receive, send)
+            finally:
+                sweeping.cancel()
         if scope["type"] == "websocket":  # which the page has none of
             return await send({"type": "websocket.close"})
         answer = _Answer(send, self.shown)
@@ -129,6 +134,12 @@ class Gate:
             path = printable(scope["path"])[:200]
             log.warning("%s %s failed (%s)", scope["method"], path, type(error).__name__)
             await answer.refuse(scope, receive, 400, "this request is not understood.")
+
+    async def sweep(self) -> None:
+        """Remove what visitors left; in a thread it could meet an upload on its way there."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            self.visits.sweep()
 
     @contextlib.asynccontextmanager
     async def let_in(self, scope: Scope, receive: Receive) -> AsyncIterator[tuple[Scope, Receive]]:

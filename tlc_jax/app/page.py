@@ -266,15 +266,15 @@ class Page:
             visit.asked = None
         return self.idle() | {self.told: "Cancelled."}
 
-    def leave(self, request: gr.Request) -> None:
-        """The visitor is gone, or without a picture."""
+    async def leave(self, request: gr.Request) -> None:
+        """The visitor is gone. Not in a thread, beside which uploads would get their places."""
         self.visits.end(request.session_hash)
 
     def give_up(self, error: Exception, request: gr.Request, visit: Visit | None) -> dict:
         """Of a picture that cannot be had; the visitor may have another one by now."""
         if visit is not None and not self.visits.has(request.session_hash, visit):
             return {self.told: gr.skip()}  # among those of others, as `take` has
-        self.leave(request)
+        self.visits.end(request.session_hash)
         return self.nothing() | {self.told: _complaint(error)}
 
     def nothing(self) -> dict:

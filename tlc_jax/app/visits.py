@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +54,9 @@ class Limits(NamedTuple):
     disk: float = 8.0  # 2^30 bytes for the pictures of all visitors, and what is made of them
 
 
+File = tuple[int, ...]  # what tells a file from another one of its name; none of one that is gone
+
+
 @dataclasses.dataclass(eq=False)
 class Visit:
     """A visitor's pictures, and what is made of them.
@@ -61,7 +64,8 @@ class Visit:
     Attributes:
       folder: for all of it.
       sources: the pictures.
-      uploads: where Gradio put those first; none for an example.
+      uploads: where Gradio put those first, and which file that is, as whoever sends the same
+        picture puts another one there; none for an example.
       pixels: of all pictures, once their heads were read.
       asked: what the visitor waits for.
       heard: when there was last somebody who listens to events.
@@ -69,7 +73,7 @@ class Visit:
 
     folder: Path
     sources: tuple[Path, ...]
-    uploads: tuple[Path, ...]
+    uploads: Mapping[Path, File]
     pixels: int | None = None
     asked: object | None = None
     heard: float = dataclasses.field(default_factory=time.monotonic)
@@ -105,14 +109,14 @@ class Visits:
         Raises:
           JobError: an upload is gone, there are too many, or no room for another visitor.
         """
-        uploads = tuple(picture for picture in pictures if picture.is_relative_to(self.folder))
+        uploads = {path: _file(path) for path in pictures if path.is_relative_to(self.folder)}
         try:
             if len(pictures) > TOGETHER:
                 raise JobError(f"{len(pictures)} pictures are too many; drop up to {TOGETHER}.")
             self.make_room(session)
             visit = Visit(*self.take(pictures), uploads)
         except JobError:
-            _remove(*uploads)
+            _remove(uploads)
             raise
         self.end(session, but=uploads)
         self.present[session] = visit
@@ -191,7 +195,7 @@ class Visits:
             with contextlib.suppress(FileNotFoundError):
                 if path not in kept and path.stat().st_mtime < oldest:
                     shutil.rmtree(path, ignore_errors=True)
-                    _remove(path)
+                    _remove({path: _file(path)})
 
     def find(self, session: str | None) -> Visit:
         """The visit of a session; a `JobError` if it has no picture."""
@@ -203,16 +207,25 @@ class Visits:
         """Whether a visit is still that of a session."""
         return self.present.get(session) is visit
 
-    def end(self, session: str | None, but: Sequence[Path] = ()) -> None:
+    def end(self, session: str | None, but: Collection[Path] = ()) -> None:
         """Remove the files of a session, but uploads that are also the next visit's."""
         visit = self.present.pop(session, None)
         if visit is not None:
             shutil.rmtree(visit.folder, ignore_errors=True)
-            _remove(*(upload for upload in visit.uploads if upload not in but))
+            _remove({path: file for path, file in visit.uploads.items() if path not in but})
 
 
-def _remove(*files: Path) -> None:
-    """Remove files that may be gone, or folders after all."""
-    for file in files:
-        with contextlib.suppress(OSError):
-            file.unlink()
+def _file(path: Path) -> File:
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _remove(files: Mapping[Path, File]) -> None:
+    """Remove files that are still the same, if they are no folders after all."""
+    for path, file in files.items():
+        if _file(path) == file:
+            with contextlib.suppress(OSError):
+                path.unlink()

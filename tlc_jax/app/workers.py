@@ -121,6 +121,8 @@ class Workers:
                 return worker.run(seconds, watch, wanted, work, *arguments)
             return worker.run(seconds, watch, wanted, work, *arguments)
         finally:
+            if estimate > SMALL:
+                worker.restart()  # which gives all of its memory back
             self.release(worker)
 
     def turn(self, whose: object, estimate: float, watch: Watch, wanted: Wanted) -> "_Worker":
