@@ -12,8 +12,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image
+
+import tlc_jax as tlc
 
 CONFIG = """
 from tlc_jax import NAFNet
@@ -97,7 +100,7 @@ def signalled(
         elif number != signal.SIGKILL and (left := unfinished()):
             problem = f"left {left}"
         yield f"{number.name} after {after:.2f} s", problem
-        if process.returncode == 0:
+        if digests(output) == expected:  # which would not be made again
             remove(output)
     process = start(arguments)
     _, err = process.communicate()
@@ -119,11 +122,17 @@ def start(arguments: Sequence[str]) -> subprocess.Popen:
 
 
 def digests(output: Path) -> dict[str, str]:
-    """Of what a command makes: of a run its network, of which the arrays are told by a digest."""
-    kept = [path for path in output.rglob("*") if path.is_file() and not hidden(path)]
-    if output.name in ("run", "made"):
-        kept = [path for path in kept if path.name == "model.json"]
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(kept)}
+    """Of what a command makes, by its names; of a network its parameters, as their files vary."""
+    made = {}
+    for path in sorted(output.rglob("*")):
+        if path.name == "model.json" and not hidden(path):
+            params = jax.tree.leaves(tlc.load(path.parent)[1])
+            made[str(path)] = hashlib.sha256(
+                b"".join(map(bytes, map(np.asarray, params)))
+            ).hexdigest()
+        elif path.suffix in (".png", ".mp4") and not hidden(path):
+            made[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return made
 
 
 def differing(output: Path, expected: dict[str, str]) -> list[str]:
