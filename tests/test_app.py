@@ -961,11 +961,11 @@ def test_one_bad_picture_is_left_out(tmp_path):
 
 def test_a_job_has_its_memory():
     """What takes more is told, and its process goes on; also what the system then kills."""
-    workers = Workers(Limits(gigabytes=0.5))
+    workers = Workers(Limits(gigabytes=1))
     workers.start(1)
     try:
         with pytest.raises(JobError, match="not enough memory"):
-            workers.run(takes, 2**30)
+            workers.run(takes, 2**31)
         assert workers.run(takes, 2**28) == 2**28
         process = workers.all[0].process
         assert workers.run(takes, 2**26, estimate=100) == 2**26

@@ -130,7 +130,9 @@ class Gate:
             await answer.refuse(scope, receive, refusal.status, str(refusal))
         except ClientDisconnect:
             pass
-        except Exception as error:  # of Gradio, by what is not let through or by a file that went
+        except Exception as error:
+            if "/file=" in scope["path"]:  # which went as it was about to be sent, with its visitor
+                return await answer.refuse(scope, receive, 404, "this file is gone.")
             path = printable(scope["path"])[:200]
             log.warning("%s %s failed (%s)", scope["method"], path, type(error).__name__)
             await answer.refuse(scope, receive, 400, "this request is not understood.")

@@ -108,7 +108,7 @@ def save(path: str | os.PathLike, model: Network, params: Params, **metadata: An
             _write_params(folder / "params", params)
             description["params_sha256"] = _digest(folder / "params")
             (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n")
-            load(folder)  # what could not be loaded is not written, either
+            load_abstract(folder)  # what could not be loaded is not written, either
     except CheckpointError as error:
         raise CheckpointError(str(error).replace(str(folder), str(path))) from None
     except (OSError, ValueError) as error:  # the latter is tensorstore's
