@@ -223,6 +223,7 @@ def test_command_and_report(world, run):
     assert settings["jax"] == jax.__version__ and settings["tlc_jax"] == tlc.__version__
     assert all(f"- {key}: " in written for key in settings)
     assert all("Gaussian window of 11 x 11" in text for text in (out, written, report["notes"]))
+    assert "\\n" not in out  # but lines
     with Image.open(world / "new/report.png") as plot:
         assert min(plot.size) > 500
     files = {path.name for path in (world / "new").iterdir()}

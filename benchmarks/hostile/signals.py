@@ -24,7 +24,9 @@ from tlc_jax.training import Config, Phase
 from tlc_jax.training.degradations import GaussianNoise
 
 config = Config(
-    model=NAFNet(width=4, enc_blk_nums=(1,), middle_blk_num=1, dec_blk_nums=(1,)),
+    model=NAFNet(
+        width=4, enc_blk_nums=(1,), middle_blk_num=1, dec_blk_nums=(1,), train_size=(32, 32)
+    ),
     phases=(Phase(steps=60, crop=32, batch=2),), target="pictures",
     degradation=GaussianNoise((25, 25)), report_every=10, save_every=10, validate_every=60,
 )

@@ -95,7 +95,7 @@ def evaluate(
 
     all_measured = common.each(todo, lambda one, watch: measure(one))
     if done["images"]:
-        for line in (*reports.table(done).splitlines(), reports.notes(done)):
+        for line in f"{reports.table(done)}\n{reports.notes(done)}".splitlines():
             say(line)
         if report is not None:
             _illustrate(done, report)
