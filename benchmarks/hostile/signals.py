@@ -99,7 +99,8 @@ def signalled(
             problem = f"said {err[-200:]}"
         elif wrong := differing(output, expected):
             problem = f"{wrong} was cut"
-        elif number != signal.SIGKILL and (left := unfinished()):
+        # A run's folder is its own: what was begun there goes when the run resumes.
+        elif number != signal.SIGKILL and arguments[0] != "train" and (left := unfinished()):
             problem = f"left {left}"
         yield f"{number.name} after {after:.2f} s", problem
         if digests(output) == expected:  # which would not be made again

@@ -5,8 +5,6 @@ import logging
 import runpy
 import signal
 import socket
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +25,6 @@ from tlc_jax.cli.common import (
 
 OURS = Path(__file__).parent.parent / "training" / "configs"
 PATIENCE = 300  # seconds, for the first of several processes to be there
-_asked_to_end = threading.Event()
 
 
 def train(
@@ -66,8 +63,6 @@ def train(
         wanted = dataclasses.replace(open_config(config), **parse_settings(settings) | given)
         if any(option is not None for option in (coordinator, processes, process)):
             _join(coordinator, processes, process)
-        else:
-            signal.signal(signal.SIGTERM, _end)
         with enough_memory(output, "smaller crops or batches"):
             made = _watched(wanted, output)
     except TrainingError as error:
@@ -136,12 +131,6 @@ def _meet(host: str, port: int, first: bool) -> None:
         time.sleep(1)
 
 
-def _end(number: int, _: Any) -> None:
-    """End by an exception: blocks that wait for a checkpoint, and that end processes, run."""
-    _asked_to_end.set()
-    sys.exit(128 + number)
-
-
 def _watched(config: Any, output: Path) -> Path:
     """Train, telling on the terminal of the first host how it goes."""
     from tlc_jax.training import train
@@ -155,8 +144,6 @@ def _watched(config: Any, output: Path) -> Path:
         task = bar.add_task("", total=config.steps)
 
         def watch(report: dict[str, Any]) -> None:
-            if _asked_to_end.is_set():  # a callback of the garbage collector lost the exception
-                _end(signal.SIGTERM, None)
             if "loss" in report and console.is_terminal:
                 bar.update(task, completed=report["step"], description=_said(report))
             else:
