@@ -19,6 +19,7 @@ from tlc_jax import cli
 from tlc_jax.files import limits
 from tlc_jax.files.writing import write_image
 from tlc_jax.layers.network import Params, abstract_params
+from tlc_jax.ops.backends import forms_of
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -83,6 +84,13 @@ def golden() -> Callable[[str], Golden]:
         )
 
     return functools.cache(read)
+
+
+@pytest.fixture(scope="module", params=["cpu", "tpu", "cuda"])
+def platform(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each form of each operation, here all compiled for a CPU."""
+    with forms_of(request.param):
+        yield request.param
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from tlc_jax.ops import transposed_attention
 from tlc_jax.ops.attention import attention_of_tiles
 from tlc_jax.ops.within import tiles_within
 
+pytestmark = pytest.mark.usefixtures("platform")
+
 EPS = 2.0**-23  # of float32
 HEADS, CHANNELS = 3, 4  # unequal, so that one taken for the other shows
 

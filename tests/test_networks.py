@@ -107,6 +107,18 @@ def test_numbers_of_the_release(golden, converted, name, mode):
     assert error <= max(1e-5, 3 * release), f"ours {error:.1e}, the release {release:.1e}"
 
 
+@pytest.mark.parametrize("name", ["nafnet_a", "hinet_a", "restormer_withbias", "mprnet_a"])
+@pytest.mark.parametrize("platform", ["tpu", "cuda"], indirect=True)
+def test_numbers_in_every_form(golden, converted, platform, name):
+    """As other platforms compile them, local, where most forms are; a CPU rounds otherwise."""
+    _, image, expected, _ = golden(name)
+    model, params = converted(name)
+    ours = np.asarray(compiled(model.clone(local_mode=True), params, image))
+    exact = expected["local"]
+    error = np.abs(ours - exact).max() / max(1, exact.std())
+    assert error <= max(1e-5, 3 * FLOAT32_ERROR.get(name, {"local": 0})["local"])
+
+
 def test_goldens_tell_the_modes_apart(golden):
     """Else parity would not prove that there is a local mode."""
     for name in GOLDEN:

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tlc_jax.layers import Conv1x1, DepthwiseConv3x3, Downsample2x2, LayerNorm, simple_gate
+from tlc_jax.layers import (
+    Conv1x1,
+    DepthwiseConv3x3,
+    Downsample2x2,
+    LayerNorm,
+    Upsample2x2,
+    conv3x3,
+    simple_gate,
+)
 from tlc_jax.models import NAFNet
 from tlc_jax.ops import (
     average_windows,
@@ -97,11 +105,14 @@ CONVOLUTIONS = {
     "pointwise": (Conv1x1(6), (2, 5, 9, 4), (1, 1, 4, 6), {}),
     "square": (Conv1x1(5), (2, 4, 9, 5), (1, 1, 5, 5), {}),
     "downsample": (Downsample2x2(6), (2, 4, 10, 5), (2, 2, 5, 6), {"stride": 2}),
+    "of an image": (conv3x3(12, None, "conv"), (2, 4, 9, 3), (3, 3, 3, 12), {}),
+    "to an image": (conv3x3(3, None, "conv"), (2, 4, 9, 12), (3, 3, 12, 3), {}),
+    "of features": (conv3x3(11, None, "conv"), (2, 4, 9, 10), (3, 3, 10, 11), {}),
 }
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolution_layers(name):
+def test_convolution_layers(platform, name):
     layer, shape, kernel_shape, kind = CONVOLUTIONS[name]
     x, kernel, bias = normal(*shape), normal(*kernel_shape), normal(kernel_shape[-1])
     variables = {"params": {"kernel": kernel, "bias": bias}}
@@ -117,6 +128,24 @@ def test_convolution_layers(name):
     assert half.dtype == jnp.bfloat16  # what there is to gain is memory
     # Half an ulp, 2**-9, for each factor, each of at most 10 sums, the result and its bias.
     np.testing.assert_allclose(np.float64(half), exact + bias, rtol=0, atol=14 * 2.0**-9 * terms)
+
+
+@pytest.mark.parametrize("name", ["depthwise", "pointwise"])
+def test_parts_of_the_features_are_the_whole(name):
+    layer, shape, kernel_shape, _ = CONVOLUTIONS[name]
+    x, kernel, bias = normal(*shape), normal(*kernel_shape), normal(kernel_shape[-1])
+    variables = {"params": {"kernel": kernel, "bias": bias}}
+    cut = jnp.split(x, 3, axis=-1) if name == "depthwise" else [x] * 3
+    parts = [layer.apply(variables, part, (i, 3)) for i, part in enumerate(cut)]
+    whole = layer.apply(variables, x)
+    np.testing.assert_allclose(jnp.concatenate(parts, axis=-1), whole, atol=1e-5)
+
+
+def test_upsampling_is_a_convolution_and_a_shuffle(platform):
+    x, kernel = normal(2, 4, 9, 6), normal(1, 1, 6, 12)
+    ours = jax.jit(Upsample2x2(3).apply)({"params": {"kernel": kernel}}, x)
+    shuffled = pixel_shuffle(jnp.asarray(correlation(x, kernel), jnp.float32), 2)
+    np.testing.assert_allclose(ours, shuffled, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])

@@ -12,10 +12,11 @@ from tlc_jax.layers.basic import (
     NonLocal,
     SqueezeExcite,
     SupervisedAttention,
+    Upsample2x2,
     channel_param,
     conv3x3,
     simple_gate,
-    upsample2x2,
+    transposed_conv2x2,
 )
 from tlc_jax.layers.cab import CAB
 from tlc_jax.layers.network import Network
@@ -23,5 +24,6 @@ from tlc_jax.layers.network import Network
 __all__ = [
     "CAB", "Conv1x1", "DepthwiseConv3x3", "Downsample2x2", "LayerNorm", "LocalAttention",
     "LocalMoments", "LocalPool", "NAFBlock", "Network", "NonLocal", "SqueezeExcite",
-    "SupervisedAttention", "channel_param", "conv3x3", "simple_gate", "upsample2x2",
+    "SupervisedAttention", "Upsample2x2", "channel_param", "conv3x3", "simple_gate",
+    "transposed_conv2x2",
 ]  # fmt: skip

@@ -18,15 +18,25 @@ from flax.typing import Dtype
 from tlc_jax import ops
 from tlc_jax.ops import Window
 from tlc_jax.ops.attention import attention_of_tiles
-from tlc_jax.ops.conv import pointwise_padded
-from tlc_jax.ops.fusion import stored
+from tlc_jax.ops.backends import stored
+from tlc_jax.ops.conv import conv2x2, pointwise_padded, pointwise_shuffled
 from tlc_jax.ops.within import tiles_within, window_mean_within, window_moments_within
 
 kernel_init = nn.initializers.lecun_normal()
 
 
+Part = tuple[int, int]
+"""(i, n): the i-th of n equal parts of a layer's features. To cut a map apart may be a copy."""
+
+WHOLE: Part = (0, 1)
+
+
+def _part_of(weight: jax.Array | None, part: Part) -> jax.Array | None:
+    return None if weight is None else jnp.split(weight, part[1], axis=-1)[part[0]]
+
+
 class Conv1x1(nn.Module):
-    """1x1 convolution, (N, H, W, C) -> (N, H, W, features).
+    """1x1 convolution, (N, H, W, C) -> (N, H, W, features), or a part of the features.
 
     `border` adds zeros around the result, (N, H + 2 border, W + 2 border, features): the padding of
     a larger convolution that follows.
@@ -43,8 +53,9 @@ class Conv1x1(nn.Module):
         kernel = self.param("kernel", kernel_init, (1, 1, channels, self.features), jnp.float32)
         return kernel, channel_param(self, "bias", kernel) if self.use_bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x, kernel, bias = promote_dtype(x, *self.weights(x.shape[-1]), dtype=self.dtype)
+    def __call__(self, x: jax.Array, part: Part = WHOLE) -> jax.Array:
+        weights = (_part_of(weight, part) for weight in self.weights(x.shape[-1]))
+        x, kernel, bias = promote_dtype(x, *weights, dtype=self.dtype)
         if self.border:
             return pointwise_padded(x, kernel, bias, self.border)
         x = ops.pointwise(x, kernel)
@@ -54,7 +65,7 @@ class Conv1x1(nn.Module):
 class DepthwiseConv3x3(nn.Module):
     """3x3 convolution of each channel by itself, zero padding, (N, H, W, C) -> (N, H, W, C).
 
-    With `border=1`, x already has its padding, (N, H + 2, W + 2, C).
+    With `border=1`, x already has its padding, (N, H + 2, W + 2, C). It may be a part of the map.
     """
 
     use_bias: bool = True
@@ -62,11 +73,15 @@ class DepthwiseConv3x3(nn.Module):
     border: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", kernel_init, (3, 3, 1, x.shape[-1]), jnp.float32)
-        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-        x = ops.depthwise_conv(x, kernel, self.border)
-        return x + channel_param(self, "bias", x) if self.use_bias else x
+    def __call__(self, x: jax.Array, part: Part = WHOLE) -> jax.Array:
+        shape = (3, 3, 1, part[1] * x.shape[-1])
+        weights = [self.param("kernel", kernel_init, shape, jnp.float32)]
+        if self.use_bias:
+            weights.append(channel_param(self, "bias", weights[0]))
+        x, kernel, *bias = promote_dtype(
+            x, *(_part_of(weight, part) for weight in weights), dtype=self.dtype
+        )
+        return sum(bias, start=ops.depthwise_conv(x, kernel, self.border))
 
 
 class Downsample2x2(nn.Module):
@@ -80,11 +95,23 @@ class Downsample2x2(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        n, h, w, c = x.shape
-        kernel = self.param("kernel", kernel_init, (2, 2, c, self.features), jnp.float32)
+        kernel = self.param("kernel", kernel_init, (2, 2, x.shape[-1], self.features), jnp.float32)
         x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
-        x = jnp.einsum("nhiwjc,ijcd->nhwd", x.reshape(n, h // 2, 2, w // 2, 2, c), kernel)
+        x = conv2x2(x, kernel)
         return x + channel_param(self, "bias", x)
+
+
+class Upsample2x2(nn.Module):
+    """1x1 convolution, then pixel shuffle: (N, H, W, C) -> (N, 2 H, 2 W, features)."""
+
+    features: int
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (1, 1, x.shape[-1], 4 * self.features)
+        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
+        return pointwise_shuffled(*promote_dtype(x, kernel, dtype=self.dtype))
 
 
 class LayerNorm(nn.Module):
@@ -301,9 +328,12 @@ def simple_gate(x: jax.Array) -> jax.Array:
 
 def conv3x3(features: int, dtype: Dtype | None, name: str, *, use_bias: bool = True) -> nn.Conv:
     """3x3 convolution, zero padding, (N, H, W, C) -> (N, H, W, features)."""
-    return nn.Conv(features, (3, 3), padding=1, use_bias=use_bias, dtype=dtype, name=name)
+    return nn.Conv(
+        features, (3, 3), padding=1, use_bias=use_bias, dtype=dtype, name=name,
+        conv_general_dilated=ops.conv3x3,
+    )  # fmt: skip
 
 
-def upsample2x2(features: int, dtype: Dtype | None, name: str) -> nn.ConvTranspose:
+def transposed_conv2x2(features: int, dtype: Dtype | None, name: str) -> nn.ConvTranspose:
     """2x2 transposed convolution, (N, H, W, C) -> (N, 2 H, 2 W, features)."""
     return nn.ConvTranspose(features, (2, 2), strides=(2, 2), dtype=dtype, name=name)

@@ -19,7 +19,7 @@ from tlc_jax.layers import (
     SupervisedAttention,
     channel_param,
     conv3x3,
-    upsample2x2,
+    transposed_conv2x2,
 )
 from tlc_jax.ops import spread
 
@@ -134,7 +134,7 @@ def _unet(
     for i, level in enumerate(reversed(range(deepest))):
         features = 2**level * net.wf
         name = f"up_path_{number}_{i}"
-        x = upsample2x2(features, dtype, f"{name}_up")(x)
+        x = transposed_conv2x2(features, dtype, f"{name}_up")(x)
         skip = conv3x3(features, dtype, f"skip_conv_{number}_{i}")(encoded[level])
         x = jnp.concatenate([x, skip], axis=-1)
         x = Block(features, half_norm=False, dtype=dtype, name=f"{name}_conv_block")(x)

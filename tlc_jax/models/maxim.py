@@ -24,7 +24,7 @@ from tlc_jax.layers import (
     SqueezeExcite,
     SupervisedAttention,
     conv3x3,
-    upsample2x2,
+    transposed_conv2x2,
 )
 from tlc_jax.ops import Window, average_windows, extract_windows, resize_bilinear
 from tlc_jax.ops.windows import Size, clip_window
@@ -221,7 +221,7 @@ class CrossGatingBlock(nn.Module):
             return x, gating(x)
 
         if self.upsample_y:
-            y = upsample2x2(features, dtype, "ConvTranspose_0")(y)
+            y = transposed_conv2x2(features, dtype, "ConvTranspose_0")(y)
         shortcut_x = Conv1x1(features, dtype=dtype, name="Conv_0")(x)
         shortcut_y = Conv1x1(features, dtype=dtype, name="Conv_1")(y)
         x, gate_x = embed_and_gate(shortcut_x, "x")
@@ -264,7 +264,7 @@ class UNetDecoderBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, skip: jax.Array) -> jax.Array:
-        x = upsample2x2(self.level.features, self.level.dtype, "ConvTranspose_0")(x)
+        x = transposed_conv2x2(self.level.features, self.level.dtype, "ConvTranspose_0")(x)
         x = jnp.concatenate([x, skip], axis=-1)
         return UNetEncoderBlock(self.level, downsample=False, name="UNetEncoderBlock_0")(x)[0]
 

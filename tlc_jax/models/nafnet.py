@@ -18,10 +18,10 @@ from tlc_jax.layers import (
     NAFBlock,
     Network,
     SqueezeExcite,
+    Upsample2x2,
     channel_param,
     conv3x3,
 )
-from tlc_jax.ops import pixel_shuffle
 
 
 class BaselineBlock(nn.Module):
@@ -98,8 +98,7 @@ class NAFNet(Network):
             x = Downsample2x2(2 * x.shape[-1], dtype=self.dtype, name=f"downs_{level}")(x)
         x = stack(x, self.middle_blk_num, "middle_blks")
         for i, count in enumerate(self.dec_blk_nums):
-            x = Conv1x1(2 * x.shape[-1], use_bias=False, dtype=self.dtype, name=f"ups_{i}")(x)
-            x = pixel_shuffle(x, 2) + skips.pop()
+            x = Upsample2x2(x.shape[-1] // 2, self.dtype, name=f"ups_{i}")(x) + skips.pop()
             x = stack(x, count, f"decoders_{i}")
         residual = conv3x3(image.shape[-1], self.dtype, "ending")(x)
         return image + residual.astype(image.dtype)

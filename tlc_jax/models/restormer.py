@@ -25,10 +25,10 @@ class TransposedAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = x.shape[-1]
-        qkv = Conv1x1(3 * c, self.use_bias, self.dtype, border=1, name="qkv")(x)
-        qkv = DepthwiseConv3x3(self.use_bias, self.dtype, border=1, name="qkv_dwconv")(qkv)
+        pointwise = Conv1x1(3 * c, self.use_bias, self.dtype, border=1, name="qkv")
+        depthwise = DepthwiseConv3x3(self.use_bias, self.dtype, border=1, name="qkv_dwconv")
+        q, k, v = (depthwise(pointwise(x, (i, 3)), (i, 3)) for i in range(3))
         temperature = self.param("temperature", nn.initializers.ones, (self.heads,), jnp.float32)
-        q, k, v = jnp.split(qkv, 3, axis=-1)
         # The attention takes over the 1x1 convolution that follows.
         kernel, bias = Conv1x1(c, self.use_bias, name="project_out").weights(c)
         x = LocalAttention(name="attend")(q, k, v, temperature, kernel[0, 0])

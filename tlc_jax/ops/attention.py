@@ -22,11 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tlc_jax.ops.backends import by_backend, stored
 from tlc_jax.ops.checks import check_heads, refusing
-from tlc_jax.ops.fusion import stored
+from tlc_jax.ops.masked import SMALLEST_NORM, attention_of_masks
 from tlc_jax.ops.windows import AxisTiles, Size, Window, axis_tiles, clip_window, tile_size
-
-SMALLEST_NORM = 1e-12
 
 
 def transposed_attention(
@@ -75,10 +74,17 @@ def _in_windows(
     project: jax.Array | None,
     window: Size,
 ) -> jax.Array:
-    _, h, w, _ = v.shape
-    t_h, t_w = tile_size((h, w), window)
-    rows, columns = axis_tiles(h, window[0], t_h), axis_tiles(w, window[1], t_w)
-    return attention_of_tiles(q, k, v, temperature, project, rows, columns)
+    if project is None:
+        project = jnp.eye(v.shape[-1], dtype=jnp.float32)
+
+    def tiles(*arrays: jax.Array) -> jax.Array:
+        _, h, w, _ = v.shape
+        t_h, t_w = tile_size((h, w), window)
+        rows, columns = axis_tiles(h, window[0], t_h), axis_tiles(w, window[1], t_w)
+        return attention_of_tiles(*arrays, rows, columns)
+
+    forms = {"tiles": tiles, "masks": functools.partial(attention_of_masks, window=window)}
+    return by_backend("attention", forms, q, k, v, temperature, project)
 
 
 def attention_of_tiles(

@@ -16,7 +16,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
+from tlc_jax.ops.backends import by_backend
 from tlc_jax.ops.checks import check_maps, refusing
 from tlc_jax.ops.sliding import METHODS, MOMENTS, SUMS, slide
 from tlc_jax.ops.windows import Size, Window, clip_window
@@ -28,7 +30,7 @@ def window_sum(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arr
     Args:
       x: (N, H, W, C), any float type.
       window: (k_h, k_w) in pixels, clipped to the map; `None` is the whole map.
-      method: "reduce_window", "cumsum" or "blocks"; "auto" takes the fastest measured.
+      method: "reduce_window", "cumsum", "blocks" or "products"; "auto" is what the backend wants.
 
     Returns:
       (N, H - k_h + 1, W - k_w + 1, C) float32.
@@ -38,7 +40,7 @@ def window_sum(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arr
       TypeError: integers.
     """
     size = _check(x, window, method)
-    (total,) = slide(jnp.asarray(x, jnp.float32), size, SUMS, method)
+    (total,) = slide(jnp.asarray(x), size, SUMS, method)
     return total
 
 
@@ -61,7 +63,7 @@ def window_moments(
       Two arrays (N, H - k_h + 1, W - k_w + 1, C) float32.
     """
     size = _check(x, window, method)
-    mean, variance = slide(jnp.asarray(x, jnp.float32), size, MOMENTS, method)
+    mean, variance = slide(jnp.asarray(x), size, MOMENTS, method)
     return mean, variance
 
 
@@ -84,12 +86,34 @@ def spread(y: jax.Array, size: Size) -> jax.Array:
     with refusing(f"expected an array (N, H, W, C), got shape {y.shape}."):
         chex.assert_rank(y, 4)
     for axis, length in zip((1, 2), size, strict=True):
-        inside = y.shape[axis]
-        if 1 < inside < length:
-            # XLA fuses this gather into what follows: the replicated border is never stored.
-            index = np.clip(np.arange(length) - (length - inside) // 2, 0, inside - 1)
-            y = jnp.take(y, index, axis=axis, mode="clip")
+        if 1 < y.shape[axis] < length:
+            forms = {"gathered": _gathered, "selected": _selected}
+            forms = {
+                name: functools.partial(form, axis=axis, length=length)
+                for name, form in forms.items()
+            }
+            y = by_backend("spread", forms, y)
     return y
+
+
+# XLA fuses one of them into what follows: the replicated border is never stored.
+
+
+def _gathered(y: jax.Array, axis: int, length: int) -> jax.Array:
+    inside = y.shape[axis]
+    index = np.clip(np.arange(length) - (length - inside) // 2, 0, inside - 1)
+    return jnp.take(y, index, axis=axis, mode="clip")
+
+
+def _selected(y: jax.Array, axis: int, length: int) -> jax.Array:
+    inside = y.shape[axis]
+    above = (length - inside) // 2
+    below = length - inside - above
+    first, last = (lax.slice_in_dim(y, i, i + 1, axis=axis) for i in (0, inside - 1))
+    widths = [(above, below, 0) if other == axis else (0, 0, 0) for other in range(4)]
+    padded = lax.pad(y, jnp.zeros((), y.dtype), widths)
+    position = jnp.expand_dims(jnp.arange(length), [o for o in range(4) if o != axis])
+    return jnp.where(position < above, first, jnp.where(position < above + inside, padded, last))
 
 
 def local_sum(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Array:
@@ -110,7 +134,7 @@ def local_mean(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arr
     Args:
       x: (N, H, W, C), any float type.
       window: (k_h, k_w) in pixels, clipped to the map; `None` is the whole map.
-      method: "reduce_window", "cumsum" or "blocks"; "auto" takes the fastest measured.
+      method: "reduce_window", "cumsum", "blocks" or "products"; "auto" is what the backend wants.
 
     Returns:
       (N, H, W, C) of x's type.

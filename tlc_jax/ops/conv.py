@@ -1,17 +1,20 @@
-"""Pointwise (1x1) and depthwise convolution, in the forms that XLA runs fast on CPUs.
-
-Nothing was measured on other backends so far. Sums are float32.
-"""
+"""Convolutions, in the form that each backend runs fast. Sums are float32."""
 
 import functools
 import operator
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tlc_jax.ops.backends import by_backend
 from tlc_jax.ops.checks import check_maps, refusing
+from tlc_jax.ops.shape import pixel_shuffle
+
+FEW = 8  # channels of an image, or of two, and not of a feature map
+NHWC = "NHWC", "HWIO", "NHWC"
 
 
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -23,10 +26,16 @@ def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     c = x.shape[-1]
     with refusing(f"the kernel is (1, 1, {c}, O) for {c} channels, got {kernel.shape}."):
         chex.assert_shape(kernel, (1, 1, c, None))
+    return by_backend("pointwise", {"rows": _multiply_rows, "maps": _multiply}, x, kernel[0, 0])
+
+
+def _multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    return jnp.matmul(x, matrix, preferred_element_type=jnp.float32).astype(x.dtype)
+
+
+def _multiply_rows(x: jax.Array, matrix: jax.Array) -> jax.Array:
     # With two dimensions, or XLA:CPU transposes maps for the gradient of the kernel.
-    rows = x.reshape(-1, x.shape[-1])
-    y = jnp.matmul(rows, kernel[0, 0], preferred_element_type=jnp.float32)
-    return y.astype(x.dtype).reshape(*x.shape[:-1], kernel.shape[-1])
+    return _multiply(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -37,10 +46,11 @@ def pointwise_padded(
 
     The zeros are the padding of a larger convolution that follows. `bias` is (1, 1, 1, O) or None.
     """
-    # XLA:CPU stores a padded map. So x is padded: it is stored anyway, and most often smaller.
-    cpu = functools.partial(_pad_and_multiply, border=border)
-    default = functools.partial(_multiply_and_pad, border=border)
-    return lax.platform_dependent(x, kernel, bias, cpu=cpu, default=default)
+    forms = {
+        "padded first": functools.partial(_pad_and_multiply, border=border),
+        "padded last": functools.partial(_multiply_and_pad, border=border),
+    }
+    return by_backend("pointwise, padded", forms, x, kernel, bias)
 
 
 def _pad_and_multiply(
@@ -113,9 +123,11 @@ def _depthwise_backward(
     x, kernel = saved
     k = kernel.shape[0]
     of_x = depthwise_conv(_pad(gradient, border), kernel[::-1, ::-1])
-    cpu, default = (functools.partial(sums, k=k) for sums in (_sums_by_image, _sums_at_once))
-    padded = _pad(x, k // 2 - border)
-    of_kernel = lax.platform_dependent(padded, gradient, cpu=cpu, default=default)
+    forms = {
+        "image by image": functools.partial(_sums_by_image, k=k),
+        "at once": functools.partial(_sums_at_once, k=k),
+    }
+    of_kernel = by_backend("depthwise kernel", forms, _pad(x, k // 2 - border), gradient)
     return of_x, of_kernel.reshape(kernel.shape).astype(kernel.dtype)
 
 
@@ -136,3 +148,67 @@ def _sums_at_once(padded: jax.Array, gradient: jax.Array, k: int) -> jax.Array:
 
 
 depthwise_conv.defvjp(lambda *args: (depthwise_conv(*args), args[:-1]), _depthwise_backward)
+
+
+def conv3x3(
+    x: jax.Array, kernel: jax.Array, *strides_and_padding: Any, **options: Any
+) -> jax.Array:
+    """3x3 convolution of stride 1, zero padding: (N, H, W, I) by (3, 3, I, O) -> (N, H, W, O).
+
+    Called as `lax.conv_general_dilated`, for `nn.Conv`.
+    """
+
+    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(x, kernel, *strides_and_padding, **options)
+
+    channels, features = kernel.shape[2:]
+    if min(channels, features) > FEW:
+        return convolve(x, kernel)
+    products = _of_patches if channels < features else _shifted_products
+    return by_backend("few channels", {"products": products, "convolution": convolve}, x, kernel)
+
+
+def _of_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """One product, of all pixels under the kernel."""
+    patches = jnp.concatenate(_shifted(_pad(x, 1), 3), axis=-1)
+    return _multiply(patches, kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """One product, for all pixels over the kernel."""
+    _, _, channels, features = kernel.shape
+    matrix = kernel.transpose(2, 0, 1, 3).reshape(channels, 9 * features)
+    products = jnp.matmul(x, matrix, preferred_element_type=jnp.float32)
+    shifted = _shifted(_pad(products, 1), 3)
+    parts = (y[..., i * features : (i + 1) * features] for i, y in enumerate(shifted))
+    return functools.reduce(operator.add, parts).astype(x.dtype)
+
+
+def conv2x2(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """2x2 convolution of stride 2: (N, H, W, I) by (2, 2, I, O) -> (N, H/2, W/2, O), H, W even."""
+
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        n, h, w, c = x.shape
+        x = x.reshape(n, h // 2, 2, w // 2, 2, c)
+        return jnp.einsum("nhiwjc,ijcd->nhwd", x, kernel)
+
+    def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(x, kernel, (2, 2), "VALID", dimension_numbers=NHWC)
+
+    return by_backend("2x2", {"product": product, "convolution": convolution}, x, kernel)
+
+
+def pointwise_shuffled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """1x1 convolution, then `pixel_shuffle`: (N, H, W, I) by (1, 1, I, 4 O) -> (N, 2 H, 2 W, O)."""
+
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return pixel_shuffle(pointwise(x, kernel), 2)
+
+    def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Of an image with zeros between its pixels, by the four matrices turned around."""
+        around = kernel.reshape(x.shape[-1], -1, 2, 2).transpose(2, 3, 0, 1)[::-1, ::-1]
+        return lax.conv_general_dilated(
+            x, around, (1, 1), [(1, 1), (1, 1)], lhs_dilation=(2, 2), dimension_numbers=NHWC
+        )
+
+    return by_backend("2x2", {"product": product, "convolution": convolution}, x, kernel)

@@ -1,5 +1,6 @@
-"""Sums and moments over a sliding window along an axis, by merging those of shorter runs.
+"""Sums and moments over a sliding window along an axis.
 
+By merging those of shorter runs, or by the products of `ops.products`, as the backend wants them.
 A run is k consecutive positions. Runs are merged and never subtracted. So NaN, infinity or a huge
 number in one position reaches only the runs that hold it, and the rounding error grows neither with
 the length of the axis nor with other values on it. As van Herk, and Gil and Werman, do for maxima,
@@ -16,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from tlc_jax.ops.fusion import stored
+from tlc_jax.ops.backends import by_backend, stored
+from tlc_jax.ops.products import moments_along, sums_along
 from tlc_jax.ops.windows import Size
 
 Runs = tuple[jax.Array, ...]
@@ -35,6 +37,7 @@ class Statistic(NamedTuple):
 
     first: Callable[[jax.Array], Runs]  # of single positions
     merge: Merge
+    products: Callable[[Runs, int, int], Runs]  # all runs of k along an axis
     whole: Callable[[jax.Array], Runs]  # of the whole map, from single positions
     # Gradient of x, from x, its runs of k, their gradients, k, and sums over a position's runs.
     back: Callable[[Runs, Runs, Runs, int, Callable[[jax.Array], jax.Array]], Runs]
@@ -74,15 +77,27 @@ def _moments_back(x: Runs, y: Runs, gradient: Runs, k: int, held: Callable[..., 
     return (held(of_mean) + 2 * spread) / k, total / k
 
 
+def _first_moments(x: jax.Array) -> Runs:
+    x = x.astype(jnp.float32)
+    return x, jnp.zeros_like(x)
+
+
 SUMS = Statistic(
     first=lambda x: (x,),
     merge=_merge_sums,
-    whole=lambda x: (x.sum(axis=(1, 2), keepdims=True),),
+    products=sums_along,
+    whole=lambda x: (x.astype(jnp.float32).sum(axis=(1, 2), keepdims=True),),
     back=lambda x, y, gradient, k, held: (held(gradient[0]),),
 )
-MOMENTS = Statistic(lambda x: (x, jnp.zeros_like(x)), _merge_moments, _whole_moments, _moments_back)
+MOMENTS = Statistic(
+    first=_first_moments,
+    merge=_merge_moments,
+    products=moments_along,
+    whole=lambda x: _whole_moments(x.astype(jnp.float32)),
+    back=_moments_back,
+)
 
-# The methods: all runs of k along the middle axis, (B, L, M) -> (B, L - k + 1, M).
+# The methods that merge: all runs of k along the middle axis, (B, L, M) -> (B, L - k + 1, M).
 
 
 def _cut(runs: Any, start: int, count: int, step: int = 1) -> Runs:
@@ -160,46 +175,17 @@ def _blocks(x: Runs, k: int, merge: Merge, size: int = BLOCK_LENGTH) -> Runs:
     return jax.tree.map(interleaved, *map(lane, range(min(size, outputs))))
 
 
-METHODS: dict[str, Callable[[Runs, int, Merge], Runs]] = {
-    "auto": _blocks,
+MERGING: dict[str, Callable[[Runs, int, Merge], Runs]] = {
     "reduce_window": _reduce_window,
     "cumsum": _cumsum,
     "blocks": _blocks,
 }
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _runs(x: Runs, k: int, statistic: Statistic, method: str) -> Runs:
-    """All runs of k along the middle axis; k may be its whole length."""
-    if k == x[0].shape[1]:
-        return _blocks(x, k, statistic.merge, WIDE_BLOCK_LENGTH)
-    return METHODS[method](x, k, statistic.merge)
-
-
-def _runs_forward(x: Runs, k: int, statistic: Statistic, method: str) -> tuple[Runs, Any]:
-    y: Runs = _runs(x, k, statistic, method)
-    return y, (x, y)
-
-
-def _runs_backward(k: int, statistic: Statistic, method: str, saved: Any, gradient: Runs) -> Any:
-    """Sums over windows again; JAX's own gradient would pad and add for each part of a merge."""
-    x, y = saved
-
-    def held(y: jax.Array) -> jax.Array:
-        """For each position, the sum over the runs that hold it."""
-        if k == x[0].shape[1]:
-            return jnp.broadcast_to(y, x[0].shape)
-        return _blocks((jnp.pad(y, ((0, 0), (k - 1, k - 1), (0, 0))),), k, _merge_sums)[0]
-
-    return (statistic.back(x, y, gradient, k, held),)
-
-
-_runs.defvjp(_runs_forward, _runs_backward)
+METHODS = "auto", *MERGING, "products"
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def slide(x: jax.Array, window: Size, statistic: Statistic, method: str = "auto") -> Runs:
-    """All windows inside a map: (N, H, W, C) float32 -> (N, H - k_h + 1, W - k_w + 1, C) each."""
+    """All windows inside a map: (N, H, W, C) -> (N, H - k_h + 1, W - k_w + 1, C) float32 each."""
     if window == x.shape[1:3]:
         return statistic.whole(x)
     # An axis that its window covers goes first: it leaves the other one less to do.
@@ -207,14 +193,29 @@ def slide(x: jax.Array, window: Size, statistic: Statistic, method: str = "auto"
     runs = statistic.first(x)
     for axis in axes:
         runs = along(runs, axis, window[axis - 1], statistic, method)
-    return runs
+    return tuple(x.astype(jnp.float32) for x in runs)
 
 
 def along(runs: Runs, axis: int, k: int, statistic: Statistic, method: str = "auto") -> Runs:
-    """All runs of k along axis 1 or 2 of (N, H, W, C)."""
+    """All runs of k along axis 1 or 2 of (N, H, W, C), float32; k may be its whole length."""
+    return runs if k == 1 else _along(runs, axis, k, statistic, method)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _along(x: Runs, axis: int, k: int, statistic: Statistic, method: str) -> Runs:
+    def form(method: str) -> Callable[[Runs], Runs]:
+        if method == "products":
+            return lambda x: statistic.products(x, axis, k)
+        return lambda x: _merged(x, axis, k, statistic, method)
+
+    if method != "auto":
+        return form(method)(x)
+    return by_backend("window sums", {name: form(name) for name in ("products", "blocks")}, x)
+
+
+def _merged(runs: Runs, axis: int, k: int, statistic: Statistic, method: str) -> Runs:
     n, h, w, c = runs[0].shape
-    if k == 1:
-        return runs
+    runs = tuple(x.astype(jnp.float32) for x in runs)
     if statistic is SUMS and axis == 2 and k == w:
         # XLA:CPU's own sum is the fastest here, and along the other axis by far the slowest.
         return (runs[0].sum(axis=axis, keepdims=True),)
@@ -222,5 +223,33 @@ def along(runs: Runs, axis: int, k: int, statistic: Statistic, method: str = "au
         apart, together = (n, h, w * c), (n, h - k + 1, w, c)
     else:
         apart, together = (n * h, w, c), (n, h, w - k + 1, c)
-    runs = _runs(jax.tree.map(lambda x: x.reshape(apart), runs), k, statistic, method)
+    runs = jax.tree.map(lambda x: x.reshape(apart), runs)
+    if k == runs[0].shape[1]:
+        runs = _blocks(runs, k, statistic.merge, WIDE_BLOCK_LENGTH)
+    else:
+        runs = MERGING[method](runs, k, statistic.merge)
     return jax.tree.map(lambda x: x.reshape(together), runs)
+
+
+def _along_forward(x: Runs, axis: int, k: int, statistic: Statistic, method: str) -> Any:
+    y: Runs = _along(x, axis, k, statistic, method)
+    return y, (x, y)
+
+
+def _along_backward(
+    axis: int, k: int, statistic: Statistic, method: str, saved: Any, gradient: Runs
+) -> Any:
+    """Sums over windows again; JAX's own gradient would pad and add for each part of a merge."""
+    x, y = saved
+    border = [(k - 1, k - 1) if other == axis else (0, 0) for other in range(4)]
+
+    def held(y: jax.Array) -> jax.Array:
+        """For each position, the sum over the runs that hold it."""
+        if k == x[0].shape[axis]:
+            return jnp.broadcast_to(y, x[0].shape)
+        return _along((jnp.pad(y, border),), axis, k, SUMS, method)[0]
+
+    return (tuple(g.astype(x[0].dtype) for g in statistic.back(x, y, gradient, k, held)),)
+
+
+_along.defvjp(_along_forward, _along_backward)
