@@ -7,6 +7,7 @@ busy machine slows down all contestants alike.
     python -m benchmarks                                     # all of it: many hours on a CPU
     python -m benchmarks networks --network nafnet --size 720x1280
     python -m benchmarks check                               # are the recorded ratios held?
+    python -m benchmarks plan --help                         # for TPUs and GPUs that are not there
 """
 
 import argparse
@@ -29,11 +30,6 @@ BATCHES = {(256, 256): (1, 8)}  # 1 for other sizes
 WINDOW = 384  # pixels; for a picture no larger, local is global
 RESULTS = Path(__file__).parent / "results"
 WORSE = 1.2  # how many times the recorded ratio counts as worse
-
-
-def size(text: str) -> tuple[int, int]:
-    height, width = map(int, text.split("x"))
-    return height, width
 
 
 def races(arguments: argparse.Namespace) -> Iterator[list[Contestant]]:
@@ -77,12 +73,15 @@ def is_worse(case: str, recorded: dict[str, float], now: dict[str, float]) -> bo
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["plan"]:  # has options of its own
+        program = [sys.executable, "-m", "benchmarks.plan", *sys.argv[2:]]
+        sys.exit(subprocess.run(program, check=False).returncode)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parts = ("all", "networks", "growth", "operations", "start", "check")
     parser.add_argument("part", choices=parts, default="all", nargs="?")
     parser.add_argument("--network", choices=NETWORKS, nargs="+")
-    parser.add_argument("--size", type=size, nargs="+", metavar="HxW")
+    parser.add_argument("--size", type=report.parse_size, nargs="+", metavar="HxW")
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", help="default: all on a GPU")
     parser.add_argument("--form", choices=FORMS, nargs="+", help="ours, and forms of PyTorch")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each")

@@ -108,5 +108,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    height, width = map(int, text.split("x"))
+    return height, width
+
+
+def size(height_and_width: tuple[int, int]) -> str:
+    return "x".join(map(str, height_and_width))
+
+
 def number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -21,7 +21,7 @@ from tlc_jax.ops import (
 )
 from tlc_jax.ops.within import window_mean_within, window_moments_within
 
-METHODS = ("auto", "reduce_window", "cumsum", "blocks", "products")
+METHODS = ("auto", "reduce_window", "cumsum", "blocks", "edges", "products")
 ULP = 2.0**-23  # of a float32 between 1 and 2
 BAD = (np.nan, np.inf, -np.inf, 1e20, 1e8)
 

@@ -17,7 +17,7 @@ Arrays = TypeVar("Arrays", bound=jax.Array | tuple[jax.Array, ...])
 # by the bytes that XLA plans to move.
 FORMS: dict[str, dict[str, str]] = {
     # Sums over a sliding window. A TPU lays strided slices out anew, and has products to spare.
-    "window sums": {"tpu": "products", "default": "blocks"},
+    "window sums": {"cpu": "blocks", "tpu": "products", "default": "edges"},
     # The edge of a map replicated. XLA:TPU stores what it gathers, and fuses selections.
     "spread": {"tpu": "selected", "default": "gathered"},
     # 1x1 convolutions. XLA:TPU copies a map to make rows of it; XLA:CPU, for a gradient, if not.
@@ -27,7 +27,7 @@ FORMS: dict[str, dict[str, str]] = {
     # 3x3 convolutions of an image's few channels, of which a TPU's own fill 3 of 128 lanes.
     "few channels": {"tpu": "products", "default": "convolution"},
     # 2x2 pixels to one and back, of stride 2; reshaped maps are copies on a TPU.
-    "2x2": {"tpu": "convolution", "default": "product"},
+    "2x2": {"cpu": "product", "default": "convolution"},
     # Attention between channels in overlapping windows.
     "attention": {"tpu": "masks", "default": "tiles"},
     # The gradient of a depthwise kernel.

@@ -1,8 +1,9 @@
 """Attention between channels in windows that masks tell: the form of `ops.attention` for a TPU.
 
 The map is cut into few large tiles, evenly, and mostly not at all; each sees a few windows, in its
-slots. A tile's matrices are one product, in which pixels outside of a window count zero. It takes
-as many times the operations as there are slots, but reads each map once, in the layout it has.
+slots. A tile's matrices are one product, in which pixels outside of a window count zero; for what
+is not finite see `ops.products`. It takes as many times the operations as there are slots, but
+reads each map once, in the layout it has.
 """
 
 from typing import NamedTuple
@@ -12,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from tlc_jax.ops.products import HUGE, bounded
 from tlc_jax.ops.windows import Size, axis_starts
 
 SLOTS = 4  # along an axis, at most, if it can be cut so
 LANES = 128  # of a TPU, along the columns of a map
 SMALLEST_NORM = 1e-12
-HUGEST = 1e18  # whose square is finite
 
 
 class Slots(NamedTuple):
@@ -70,30 +71,21 @@ def attention_of_masks(
     rows, columns = axis_slots(h, window[0]), axis_slots(w, window[1], LANES)
     (r, t_h, _), (s, t_w, _) = rows.holds.shape, columns.holds.shape
     whole = window == (h, w)
-    if not whole:  # stored, or XLA computes them again for each layout in which they are read
-        q, k = lax.optimization_barrier((q, k))
-
-    def tiles(x: jax.Array, heads: int) -> jax.Array:
-        return x.reshape(n, r, t_h, s, t_w, heads, channels // heads)
-
     # (r, t_h, s, t_w, a, b), which is never stored
     holds = (
         jnp.asarray(rows.holds)[:, :, None, None, :, None]
         & jnp.asarray(columns.holds)[None, None, :, :, None]
     )
 
-    def in_slots(x: jax.Array) -> jax.Array:
-        """Zero outside of the window of each slot: two axes more, before the heads."""
-        x = jnp.expand_dims(x, (5, 6))
-        return x if whole else jnp.where(holds[None, ..., None, None], x, jnp.zeros((), x.dtype))
+    def tiles(x: jax.Array, heads: int) -> jax.Array:
+        return x.reshape(n, r, t_h, s, t_w, heads, channels // heads)
 
-    gram = jnp.einsum(
-        "nrhswabkc,nrhswkd->nrasbkcd", in_slots(_bounded(tiles(q, heads))),
-        _bounded(tiles(k, heads)), precision="highest", preferred_element_type=jnp.float32,
-    )  # fmt: skip
+    def in_slots(x: jax.Array, shares: jax.Array) -> jax.Array:
+        """Times the share of each slot's window: two axes more, before the heads."""
+        return jnp.expand_dims(x, (5, 6)) * shares.astype(x.dtype)[None, ..., None, None]
 
     def norms(x: jax.Array) -> jax.Array:
-        """Of each window, (n, windows, windows, heads, c); NaN if they are not finite."""
+        """Of each window, (n, windows, windows, heads, c); NaN where it holds a huge number."""
         square = tiles(jnp.square(x.astype(jnp.float32)), heads)
         if whole:
             of_slots = square.sum(axis=(2, 4))[:, :, None, :, None]
@@ -102,15 +94,26 @@ def attention_of_masks(
                 jnp.where(jnp.asarray(one)[None, :, :, None, None, None, None], square, 0).sum(2)
                 for one in np.moveaxis(rows.holds, -1, 0)
             ], axis=2)  # fmt: skip
-            held = jnp.moveaxis(jnp.asarray(columns.holds), -1, 1)[
-                None, None, None, ..., None, None
-            ]
+            held = jnp.moveaxis(jnp.asarray(columns.holds), -1, 1)
+            held = held[None, None, None, ..., None, None]
             of_slots = jnp.where(held, square[:, :, :, :, None], 0).sum(axis=5)
         squares = _of_windows(of_slots, rows, columns)
         lengths = jnp.sqrt(jnp.maximum(squares, SMALLEST_NORM**2))
-        return jnp.where(jnp.isfinite(squares), lengths, jnp.nan)
+        return jnp.where(squares < HUGE**2 / 2, lengths, jnp.nan)
 
-    cosine = _of_windows(gram, rows, columns) / norms(q)[..., :, None] / norms(k)[..., None, :]
+    q, k = bounded(q, HUGE), bounded(k, HUGE)
+    of_q, of_k = norms(q)[..., :, None], norms(k)[..., None, :]
+    if whole:
+        q = jnp.expand_dims(tiles(q, heads), (5, 6))
+    else:  # stored, or XLA computes them again for each layout in which they are read
+        q, k = lax.optimization_barrier((q, k))
+        q = in_slots(tiles(q, heads), holds)
+    gram = jnp.einsum(
+        "nrhswabkc,nrhswkd->nrasbkcd", q, tiles(k, heads),
+        precision="highest", preferred_element_type=jnp.float32,
+    )  # fmt: skip
+
+    cosine = _of_windows(gram, rows, columns) / of_q / of_k
     weights = jax.nn.softmax(cosine * temperature.reshape(1, 1, 1, heads, 1, 1), axis=-1)
     project = project.astype(jnp.float32).reshape(heads, c, features)
     weights = jnp.einsum("nabkcd,kce->nabkde", weights, project, precision="highest")
@@ -118,15 +121,15 @@ def attention_of_masks(
     if whole:
         return jnp.einsum("nhwd,nde->nhwe", v, weights[:, 0, 0].astype(v.dtype))
 
-    # 0 x NaN is NaN: a window's own NaN are put back in the end.
+    # 0 x NaN is NaN: a window's own NaN are put back in the end. One of v stays in its pixel.
     bad = ~jnp.isfinite(weights).all(axis=(-2, -1))
     weights, bad = (
         x[:, rows.window][:, :, :, columns.window]
         for x in (jnp.where(bad[..., None, None], 0, weights).astype(v.dtype), bad)
     )
-    shares = (1 / holds.sum(axis=(-2, -1), dtype=jnp.float32)).astype(v.dtype)
-    shares = shares[None, ..., None, None]
-    shared = in_slots(tiles(v, 1) * shares)[..., 0, :]
+    shares = holds.astype(jnp.float32)
+    shares = shares / shares.sum(axis=(-2, -1), keepdims=True)
+    shared = in_slots(tiles(v, 1), shares)[..., 0, :]
     out = jnp.einsum("nrhswabd,nrasbde->nrhswe", shared, weights)
     touched = (holds[None] & jnp.swapaxes(bad, 2, 3)[:, :, None, :, None]).any(axis=(-2, -1))
     return jnp.where(touched[..., None], jnp.nan, out).astype(v.dtype).reshape(n, h, w, features)
@@ -143,8 +146,3 @@ def _of_windows(x: jax.Array, rows: Slots, columns: Slots) -> jax.Array:
         else:  # a single tile has every window, in order
             x = x.squeeze(axis)
     return x
-
-
-def _bounded(x: jax.Array) -> jax.Array:
-    """Zero for what is not finite, or nearly so: the norms tell of it."""
-    return jnp.where(jnp.abs(x) < HUGEST, x, jnp.zeros((), x.dtype))

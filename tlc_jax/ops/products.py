@@ -48,7 +48,7 @@ def sums_along(runs: Runs, axis: int, k: int) -> Runs:
         return (x.astype(jnp.float32).sum(axis=axis, keepdims=True),)
     if x.dtype != jnp.bfloat16:
         x = x.astype(jnp.float32)
-    total = _product(_holds(length, k)[None], _bounded(x, HUGE)[None], axis)
+    total = _product(_holds(length, k)[None], bounded(x, HUGE)[None], axis)
     return (jnp.where(jnp.abs(total) < HUGE / 2, total, jnp.nan),)
 
 
@@ -64,7 +64,7 @@ def moments_along(runs: Runs, axis: int, k: int) -> Runs:
     length = mean.shape[axis]
     if k == length:
         return _whole(mean, variance, axis)
-    mean, variance = _bounded(mean, HUGE), _bounded(variance, HUGE**2)
+    mean, variance = bounded(mean, HUGE), bounded(variance, HUGE**2)
     anchors = [jax.lax.slice_in_dim(mean, i, i + 1, axis=axis) for i in range(0, length, k)]
 
     def anchor(number: jax.Array) -> jax.Array:
@@ -104,7 +104,8 @@ def _holds(length: int, k: int) -> jax.Array:
     return (start <= position) & (position < start + k)
 
 
-def _bounded(x: jax.Array, huge: float) -> jax.Array:
+def bounded(x: jax.Array, huge: float) -> jax.Array:
+    """`huge` for what is not finite, or no less."""
     return jnp.where(jnp.abs(x) < huge, x, jnp.asarray(huge, x.dtype))
 
 
