@@ -25,6 +25,7 @@ from tlc_jax.files.pictures import ImageError
 from tlc_jax.files.printable import printable
 from tlc_jax.files.video import VideoError
 from tlc_jax.inference.programs import is_out_of_memory
+from tlc_jax.inference.ways import Precision
 from tlc_jax.jobs import JobError
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
@@ -51,7 +52,7 @@ class UserError(ValueError):
 # What is told in one sentence, as it is the user's to mend.
 ERRORS = UserError, JobError, ImageError, VideoError, CheckpointError, EvaluationError, OSError
 
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(
@@ -79,6 +80,22 @@ MaxPixels = Annotated[
     typer.Option(min=1, help="Of a picture or a frame; larger ones are refused."),
 ]
 ComputeIn = Annotated[Dtype, typer.Option("--dtype", help="The type to compute in.")]
+
+
+def _set_precision(precision: Precision | None) -> Precision | None:
+    if precision is not None:
+        jax.config.update("jax_default_matmul_precision", precision)
+    return precision
+
+
+Products = Annotated[
+    Precision | None,
+    typer.Option(
+        "--precision",
+        callback=_set_precision,
+        help="Of products of float32 on GPUs and TPUs; highest is that of float32 [JAX's own].",
+    ),
+]
 
 
 def set_option(what: str) -> Any:
@@ -122,7 +139,7 @@ def open_network(
     model = with_settings(model, settings).clone(
         local_mode=mode in ("local", "auto"),
         window=None if window is None else (window, window),
-        dtype=jnp.bfloat16 if dtype == "bfloat16" else None,
+        dtype=None if dtype == "float32" else jnp.dtype(dtype),
     )
     return model, shapes
 

@@ -43,6 +43,7 @@ def evaluate(
     ] = None,
     window: common.WindowSide = None,
     dtype: common.ComputeIn = "float32",
+    precision: common.Products = None,
     max_pixels: common.MaxPixels = PIXELS,
     settings: common.Settings = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
@@ -69,7 +70,7 @@ def evaluate(
             "tlc_jax": importlib.metadata.version("tlc-jax"),
             "jax": jax.__version__,
             "device": f"{jax.default_backend()} ({jax.devices()[0].device_kind})",
-            "matmul_precision": jax.config.values["jax_default_matmul_precision"],
+            "matmul_precision": precision or jax.config.values["jax_default_matmul_precision"],
         },
         None if overwrite else report,
     )

@@ -70,6 +70,7 @@ def restore(
     ] = "local",
     window: common.WindowSide = None,
     dtype: common.ComputeIn = "float32",
+    precision: common.Products = None,
     reference: Annotated[
         Path | None, typer.Option(help="The ground truth, or a folder of it by the same names.")
     ] = None,
@@ -139,6 +140,7 @@ def restore(
         mode: mode != "local",
         f"window{window}": window is not None,
         dtype: dtype != "float32",
+        f"{precision}-precision": precision is not None,
         f"tile{tile}": tile is not None,
         f"shifts{shifts}": shifts > 1,
         f"strength{strength:g}": strength != 1,

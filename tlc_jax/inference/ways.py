@@ -5,11 +5,13 @@ tlc.restore(model, params, image, way=tlc.tiled(256, 32))
 tlc.restore(model, params, image, way=lambda run: tlc.shifted(5)(tlc.tiled(256, 32)(run)))
 """
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from tlc_jax.inference.programs import as_input, compile_for, forward
@@ -19,6 +21,8 @@ from tlc_jax.ops.pixels import like
 from tlc_jax.ops.windows import Size
 
 LATTICE = 64  # pixels, the side of MAXIM's largest blocks; the sides of its others divide it
+
+Precision = Literal["default", "high", "highest"]
 
 # Takes a network, its parameters and (H, W, C) float32, and returns the restored image likewise.
 Run = Callable[[Network, Params, np.ndarray], np.ndarray]
@@ -37,6 +41,7 @@ def restore(
     *,
     way: Way = at_once,
     bucket: Size | None = None,
+    precision: Precision | None = None,
 ) -> np.ndarray:
     """Restore one image with a network, global or local as `model.local_mode` says.
 
@@ -50,6 +55,9 @@ def restore(
       way: `tiled(...)`, `shifted(...)`, or a combination of them.
       bucket: (height, width) no smaller than the image. One compiled program then serves all
         images of a bucket, with the same results but for rounding; see `choose_buckets`.
+      precision: of products of float32, "default", "high" or "highest", as
+        `jax.default_matmul_precision` has them; `None` is what that is set to. On a CPU all are
+        the same; the releases' numbers need "highest" on a GPU or TPU.
 
     Returns:
       (H scale, W scale, out_channels) with the network's scale and channels, of the image's type;
@@ -64,7 +72,11 @@ def restore(
     """
     image = np.asarray(image)
     run = way(functools.partial(forward, bucket=bucket))
-    return like(image, run(model, params, as_input(model, image)))
+    chosen = (
+        contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision)
+    )
+    with chosen:
+        return like(image, run(model, params, as_input(model, image)))
 
 
 class Compiled(NamedTuple):
