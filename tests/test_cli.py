@@ -234,6 +234,7 @@ def test_kinds_of_pictures(run, tmp_path, checkpoint, name, write, note, kind):
         ("--window 12", "local in float32", {"window": (12, 12)}),
         ("--set train_size=[8,16]", "local in float32", {"train_size": (8, 16)}),
         ("--dtype bfloat16", "local in bfloat16", {"dtype": jnp.bfloat16}),
+        ("--dtype float16", "local in float16", {"dtype": jnp.float16}),
     ],
 )
 def test_options(run, tmp_path, options, said, fields):
@@ -243,6 +244,13 @@ def test_options(run, tmp_path, options, said, fields):
     np.testing.assert_array_equal(written, expected)
     assert (written != tlc.restore(LOCAL, PARAMS, PIXELS)).any()
     assert out.startswith(f"net: NAFNet {said} on ")
+
+
+def test_precision_is_set_for_all_that_follows(run, tmp_path, monkeypatch):
+    set_to = []
+    monkeypatch.setattr(jax.config, "update", lambda *of: set_to.append(of))
+    restored(run, "a.png", "-o", tmp_path / "a.png", "--precision", "high")
+    assert ("jax_default_matmul_precision", "high") in set_to
 
 
 def test_padding_as_the_network_was_published(run, tmp_path):
@@ -303,6 +311,7 @@ def test_another_try_has_a_name_of_its_own(run, tmp_path):
         "--window 200": "a.denoise-window200.png",
         "--shifts 2": "a.denoise-shifts2.png",
         "--dtype bfloat16": "a.denoise-bfloat16.png",
+        "--precision highest": "a.denoise-highest-precision.png",
         "--set train_size=[64,64]": "a.denoise-train-size-64-64.png",
     }
     for options, name in names.items():

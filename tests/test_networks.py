@@ -25,6 +25,7 @@ from tlc_jax.models import (
     MPRNet,
     NAFNet,
     Restormer,
+    restormer,
 )
 from tlc_jax.models.nafnet import BaselineBlock
 
@@ -117,6 +118,20 @@ def test_numbers_in_every_form(golden, converted, platform, name):
     exact = expected["local"]
     error = np.abs(ours - exact).max() / max(1, exact.std())
     assert error <= max(1e-5, 3 * FLOAT32_ERROR.get(name, {"local": 0})["local"])
+
+
+def test_strips_of_a_large_picture_are_the_picture(random_params, monkeypatch):
+    """The widest maps of Restormer are made strip by strip where they would take gigabytes."""
+    model = TINY["restormer"].clone(local_mode=True)
+    variables, image = {"params": random_params(model)}, photo(64, 96)
+
+    def cuts():  # each is one after the other
+        return str(jax.make_jaxpr(model.apply)(variables, image)).count("optimization_barrier")
+
+    whole, before = model.apply(variables, image), cuts()
+    monkeypatch.setattr(restormer, "MOST_BYTES", 40_000)
+    assert cuts() >= before + 6
+    np.testing.assert_allclose(jax.jit(model.apply)(variables, image), whole, atol=2e-5)
 
 
 def test_goldens_tell_the_modes_apart(golden):

@@ -24,6 +24,7 @@ from tlc_jax.ops import (
     conv,
     depthwise_conv,
     extract_windows,
+    in_strips,
     pad_to_multiple,
     pixel_shuffle,
     pixel_unshuffle,
@@ -146,6 +147,21 @@ def test_upsampling_is_a_convolution_and_a_shuffle(platform):
     ours = jax.jit(Upsample2x2(3).apply)({"params": {"kernel": kernel}}, x)
     shuffled = pixel_shuffle(jnp.asarray(correlation(x, kernel), jnp.float32), 2)
     np.testing.assert_allclose(ours, shuffled, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 13])
+def test_strips_are_the_map(count):
+    """Whatever the rows of each; a kernel looks two rows beyond."""
+    x, kernel = jnp.asarray(normal(2, 13, 6, 3)), jnp.asarray(normal(5, 5, 1, 3))
+    whole = depthwise_conv(x, kernel)
+    heights = []
+
+    def convolve(x):
+        heights.append(x.shape[1])
+        return depthwise_conv(x, kernel)
+
+    np.testing.assert_allclose(in_strips(convolve, x, count, reach=2), whole, atol=1e-6)
+    assert len(heights) == count and max(heights) <= -(-13 // count) + 4
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])

@@ -1,5 +1,6 @@
 """Other sizes: pixel shuffle and its inverse, bilinear resizing, padding to a multiple."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -68,6 +69,32 @@ def _resize_axis(x: jax.Array, levels: int) -> jax.Array:
     index = index.clip(0, length - 1)
     taps = (jnp.take(x, i, axis=1, mode="clip") * w for i, w in zip(index, weights, strict=True))
     return sum(taps, start=jnp.zeros((), x.dtype))
+
+
+def in_strips(
+    function: Callable[[jax.Array], jax.Array], x: jax.Array, count: int, reach: int
+) -> jax.Array:
+    """Apply a function to a map strip by strip of its rows, so that less is stored at a time.
+
+    Args:
+      function: (N, h, W, C) -> (N, h, W, C'), any h; each row of its result depends on `reach`
+        rows above and below, and on zeros beyond the map.
+      x: (N, H, W, C).
+      count: how many strips, H at most; one is the function alone.
+      reach: rows.
+
+    Returns:
+      (N, H, W, C'), as of the function alone.
+    """
+    if count == 1:
+        return function(x)
+    height, done = x.shape[1], []
+    for strip in np.array_split(np.arange(height), count):
+        begin, end = int(strip[0]), int(strip[-1]) + 1
+        above, below = max(begin - reach, 0), min(end + reach, height)
+        done.append(function(x[:, above:below])[:, begin - above : end - above])
+        x, done[-1] = jax.lax.optimization_barrier((x, done[-1]))  # one after the other
+    return jnp.concatenate(done, axis=1)
 
 
 PADDINGS = {"zeros": "constant", "end": "reflect", "both": "reflect"}  # modes of numpy.pad
