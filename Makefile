@@ -10,6 +10,7 @@
 # make package the sdist and the wheel, into dist; the wheel must work in an environment of its own
 # make bench   measure speed and memory against PyTorch; hours
 # make bench-check   whether the recorded ratios still hold; minutes
+# make plan-check   whether XLA still plans as few bytes for a TPU; a minute, and no TPU
 # make clean   remove what these made
 #
 # All of it runs in .venv, made once and brought up to date when pyproject.toml changes.
@@ -28,7 +29,8 @@ CORE := $(patsubst %,tests/test_%.py,attention spatial shape_and_conv convert ch
   --deselect tests/test_convert.py::test_every_published_file_fits
 
 .DELETE_ON_ERROR:
-.PHONY: demo demo-best test test-oldest fuzz check docs lock notebooks package bench bench-check clean
+.PHONY: demo demo-best test test-oldest fuzz check docs lock notebooks package bench bench-check \
+  plan-check clean
 
 demo: $(VENV)/set-up-demo
 	$(BIN)/tlc-jax restore tlc_jax/examples/noisy.png -o build/demo.png --overwrite --compare \
@@ -100,6 +102,12 @@ bench: $(VENV)/set-up-dev
 
 bench-check: $(VENV)/set-up-dev
 	$(BIN)/python -m benchmarks check
+
+# The compiler that belongs to JAX, which does not look for it otherwise.
+plan-check: $(VENV)/set-up-$(EXTRA)
+	$(BIN)/python -m pip install --quiet "jax[tpu]==$$($(BIN)/python -c 'import jax; print(jax.__version__)')"
+	$(BIN)/python -m benchmarks plan --target v5e --check
+	$(BIN)/python -m pip uninstall --quiet --yes libtpu
 
 clean:
 	rm -rf $(VENV) build dist docs/reference/cli.md

@@ -133,7 +133,7 @@ def device(target: str) -> Any:
     return topology.devices[0]
 
 
-def plan(case: Case, mode: str, top: int = 0) -> dict[str, float]:
+def plan(case: Case, mode: str, top: int = 0) -> dict[str, Any]:
     """Compile for a target that is not there, and print where the most bytes go."""
     import jax
     import jax.numpy as jnp
@@ -165,10 +165,11 @@ def plan(case: Case, mode: str, top: int = 0) -> dict[str, float]:
         "Mcycles": sum(cycles) / 1e6,
         "temporaries GiB": memory.temp_size_in_bytes / 2**30,
         "compile s": round(seconds, 1),
+        "jax": jax.__version__,
     }
 
 
-def markdown(recorded: dict[str, dict[str, dict[str, float]]]) -> str:
+def markdown(recorded: dict[str, dict[str, dict[str, Any]]]) -> str:
     rows = []
     for case, modes in recorded.items():
         for mode, figures in modes.items():
@@ -179,7 +180,7 @@ def markdown(recorded: dict[str, dict[str, dict[str, float]]]) -> str:
     return f"# Planned by XLA, not measured\n\n{report.table(rows)}\n"
 
 
-def has_grown(case: Case, planned: dict[str, dict[str, float]], recorded: dict[str, Any]) -> bool:
+def has_grown(case: Case, planned: dict[str, dict[str, Any]], recorded: dict[str, Any]) -> bool:
     """Whether a network moves more bytes than recorded, or TLC costs more of them."""
     before = recorded.get(str(case))
     if before is None:
