@@ -24,7 +24,6 @@ from tlc_jax.ops import (
     conv,
     depthwise_conv,
     extract_windows,
-    in_strips,
     pad_to_multiple,
     pixel_shuffle,
     pixel_unshuffle,
@@ -32,6 +31,7 @@ from tlc_jax.ops import (
     resize_bilinear,
 )
 from tlc_jax.ops.conv import pointwise_padded
+from tlc_jax.ops.shape import in_strips
 
 EPS = 2.0**-23  # of float32
 

@@ -19,7 +19,8 @@ from tlc_jax import ops
 from tlc_jax.ops import Window
 from tlc_jax.ops.attention import attention_of_tiles
 from tlc_jax.ops.backends import stored
-from tlc_jax.ops.conv import conv2x2, pointwise_padded, pointwise_shuffled
+from tlc_jax.ops.conv import conv2x2, convolve3x3, pointwise_padded, pointwise_shuffled
+from tlc_jax.ops.windows import clip_window
 from tlc_jax.ops.within import tiles_within, window_mean_within, window_moments_within
 
 kernel_init = nn.initializers.lecun_normal()
@@ -144,17 +145,34 @@ class LocalPool(nn.Module):
 
     Returns the mean of each window inside the map, (N, H', W', C) float32. The layers that follow
     act on single positions, so they run on this smaller map, and `ops.spread` then brings their
-    result to H x W.
+    result to H x W. `project` is the matrix (C, features) of a 1x1 convolution after it: of fewer
+    features it is applied before it where windows slide, so that these are all that is summed.
     """
 
     site: ClassVar[str] = "mean"
 
     def __call__(
-        self, x: jax.Array, *, window: Window = None, extent: jax.Array | None = None
+        self,
+        x: jax.Array,
+        project: jax.Array | None = None,
+        *,
+        window: Window = None,
+        extent: jax.Array | None = None,
     ) -> jax.Array:
+        def project_it(x: jax.Array) -> jax.Array:
+            return jnp.matmul(x, project.astype(x.dtype), preferred_element_type=jnp.float32)
+
+        before = False
+        if project is not None:
+            c, features = project.shape
+            before = features < c and clip_window(window, x.shape[1:3]) != x.shape[1:3]
+        if before:
+            x = project_it(x)
         if extent is not None:
-            return window_mean_within(x, window, extent)
-        return ops.window_mean(x, window)
+            mean = window_mean_within(x, window, extent)
+        else:
+            mean = ops.window_mean(x, window)
+        return mean if project is None or before else project_it(mean)
 
 
 class LocalMoments(nn.Module):
@@ -235,8 +253,10 @@ class SqueezeExcite(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         _, h, w, c = x.shape
-        weights = LocalPool(name="pool")(x)
-        weights = Conv1x1(self.hidden, self.use_bias, self.dtype, name="Conv_0")(weights)
+        kernel, bias = Conv1x1(self.hidden, self.use_bias, name="Conv_0").weights(c)
+        weights = LocalPool(name="pool")(x, kernel[0, 0])
+        if bias is not None:
+            weights = weights + bias
         weights = Conv1x1(c, self.use_bias, self.dtype, name="Conv_1")(jax.nn.relu(weights))
         return x * ops.spread(jax.nn.sigmoid(weights), (h, w))
 
@@ -330,7 +350,7 @@ def conv3x3(features: int, dtype: Dtype | None, name: str, *, use_bias: bool = T
     """3x3 convolution, zero padding, (N, H, W, C) -> (N, H, W, features)."""
     return nn.Conv(
         features, (3, 3), padding=1, use_bias=use_bias, dtype=dtype, name=name,
-        conv_general_dilated=ops.conv3x3,
+        conv_general_dilated=convolve3x3,
     )  # fmt: skip
 
 

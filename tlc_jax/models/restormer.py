@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from tlc_jax.layers import Conv1x1, DepthwiseConv3x3, LayerNorm, LocalAttention, Network, conv3x3
-from tlc_jax.ops import in_strips, pixel_shuffle, pixel_unshuffle
+from tlc_jax.ops import pixel_shuffle, pixel_unshuffle
+from tlc_jax.ops.shape import in_strips
 
 # Of the feed-forward network's map, the widest; one that takes more is made strip by strip. At
 # 3840 x 2160 it would take 8.5 GB in bfloat16, more than half of a TPU v5e's memory.

@@ -150,7 +150,7 @@ def _sums_at_once(padded: jax.Array, gradient: jax.Array, k: int) -> jax.Array:
 depthwise_conv.defvjp(lambda *args: (depthwise_conv(*args), args[:-1]), _depthwise_backward)
 
 
-def conv3x3(
+def convolve3x3(
     x: jax.Array, kernel: jax.Array, *strides_and_padding: Any, **options: Any
 ) -> jax.Array:
     """3x3 convolution of stride 1, zero padding: (N, H, W, I) by (3, 3, I, O) -> (N, H, W, O).
