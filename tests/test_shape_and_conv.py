@@ -30,7 +30,7 @@ from tlc_jax.ops import (
     pointwise,
     resize_bilinear,
 )
-from tlc_jax.ops.conv import pointwise_padded
+from tlc_jax.ops.conv import pointwise_depthwise, pointwise_padded
 from tlc_jax.ops.shape import in_strips
 
 EPS = 2.0**-23  # of float32
@@ -131,15 +131,15 @@ def test_convolution_layers(platform, name):
     np.testing.assert_allclose(np.float64(half), exact + bias, rtol=0, atol=14 * 2.0**-9 * terms)
 
 
-@pytest.mark.parametrize("name", ["depthwise", "pointwise"])
-def test_parts_of_the_features_are_the_whole(name):
-    layer, shape, kernel_shape, _ = CONVOLUTIONS[name]
-    x, kernel, bias = normal(*shape), normal(*kernel_shape), normal(kernel_shape[-1])
-    variables = {"params": {"kernel": kernel, "bias": bias}}
-    cut = jnp.split(x, 3, axis=-1) if name == "depthwise" else [x] * 3
-    parts = [layer.apply(variables, part, (i, 3)) for i, part in enumerate(cut)]
-    whole = layer.apply(variables, x)
-    np.testing.assert_allclose(jnp.concatenate(parts, axis=-1), whole, atol=1e-5)
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_parts_of_a_map_are_the_map(platform, use_bias):
+    x, kernel, deep = normal(2, 5, 9, 4), normal(1, 1, 4, 6), normal(3, 3, 1, 6)
+    biases = [normal(1, 1, 1, 6, mean=i) if use_bias else None for i in range(2)]
+    weights = (kernel, biases[0]), (deep, biases[1])
+    parts = jax.jit(pointwise_depthwise, static_argnames="parts")(x, *weights, parts=3)
+    first, second = (0 if bias is None else bias for bias in biases)
+    exact = correlation(correlation(x, kernel) + first, deep, groups=6) + second
+    np.testing.assert_allclose(jnp.concatenate(parts, axis=-1), exact, rtol=0, atol=1e-5)
 
 
 def test_upsampling_is_a_convolution_and_a_shuffle(platform):

@@ -26,18 +26,8 @@ from tlc_jax.ops.within import tiles_within, window_mean_within, window_moments_
 kernel_init = nn.initializers.lecun_normal()
 
 
-Part = tuple[int, int]
-"""(i, n): the i-th of n equal parts of a layer's features. To cut a map apart may be a copy."""
-
-WHOLE: Part = (0, 1)
-
-
-def _part_of(weight: jax.Array | None, part: Part) -> jax.Array | None:
-    return None if weight is None else jnp.split(weight, part[1], axis=-1)[part[0]]
-
-
 class Conv1x1(nn.Module):
-    """1x1 convolution, (N, H, W, C) -> (N, H, W, features), or a part of the features.
+    """1x1 convolution, (N, H, W, C) -> (N, H, W, features).
 
     `border` adds zeros around the result, (N, H + 2 border, W + 2 border, features): the padding of
     a larger convolution that follows.
@@ -54,9 +44,8 @@ class Conv1x1(nn.Module):
         kernel = self.param("kernel", kernel_init, (1, 1, channels, self.features), jnp.float32)
         return kernel, channel_param(self, "bias", kernel) if self.use_bias else None
 
-    def __call__(self, x: jax.Array, part: Part = WHOLE) -> jax.Array:
-        weights = (_part_of(weight, part) for weight in self.weights(x.shape[-1]))
-        x, kernel, bias = promote_dtype(x, *weights, dtype=self.dtype)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x, kernel, bias = promote_dtype(x, *self.weights(x.shape[-1]), dtype=self.dtype)
         if self.border:
             return pointwise_padded(x, kernel, bias, self.border)
         x = ops.pointwise(x, kernel)
@@ -66,7 +55,7 @@ class Conv1x1(nn.Module):
 class DepthwiseConv3x3(nn.Module):
     """3x3 convolution of each channel by itself, zero padding, (N, H, W, C) -> (N, H, W, C).
 
-    With `border=1`, x already has its padding, (N, H + 2, W + 2, C). It may be a part of the map.
+    With `border=1`, x already has its padding, (N, H + 2, W + 2, C).
     """
 
     use_bias: bool = True
@@ -74,15 +63,15 @@ class DepthwiseConv3x3(nn.Module):
     border: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array, part: Part = WHOLE) -> jax.Array:
-        shape = (3, 3, 1, part[1] * x.shape[-1])
-        weights = [self.param("kernel", kernel_init, shape, jnp.float32)]
-        if self.use_bias:
-            weights.append(channel_param(self, "bias", weights[0]))
-        x, kernel, *bias = promote_dtype(
-            x, *(_part_of(weight, part) for weight in weights), dtype=self.dtype
-        )
-        return sum(bias, start=ops.depthwise_conv(x, kernel, self.border))
+    def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
+        """Kernel (3, 3, 1, channels) and bias (1, 1, 1, channels), if there is one."""
+        kernel = self.param("kernel", kernel_init, (3, 3, 1, channels), jnp.float32)
+        return kernel, channel_param(self, "bias", kernel) if self.use_bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x, kernel, bias = promote_dtype(x, *self.weights(x.shape[-1]), dtype=self.dtype)
+        x = ops.depthwise_conv(x, kernel, self.border)
+        return x if bias is None else x + bias
 
 
 class Downsample2x2(nn.Module):

@@ -13,6 +13,7 @@ from flax.typing import Dtype
 
 from tlc_jax.layers import Conv1x1, DepthwiseConv3x3, LayerNorm, LocalAttention, Network, conv3x3
 from tlc_jax.ops import pixel_shuffle, pixel_unshuffle
+from tlc_jax.ops.conv import pointwise_depthwise
 from tlc_jax.ops.shape import in_strips
 
 # Of the feed-forward network's map, the widest; one that takes more is made strip by strip. At
@@ -30,9 +31,9 @@ class TransposedAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = x.shape[-1]
-        pointwise = Conv1x1(3 * c, self.use_bias, self.dtype, border=1, name="qkv")
-        depthwise = DepthwiseConv3x3(self.use_bias, self.dtype, border=1, name="qkv_dwconv")
-        q, k, v = (depthwise(pointwise(x, (i, 3)), (i, 3)) for i in range(3))
+        pointwise = Conv1x1(3 * c, self.use_bias, name="qkv").weights(c)
+        depthwise = DepthwiseConv3x3(self.use_bias, name="qkv_dwconv").weights(3 * c)
+        q, k, v = pointwise_depthwise(x, pointwise, depthwise, parts=3)
         temperature = self.param("temperature", nn.initializers.ones, (self.heads,), jnp.float32)
         # The attention takes over the 1x1 convolution that follows.
         kernel, bias = Conv1x1(c, self.use_bias, name="project_out").weights(c)

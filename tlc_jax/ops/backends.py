@@ -28,6 +28,8 @@ FORMS: dict[str, dict[str, str]] = {
     "few channels": {"tpu": "products", "default": "convolution"},
     # 2x2 pixels to one and back, of stride 2; reshaped maps are copies on a TPU.
     "2x2": {"cpu": "product", "default": "convolution"},
+    # A map in parts: to cut it is a copy on a TPU; elsewhere x is read once for all of them.
+    "parts": {"tpu": "apart", "default": "cut"},
     # Attention between channels in overlapping windows.
     "attention": {"tpu": "masks", "default": "tiles"},
     # The gradient of a depthwise kernel.

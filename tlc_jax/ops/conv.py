@@ -150,6 +150,40 @@ def _sums_at_once(padded: jax.Array, gradient: jax.Array, k: int) -> jax.Array:
 depthwise_conv.defvjp(lambda *args: (depthwise_conv(*args), args[:-1]), _depthwise_backward)
 
 
+Weights = tuple[jax.Array, jax.Array | None]
+"""Kernel and bias."""
+
+
+def pointwise_depthwise(
+    x: jax.Array, pointwise: Weights, depthwise: Weights, parts: int
+) -> tuple[jax.Array, ...]:
+    """A 1x1 convolution, a depthwise one, and the result cut into equal parts of its channels.
+
+    Args:
+      x: (N, H, W, I).
+      pointwise, depthwise: (1, 1, I, O) and (3, 3, 1, O), each with (1, 1, 1, O) or None.
+      parts: how many, a divisor of O.
+    """
+
+    def whole(x: jax.Array, *weights: Weights) -> jax.Array:
+        (kernel, bias), (deep, deep_bias) = jax.tree.map(lambda w: w.astype(x.dtype), weights)
+        y = depthwise_conv(pointwise_padded(x, kernel, bias, 1), deep, 1)
+        return y if deep_bias is None else y + deep_bias
+
+    def cut(x: jax.Array, *weights: Weights) -> tuple[jax.Array, ...]:
+        return tuple(jnp.split(whole(x, *weights), parts, axis=-1))
+
+    def apart(x: jax.Array, *weights: Weights) -> tuple[jax.Array, ...]:
+        def part(weight: jax.Array, i: int) -> jax.Array:
+            return jnp.split(weight, parts, axis=-1)[i]
+
+        return tuple(
+            whole(x, *jax.tree.map(functools.partial(part, i=i), weights)) for i in range(parts)
+        )
+
+    return by_backend("parts", {"cut": cut, "apart": apart}, x, pointwise, depthwise)
+
+
 def convolve3x3(
     x: jax.Array, kernel: jax.Array, *strides_and_padding: Any, **options: Any
 ) -> jax.Array:
