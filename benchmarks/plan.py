@@ -158,7 +158,7 @@ def plan(case: Case, mode: str, top: int = 0) -> dict[str, Any]:
         print(f"{size / 1e9:9.2f} GB  {place}")
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     cycles = map(int, re.findall(r'"estimated_cycles":"(\d+)"', program))
-    return {
+    figures = {
         "GB": places.total() / 1e9,
         "GB on chip": on_chip / 1e9,
         "GFLOP": cost.get("flops", 0.0) / 1e9,
@@ -167,6 +167,7 @@ def plan(case: Case, mode: str, top: int = 0) -> dict[str, Any]:
         "compile s": round(seconds, 1),
         "jax": jax.__version__,
     }
+    return {name: figure for name, figure in figures.items() if figure}  # a GPU tells less
 
 
 def markdown(recorded: dict[str, dict[str, dict[str, Any]]]) -> str:
