@@ -148,20 +148,21 @@ class LocalPool(nn.Module):
         window: Window = None,
         extent: jax.Array | None = None,
     ) -> jax.Array:
-        def project_it(x: jax.Array) -> jax.Array:
+        def projected(x: jax.Array) -> jax.Array:
+            if project is None:
+                return x
             return jnp.matmul(x, project.astype(x.dtype), preferred_element_type=jnp.float32)
 
-        before = False
-        if project is not None:
-            c, features = project.shape
-            before = features < c and clip_window(window, x.shape[1:3]) != x.shape[1:3]
-        if before:
-            x = project_it(x)
+        _, h, w, c = x.shape
+        slides = clip_window(window, (h, w)) != (h, w)
+        squeezed = slides and project is not None and project.shape[-1] < c
+        if squeezed:
+            x = projected(x)
         if extent is not None:
             mean = window_mean_within(x, window, extent)
         else:
             mean = ops.window_mean(x, window)
-        return mean if project is None or before else project_it(mean)
+        return mean if squeezed else projected(mean)
 
 
 class LocalMoments(nn.Module):

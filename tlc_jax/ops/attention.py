@@ -16,6 +16,7 @@ A 1x1 convolution that follows, of matrix P, is linear, too: v is multiplied by 
 import functools
 import math
 import operator
+from typing import Any
 
 import chex
 import jax
@@ -77,11 +78,11 @@ def _in_windows(
     if project is None:
         project = jnp.eye(v.shape[-1], dtype=jnp.float32)
 
-    def tiles(*arrays: jax.Array) -> jax.Array:
+    def tiles(*arrays: Any) -> jax.Array:
         _, h, w, _ = v.shape
         t_h, t_w = tile_size((h, w), window)
         rows, columns = axis_tiles(h, window[0], t_h), axis_tiles(w, window[1], t_w)
-        return attention_of_tiles(*arrays, rows, columns)
+        return attention_of_tiles(*arrays, rows=rows, columns=columns)
 
     forms = {"tiles": tiles, "masks": functools.partial(attention_of_masks, window=window)}
     return by_backend("attention", forms, q, k, v, temperature, project)

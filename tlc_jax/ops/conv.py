@@ -167,7 +167,7 @@ def pointwise_depthwise(
 
     def whole(x: jax.Array, *weights: Weights) -> jax.Array:
         (kernel, bias), (deep, deep_bias) = jax.tree.map(lambda w: w.astype(x.dtype), weights)
-        y = depthwise_conv(pointwise_padded(x, kernel, bias, 1), deep, 1)
+        y: jax.Array = depthwise_conv(pointwise_padded(x, kernel, bias, 1), deep, 1)
         return y if deep_bias is None else y + deep_bias
 
     def cut(x: jax.Array, *weights: Weights) -> tuple[jax.Array, ...]:

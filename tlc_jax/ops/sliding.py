@@ -232,7 +232,10 @@ def slide(x: jax.Array, window: Size, statistic: Statistic, method: str = "auto"
 
 def along(runs: Runs, axis: int, k: int, statistic: Statistic, method: str = "auto") -> Runs:
     """All runs of k along axis 1 or 2 of (N, H, W, C), float32; k may be its whole length."""
-    return runs if k == 1 else _along(runs, axis, k, statistic, method)
+    if k == 1:
+        return runs
+    made: Runs = _along(runs, axis, k, statistic, method)
+    return made
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
@@ -283,7 +286,8 @@ def _along_backward(
         """For each position, the sum over the runs that hold it."""
         if k == x[0].shape[axis]:
             return jnp.broadcast_to(y, x[0].shape)
-        return _along((jnp.pad(y, border),), axis, k, SUMS, method)[0]
+        (total,) = along((jnp.pad(y, border),), axis, k, SUMS, method)
+        return total
 
     return (tuple(g.astype(x[0].dtype) for g in statistic.back(x, y, gradient, k, held)),)
 
