@@ -143,6 +143,20 @@ def test_a_bad_pixel_spoils_the_windows_that_hold_it(window, tiles):
             assert np.array_equal(run(*spoilt)[~touched], clean[~touched]), (which, bad)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_bad_pixel_of_half_precision(dtype):
+    """Whose largest number is small, so that nothing huge stands for it."""
+    *arrays, temperature = inputs((64, 96), dtype=dtype)
+    run = jax.jit(functools.partial(transposed_attention, temperature=temperature, window=(24, 24)))
+    clean = run(*arrays)
+    for which, bad in itertools.product((0, 1), (np.nan, np.inf)):
+        spoilt = list(arrays)
+        spoilt[which] = arrays[which].at[0, 0, 0, 5].set(bad)
+        ours = run(*spoilt)
+        assert not np.isfinite(ours[0, :8, :8]).any()
+        assert np.array_equal(ours[0, 24:], clean[0, 24:]) and np.array_equal(ours[1], clean[1])
+
+
 @pytest.mark.parametrize("window", [None, (3, 3)])
 def test_odd_inputs(window):
     none = jnp.zeros((0, 7, 5, 12))

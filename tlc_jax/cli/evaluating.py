@@ -70,7 +70,7 @@ def evaluate(
             "tlc_jax": importlib.metadata.version("tlc-jax"),
             "jax": jax.__version__,
             "device": f"{jax.default_backend()} ({jax.devices()[0].device_kind})",
-            "matmul_precision": precision or jax.config.values["jax_default_matmul_precision"],
+            "matmul_precision": jax.config.values["jax_default_matmul_precision"],
         },
         None if overwrite else report,
     )

@@ -30,7 +30,8 @@ def window_sum(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arr
     Args:
       x: (N, H, W, C), any float type.
       window: (k_h, k_w) in pixels, clipped to the map; `None` is the whole map.
-      method: "reduce_window", "cumsum", "blocks" or "products"; "auto" is what the backend wants.
+      method: "reduce_window", "cumsum", "blocks", "edges" or "products"; "auto" is what the
+        backend wants.
 
     Returns:
       (N, H - k_h + 1, W - k_w + 1, C) float32.
@@ -134,7 +135,8 @@ def local_mean(x: jax.Array, window: Window, *, method: str = "auto") -> jax.Arr
     Args:
       x: (N, H, W, C), any float type.
       window: (k_h, k_w) in pixels, clipped to the map; `None` is the whole map.
-      method: "reduce_window", "cumsum", "blocks" or "products"; "auto" is what the backend wants.
+      method: "reduce_window", "cumsum", "blocks", "edges" or "products"; "auto" is what the
+        backend wants.
 
     Returns:
       (N, H, W, C) of x's type.

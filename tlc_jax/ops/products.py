@@ -46,8 +46,6 @@ def sums_along(runs: Runs, axis: int, k: int) -> Runs:
     length = x.shape[axis]
     if k == length:
         return (x.astype(jnp.float32).sum(axis=axis, keepdims=True),)
-    if x.dtype != jnp.bfloat16:
-        x = x.astype(jnp.float32)
     total = _product(_holds(length, k)[None], bounded(x, HUGE)[None], axis)
     return (jnp.where(jnp.abs(total) < HUGE / 2, total, jnp.nan),)
 
@@ -105,7 +103,9 @@ def _holds(length: int, k: int) -> jax.Array:
 
 
 def bounded(x: jax.Array, huge: float) -> jax.Array:
-    """`huge` for what is not finite, or no less."""
+    """`huge` for what is not finite, or no less; bfloat16 stays, all else becomes float32."""
+    if x.dtype != jnp.bfloat16:
+        x = x.astype(jnp.float32)
     return jnp.where(jnp.abs(x) < huge, x, jnp.asarray(huge, x.dtype))
 
 

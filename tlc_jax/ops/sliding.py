@@ -183,8 +183,8 @@ def _edges(x: Runs, k: int, merge: Merge, size: int = EDGE_LENGTH) -> Runs:
     """
     if merge is not _merge_sums:
         return _blocks(x, k, merge)
-    (x_,) = x
-    length = x_.shape[1]
+    (values,) = x
+    length = values.shape[1]
     outputs = length - k + 1
     if k <= 4 * size:
         return _reduce_window(x, k, merge)
@@ -197,7 +197,7 @@ def _edges(x: Runs, k: int, merge: Merge, size: int = EDGE_LENGTH) -> Runs:
     before = first * size - begin
 
     def part(taken: np.ndarray, start: int) -> jax.Array:
-        part = lax.slice_in_dim(x_, start, start + outputs, axis=1)
+        part = lax.slice_in_dim(values, start, start + outputs, axis=1)
         return jnp.where(jnp.asarray(taken)[None, :, None], part, 0)
 
     total = jnp.take(between, first, axis=1, mode="clip")
