@@ -5,7 +5,7 @@ import pytest
 
 import tlc_jax as tlc
 from tlc_jax.inference.buckets import choose_buckets, forward_within
-from tlc_jax.models import Baseline, HINet, NAFNet, Restormer
+from tlc_jax.models import Baseline, HINet, NAFNet, Restormer, restormer
 
 # Windows of 24 pixels: the pictures are larger, smaller, and larger along one axis only.
 NETWORKS = {
@@ -42,6 +42,16 @@ def test_numbers_are_those_without_a_bucket(name, mode, random_params):
         assert within.shape == alone.shape
         np.testing.assert_allclose(within, alone, atol=1e-5 * max(1, np.abs(alone).max()))
     assert forward_within._cache_size() == before + 1
+
+
+def test_numbers_of_what_would_be_cut_in_strips(random_params, monkeypatch):
+    """Strips of a bucket do not know where the picture ends."""
+    model = NETWORKS["restormer"].clone(local_mode=True, train_size=(24, 24))
+    params, image = random_params(NETWORKS["restormer"]), photo(40, 61, model.inp_channels)
+    alone = tlc.restore(model, params, image)
+    monkeypatch.setattr(restormer, "MOST_BYTES", 40_000)
+    within = tlc.restore(model, params, image, bucket=(50, 70))
+    np.testing.assert_allclose(within, alone, atol=1e-5 * max(1, np.abs(alone).max()))
 
 
 def test_buckets_waste_no_more_than_asked():

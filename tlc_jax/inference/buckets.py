@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from flax.linen.module import InterceptorContext
 
-from tlc_jax.layers import DepthwiseConv3x3, Network
+from tlc_jax.layers import DepthwiseConv3x3, InStrips, Network, PointwiseDepthwise
 from tlc_jax.layers.network import Params, Size, is_site
 from tlc_jax.ops import pad_to_multiple
 from tlc_jax.ops.within import zero_beyond
@@ -96,9 +96,12 @@ def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
 
     def run(call: Any, args: tuple, kwargs: dict, context: InterceptorContext) -> Any:
         layer: Any = context.module
+        if isinstance(layer, InStrips):  # which would not know where the picture ends
+            function, x, *_ = args
+            return function(x)
         depthwise = isinstance(layer, DepthwiseConv3x3)
         convolves = (depthwise or isinstance(layer, nn.Conv)) and context.method_name == "__call__"
-        if not convolves and not is_site(context):
+        if not (convolves or isinstance(layer, PointwiseDepthwise) or is_site(context)):
             return call(*args, **kwargs)
         x = args[0]
         border = layer.border if depthwise else 0  # zeros around x

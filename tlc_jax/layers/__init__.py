@@ -4,12 +4,14 @@ from tlc_jax.layers.basic import (
     Conv1x1,
     DepthwiseConv3x3,
     Downsample2x2,
+    InStrips,
     LayerNorm,
     LocalAttention,
     LocalMoments,
     LocalPool,
     NAFBlock,
     NonLocal,
+    PointwiseDepthwise,
     SqueezeExcite,
     SupervisedAttention,
     Upsample2x2,
@@ -22,8 +24,8 @@ from tlc_jax.layers.cab import CAB
 from tlc_jax.layers.network import Network
 
 __all__ = [
-    "CAB", "Conv1x1", "DepthwiseConv3x3", "Downsample2x2", "LayerNorm", "LocalAttention",
-    "LocalMoments", "LocalPool", "NAFBlock", "Network", "NonLocal", "SqueezeExcite",
-    "SupervisedAttention", "Upsample2x2", "channel_param", "conv3x3", "simple_gate",
-    "transposed_conv2x2",
+    "CAB", "Conv1x1", "DepthwiseConv3x3", "Downsample2x2", "InStrips", "LayerNorm",
+    "LocalAttention", "LocalMoments", "LocalPool", "NAFBlock", "Network", "NonLocal",
+    "PointwiseDepthwise", "SqueezeExcite", "SupervisedAttention", "Upsample2x2", "channel_param",
+    "conv3x3", "simple_gate", "transposed_conv2x2",
 ]  # fmt: skip

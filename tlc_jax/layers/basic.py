@@ -7,6 +7,7 @@ is the type to compute in: parameters stay float32, and so do norms, means and t
 attention.
 """
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -19,9 +20,22 @@ from tlc_jax import ops
 from tlc_jax.ops import Window
 from tlc_jax.ops.attention import attention_of_tiles
 from tlc_jax.ops.backends import stored
-from tlc_jax.ops.conv import conv2x2, convolve3x3, pointwise_padded, pointwise_shuffled
+from tlc_jax.ops.conv import (
+    Weights,
+    conv2x2,
+    convolve3x3,
+    pointwise_depthwise,
+    pointwise_padded,
+    pointwise_shuffled,
+)
+from tlc_jax.ops.shape import in_strips
 from tlc_jax.ops.windows import clip_window
-from tlc_jax.ops.within import tiles_within, window_mean_within, window_moments_within
+from tlc_jax.ops.within import (
+    tiles_within,
+    window_mean_within,
+    window_moments_within,
+    zero_beyond,
+)
 
 kernel_init = nn.initializers.lecun_normal()
 
@@ -72,6 +86,36 @@ class DepthwiseConv3x3(nn.Module):
         x, kernel, bias = promote_dtype(x, *self.weights(x.shape[-1]), dtype=self.dtype)
         x = ops.depthwise_conv(x, kernel, self.border)
         return x if bias is None else x + bias
+
+
+class PointwiseDepthwise(nn.Module):
+    """A 1x1 convolution, a depthwise one, and the result in equal parts of its channels.
+
+    Called as `ops.conv.pointwise_depthwise`, with the weights of two layers.
+    """
+
+    def __call__(
+        self,
+        x: jax.Array,
+        pointwise: Weights,
+        depthwise: Weights,
+        parts: int,
+        *,
+        extent: jax.Array | None = None,
+    ) -> tuple[jax.Array, ...]:
+        def between(x: jax.Array) -> jax.Array:
+            return x if extent is None else zero_beyond(x, extent + 1)
+
+        return pointwise_depthwise(x, pointwise, depthwise, parts, between)
+
+
+class InStrips(nn.Module):
+    """Called as `ops.shape.in_strips`. A map that fills only a corner is left in one strip."""
+
+    def __call__(
+        self, function: Callable[[jax.Array], jax.Array], x: jax.Array, count: int, reach: int
+    ) -> jax.Array:
+        return in_strips(function, x, count, reach)
 
 
 class Downsample2x2(nn.Module):

@@ -11,10 +11,17 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from tlc_jax.layers import Conv1x1, DepthwiseConv3x3, LayerNorm, LocalAttention, Network, conv3x3
+from tlc_jax.layers import (
+    Conv1x1,
+    DepthwiseConv3x3,
+    InStrips,
+    LayerNorm,
+    LocalAttention,
+    Network,
+    PointwiseDepthwise,
+    conv3x3,
+)
 from tlc_jax.ops import pixel_shuffle, pixel_unshuffle
-from tlc_jax.ops.conv import pointwise_depthwise
-from tlc_jax.ops.shape import in_strips
 
 # Of the feed-forward network's map, the widest; one that takes more is made strip by strip. At
 # 3840 x 2160 it would take 8.5 GB in bfloat16, more than half of a TPU v5e's memory.
@@ -33,7 +40,7 @@ class TransposedAttention(nn.Module):
         c = x.shape[-1]
         pointwise = Conv1x1(3 * c, self.use_bias, name="qkv").weights(c)
         depthwise = DepthwiseConv3x3(self.use_bias, name="qkv_dwconv").weights(3 * c)
-        q, k, v = pointwise_depthwise(x, pointwise, depthwise, parts=3)
+        q, k, v = PointwiseDepthwise(name="convolve")(x, pointwise, depthwise, 3)
         temperature = self.param("temperature", nn.initializers.ones, (self.heads,), jnp.float32)
         # The attention takes over the 1x1 convolution that follows.
         kernel, bias = Conv1x1(c, self.use_bias, name="project_out").weights(c)
@@ -75,7 +82,7 @@ class TransformerBlock(nn.Module):
         y = LayerNorm(1e-5, self.norm_bias, self.dtype, name="norm2")(x)
         feed_forward = FeedForward(self.expansion, self.use_bias, self.dtype, name="ffn")
         widest = 2 * int(y.shape[-1] * self.expansion) * y.nbytes // y.shape[-1]
-        return x + in_strips(feed_forward, y, -(-widest // MOST_BYTES), reach=1)
+        return x + InStrips(name="strips")(feed_forward, y, -(-widest // MOST_BYTES), 1)
 
 
 class Restormer(Network):

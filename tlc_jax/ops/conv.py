@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -155,7 +156,11 @@ Weights = tuple[jax.Array, jax.Array | None]
 
 
 def pointwise_depthwise(
-    x: jax.Array, pointwise: Weights, depthwise: Weights, parts: int
+    x: jax.Array,
+    pointwise: Weights,
+    depthwise: Weights,
+    parts: int,
+    between: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> tuple[jax.Array, ...]:
     """A 1x1 convolution, a depthwise one, and the result cut into equal parts of its channels.
 
@@ -163,11 +168,12 @@ def pointwise_depthwise(
       x: (N, H, W, I).
       pointwise, depthwise: (1, 1, I, O) and (3, 3, 1, O), each with (1, 1, 1, O) or None.
       parts: how many, a divisor of O.
+      between: applied to the map between the two, which has its padding, (N, H + 2, W + 2, ...).
     """
 
     def whole(x: jax.Array, *weights: Weights) -> jax.Array:
         (kernel, bias), (deep, deep_bias) = jax.tree.map(lambda w: w.astype(x.dtype), weights)
-        y: jax.Array = depthwise_conv(pointwise_padded(x, kernel, bias, 1), deep, 1)
+        y: jax.Array = depthwise_conv(between(pointwise_padded(x, kernel, bias, 1)), deep, 1)
         return y if deep_bias is None else y + deep_bias
 
     def cut(x: jax.Array, *weights: Weights) -> tuple[jax.Array, ...]:
