@@ -351,9 +351,16 @@ def test_the_keyboard_suffices(page):
                 return
         raise AssertionError(f"no {name} among what Tab goes to")
 
+    choosers = []
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     go_to("Click to upload")
-    with page.expect_file_chooser():
-        page.keyboard.press("Enter")
+
+    def chooses():
+        page.keyboard.press("Enter")  # on a busy machine the page may not listen yet
+        page.wait_for_timeout(500)
+        return choosers
+
+    wait_until(chooses)
     go_to("Example: noise")
     page.keyboard.press("Enter")
     page.wait_for_selector("#viewer img")
