@@ -123,13 +123,22 @@ def device(target: str) -> Any:
     import jax
     from jax.experimental import topologies
 
-    if target == "v5e":
-        topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
-    else:
-        jax.devices()  # looks for the plugin
-        topology = topologies.get_topology_desc(
-            platform="cuda", topology_name="one", target_config=H100, topology="1x1x1"
-        )
+    from tlc_jax.files.atomic import first_line
+
+    jax.devices()  # looks for plugins
+    try:
+        if target == "v5e":
+            topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+        else:
+            topology = topologies.get_topology_desc(
+                platform="cuda", topology_name="one", target_config=H100, topology="1x1x1"
+            )
+    except RuntimeError as error:  # JAX's, of a compiler that is not there
+        extra = {"v5e": "tpu", "h100": "cuda12"}[target]
+        raise SystemExit(
+            f"--target {target}: {first_line(error)} Type pip install 'jax[{extra}]', of the "
+            f"version that is here, {jax.__version__}."
+        ) from None
     return topology.devices[0]
 
 

@@ -88,10 +88,10 @@ def spread(y: jax.Array, size: Size) -> jax.Array:
         chex.assert_rank(y, 4)
     for axis, length in zip((1, 2), size, strict=True):
         if 1 < y.shape[axis] < length:
-            forms = {"gathered": _gathered, "selected": _selected}
+            along = {"axis": axis, "length": length}
             forms = {
-                name: functools.partial(form, axis=axis, length=length)
-                for name, form in forms.items()
+                "gathered": functools.partial(_gathered, **along),
+                "selected": functools.partial(_selected, **along),
             }
             y = by_backend("spread", forms, y)
     return y

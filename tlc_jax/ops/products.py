@@ -17,6 +17,7 @@ from jax import lax
 HUGE = 1e15  # and beyond, in what is summed; 1e30 in squares
 
 Runs = tuple[jax.Array, ...]
+"""(sum,) or (mean, biased variance) of runs of one length, arrays of one shape."""
 
 
 def _in_parts(along: Callable[[Runs, int, int], Runs]) -> Callable[[Runs, int, int], Runs]:
@@ -63,7 +64,7 @@ def moments_along(runs: Runs, axis: int, k: int) -> Runs:
     if k == length:
         return _whole(mean, variance, axis)
     mean, variance = bounded(mean, HUGE), bounded(variance, HUGE**2)
-    anchors = [jax.lax.slice_in_dim(mean, i, i + 1, axis=axis) for i in range(0, length, k)]
+    anchors = [lax.slice_in_dim(mean, i, i + 1, axis=axis) for i in range(0, length, k)]
 
     def anchor(number: jax.Array) -> jax.Array:
         """The anchors of these numbers, one for each position along the axis."""

@@ -18,11 +18,8 @@ import numpy as np
 from jax import lax
 
 from tlc_jax.ops.backends import by_backend, stored
-from tlc_jax.ops.products import moments_along, sums_along
+from tlc_jax.ops.products import Runs, moments_along, sums_along
 from tlc_jax.ops.windows import Size
-
-Runs = tuple[jax.Array, ...]
-"""(sum,) or (mean, biased variance) of runs of one length, arrays of one shape."""
 
 Merge = Callable[[Sequence[Runs], Sequence[Any]], Runs]
 """Merges adjacent runs, given their lengths or numbers in proportion to them, into one run."""
