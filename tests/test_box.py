@@ -145,7 +145,9 @@ def test_spread_puts_the_larger_part_below(platform):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("size", "window"), [((55, 69), (48, 49)), ((75, 61), (60, 51))])
+@pytest.mark.parametrize(
+    ("size", "window"), [((55, 69), (48, 49)), ((75, 61), (60, 51)), ((5, 170), (2, 150))]
+)
 def test_constants_stay(size, window, method):
     """A flat picture must not show a pattern."""
     x = jnp.broadcast_to(jnp.asarray([0.0, 1.0, -3.0, 0.75]), (1, *size, 4))
@@ -194,6 +196,7 @@ def test_windows_of_the_published_sizes(k, method):
         ((83, 41), (50, 1)),
         ((30, 83), (50, 17)),  # covers the rows
         ((83, 30), (17, 50)),  # covers the columns
+        ((9, 170), (3, 150)),
     ],
 )
 def test_a_bad_pixel_spoils_the_windows_that_hold_it(size, window, method):
@@ -214,7 +217,7 @@ def test_a_bad_pixel_spoils_the_windows_that_hold_it(size, window, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("window", [(24, 24), (17, 1), (64, 40), None])
+@pytest.mark.parametrize("window", [(24, 24), (17, 1), (64, 40), (2, 80), None])
 def test_variances_beside_a_step(window, method):
     """The map's mean says nothing of a window: halves at -level and level, deviation 0.1."""
     moments = jax.jit(functools.partial(window_moments, window=window, method=method))

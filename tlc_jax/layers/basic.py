@@ -193,9 +193,7 @@ class LocalPool(nn.Module):
         extent: jax.Array | None = None,
     ) -> jax.Array:
         def projected(x: jax.Array) -> jax.Array:
-            if project is None:
-                return x
-            return jnp.matmul(x, project.astype(x.dtype), preferred_element_type=jnp.float32)
+            return x if project is None else jnp.matmul(x, project.astype(x.dtype))
 
         _, h, w, c = x.shape
         slides = clip_window(window, (h, w)) != (h, w)

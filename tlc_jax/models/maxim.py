@@ -26,8 +26,8 @@ from tlc_jax.layers import (
     conv3x3,
     transposed_conv2x2,
 )
-from tlc_jax.ops import Window, average_windows, extract_windows, resize_bilinear
-from tlc_jax.ops.windows import Size, clip_window
+from tlc_jax.ops import Window, resize_bilinear
+from tlc_jax.ops.windows import Size, average_side_by_side, clip_window, side_by_side
 
 Layer = Callable[[jax.Array], jax.Array]
 
@@ -56,17 +56,16 @@ class GridMixing(nn.Module):
         g_h, g_w = self.size
         x, kernel, bias = _mixing_params(self, x)
 
-        def mix(x: jax.Array) -> jax.Array:
-            n, h, w, c = x.shape
-            cells = x.reshape(n, g_h, h // g_h, g_w, w // g_w, c)
-            mixed = jnp.einsum("niajbc,ijkl->nkalbc", cells, kernel)
-            return (mixed + bias.reshape(1, g_h, 1, g_w, 1, 1)).reshape(n, h, w, c)
-
         _, h, w, _ = x.shape
         window = clip_window(window, (h, w))
-        if window == (h, w):
-            return mix(x)
-        return average_windows(mix(extract_windows(x, window)), (h, w))
+        x = side_by_side(x, window)
+        n, rows, columns, c = x.shape
+        rows, columns = rows // window[0], columns // window[1]
+        c_h, c_w = window[0] // g_h, window[1] // g_w
+        cells = x.reshape(n, rows, g_h, c_h, columns, g_w, c_w, c)
+        mixed = jnp.einsum("nriaujbc,ijkl->nrkaulbc", cells, kernel)
+        mixed = (mixed + bias.reshape(g_h, 1, 1, g_w, 1, 1)).reshape(x.shape)
+        return average_side_by_side(mixed, (h, w), window)
 
 
 class BlockMixing(nn.Module):

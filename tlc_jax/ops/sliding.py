@@ -174,35 +174,37 @@ def _blocks(x: Runs, k: int, merge: Merge, size: int = BLOCK_LENGTH) -> Runs:
 
 
 def _edges(x: Runs, k: int, merge: Merge, size: int = EDGE_LENGTH) -> Runs:
-    """As `_blocks`, each sum by itself: one pass with some 2 * size reads from a GPU's caches.
-
-    Moments use `_blocks`.
-    """
-    if merge is not _merge_sums:
-        return _blocks(x, k, merge)
-    (values,) = x
-    length = values.shape[1]
+    """As `_blocks`, each run by itself: one pass with some 2 * size reads from a GPU's caches."""
+    moments = merge is _merge_moments
+    length = x[0].shape[1]
     outputs = length - k + 1
     if k <= 4 * size:
-        return _reduce_window(x, k, merge)
+        return merge([_cut(x, i, outputs) for i in range(k)], [1] * k)
     whole = k // size - 1  # blocks in every window, wherever it begins
-    (block,) = merge([_cut(x, i, length // size, size) for i in range(size)], [1] * size)
-    (between,) = _edges((block,), whole, merge, size)
+    block = merge([_cut(x, i, length // size, size) for i in range(size)], [1] * size)
+    between = _edges(block, whole, merge, size)
     begin = np.arange(outputs)
     first = -(-begin // size)  # whole block
     behind = begin + k - (first + whole) * size  # positions behind these blocks, below 2 * size
     before = first * size - begin
+    inner = jax.tree.map(lambda x: jnp.take(x, first, axis=1, mode="clip"), between)
 
-    def part(taken: np.ndarray, start: int) -> jax.Array:
-        part = lax.slice_in_dim(values, start, start + outputs, axis=1)
-        return jnp.where(jnp.asarray(taken)[None, :, None], part, 0)
+    def terms(taken: np.ndarray, start: int) -> Runs:
+        """What the positions from `start` on add to the runs that have taken them."""
+        part = _cut(x, start, outputs)
+        if moments:  # about the mean of the blocks, most of the run: little cancels
+            deviation = part[0] - inner[0]
+            part = deviation, jnp.square(deviation) + part[1]
+        return jax.tree.map(lambda x: jnp.where(taken[None, :, None], x, 0), part)
 
-    total = jnp.take(between, first, axis=1, mode="clip")
-    for i in range(size - 1):
-        total = total + part(i < before, i)
-    for i in range(2 * size - 1):
-        total = total + part(i < behind, k - 1 - i)
-    return (total,)
+    parts = [terms(i < before, i) for i in range(size - 1)]
+    parts += [terms(i < behind, k - 1 - i) for i in range(2 * size - 1)]
+    total, *square = (functools.reduce(operator.add, each) for each in zip(*parts, strict=True))
+    if not moments:
+        return (inner[0] + total,)
+    shift = total / k
+    spread = (inner[1] * (whole * size) + square[0]) / k - jnp.square(shift)
+    return inner[0] + shift, spread
 
 
 MERGING: dict[str, Callable[[Runs, int, Merge], Runs]] = {

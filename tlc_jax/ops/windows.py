@@ -8,11 +8,13 @@ import functools
 import itertools
 import math
 import numbers
+import operator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from tlc_jax.ops.checks import check_maps
 
@@ -180,8 +182,7 @@ def extract_windows(x: jax.Array, window: Window) -> jax.Array:
     n, height, width, c = x.shape
     h, w = clip_window(window, (height, width))
     rows, columns = axis_starts(height, h), axis_starts(width, w)
-    x = jnp.take(x, np.add.outer(rows, np.arange(h)).ravel(), axis=1, mode="clip")
-    x = jnp.take(x, np.add.outer(columns, np.arange(w)).ravel(), axis=2, mode="clip")
+    x = side_by_side(x, (h, w))
     x = x.reshape(n, len(rows), h, len(columns), w, c)
     return x.transpose(1, 3, 0, 2, 4, 5).reshape(len(rows) * len(columns) * n, h, w, c)
 
@@ -202,20 +203,44 @@ def average_windows(windows: jax.Array, size: Size) -> jax.Array:
     n = len(windows) // (rows * columns)
     x = windows.reshape(rows, columns, n, h, w, c).transpose(2, 0, 3, 1, 4, 5)
     x = x.reshape(n, rows * h, columns * w, c)
-    x = _average_axis(_average_axis(x, size[0], h, axis=1), size[1], w, axis=2)
-    return x.astype(windows.dtype)
+    return average_side_by_side(x, size, (h, w))
+
+
+def side_by_side(x: jax.Array, window: Size) -> jax.Array:
+    """The windows of `extract_windows` where they lie: (N, H, W, C) -> (N, rows h, columns w, C).
+
+    Windows that do not overlap are the map itself.
+    """
+    return _cut_axis(_cut_axis(x, window[0], axis=1), window[1], axis=2)
+
+
+def average_side_by_side(x: jax.Array, size: Size, window: Size) -> jax.Array:
+    """Inverse of `side_by_side`, averaged as in `average_windows`."""
+    averaged = _average_axis(_average_axis(x, size[0], window[0], axis=1), size[1], window[1], axis=2)
+    return averaged.astype(x.dtype)
+
+
+def _cut_axis(x: jax.Array, window: int, axis: int) -> jax.Array:
+    """The windows of an axis side by side along it."""
+    starts = axis_starts(x.shape[axis], window)
+    if len(starts) * window == x.shape[axis]:  # no copy
+        return x
+    parts = [lax.slice_in_dim(x, start, start + window, axis=axis) for start in starts]
+    return jnp.concatenate(parts, axis)
 
 
 def _average_axis(x: jax.Array, length: int, window: int, axis: int) -> jax.Array:
-    """Merge windows that stand side by side along an axis into that axis, float32."""
-    starts, position = np.array(axis_starts(length, window)), np.arange(length)
-    holds = (starts[:, None] <= position) & (position < starts[:, None] + window)
-    count, first = holds.sum(axis=0), holds.argmax(axis=0)
-    others = [other for other in range(x.ndim) if other != axis]
-    total = jnp.zeros((), jnp.float32)
-    for i in range(count.max()):  # two at most, as the windows are the fewest that cover the axis
-        which = np.minimum(first + i, first + count - 1)
-        part = jnp.take(x, which * window + position - starts[which], axis=axis, mode="clip")
-        share = np.where(i < count, 1 / count, 0).astype(np.float32)
-        total = total + part.astype(jnp.float32) * np.expand_dims(share, others)
-    return total
+    """Merge windows that stand side by side along an axis into that axis, cell by cell."""
+    starts = axis_starts(length, window)
+    if len(starts) * window == length:
+        return x
+
+    def cell(begin: int, end: int) -> jax.Array:
+        holding = [(i, start) for i, start in enumerate(starts) if start <= begin < start + window]
+        parts = [
+            lax.slice_in_dim(x, i * window + begin - start, i * window + end - start, axis=axis)
+            for i, start in holding
+        ]
+        return functools.reduce(operator.add, (part.astype(jnp.float32) for part in parts)) / len(parts)
+
+    return jnp.concatenate([cell(*ends) for ends in axis_cells(length, window)], axis)
