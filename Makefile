@@ -97,7 +97,7 @@ package: $(VENV)/set-up-dev
 	  --quality fast
 	test -f build/installed/lib/python*/site-packages/tlc_jax/py.typed
 
-bench: $(VENV)/set-up-dev
+bench: $(VENV)/set-up-bench
 	$(BIN)/python -m benchmarks
 
 bench-check: $(VENV)/set-up-dev

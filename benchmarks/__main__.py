@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.contestant import DTYPES, FORMS, NETWORKS, PEERS, Contestant
+from benchmarks.contestant import DTYPES, FORMS, NETWORKS, ONNX, PEERS, Contestant
 from benchmarks.networks import race, ratio, ratios
 
 SIZES = [(256, 256), (512, 512), (720, 1280), (2160, 3840)]
@@ -37,7 +37,12 @@ def races(arguments: argparse.Namespace) -> Iterator[list[Contestant]]:
     for network, size, dtype in itertools.product(
         arguments.network, arguments.size, arguments.dtype
     ):
-        forms = [form for form in arguments.form if form == "ours" or network in PEERS]
+        on_cpu = arguments.platform == "cpu"
+        forms = [
+            form
+            for form in arguments.form
+            if form == "ours" or (network in PEERS and (form not in ONNX or on_cpu))
+        ]
         if not forms:
             continue
         modes = ("global", "local") if max(size) > WINDOW else ("global",)

@@ -10,15 +10,20 @@ import dataclasses
 import json
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    import torch
+
     from tlc_jax.layers.network import Network, Params
 
-# The last three are of PyTorch; "compile" is channels_last, too.
-FORMS = ("ours", "eager", "channels_last", "compile")
+# Those behind the first are of PyTorch; "compile" is channels_last, too. The last two run the ONNX
+# graph that PyTorch exports, on a CPU.
+FORMS = ("ours", "eager", "channels_last", "compile", "onnxruntime", "openvino")
+ONNX = ("onnxruntime", "openvino")
 PEERS = ("nafnet", "nafnet64", "restormer")  # have a PyTorch version here
 NETWORKS = (*PEERS, "mprnet", "hinet")
 DTYPES = ("float32", "tf32", "bfloat16")
@@ -98,8 +103,8 @@ def ours(what: Contestant) -> Callable[[], Ready]:
     return get_ready
 
 
-def theirs(what: Contestant) -> Callable[[], Ready]:
-    """A contestant of the PyTorch peer, whose compiler gives no figures."""
+def peer(what: Contestant) -> tuple["torch.nn.Module", "torch.Tensor"]:
+    """The network in PyTorch, in float32 on the CPU, and a picture for it."""
     import torch
 
     from benchmarks import torch_peer
@@ -109,17 +114,23 @@ def theirs(what: Contestant) -> Callable[[], Ready]:
         "nafnet64": lambda: torch_peer.NAFNet(width=64),
         "restormer": torch_peer.Restormer,
     }
+    model = networks[what.network]().eval()
+    if what.mode == "local":
+        torch_peer.make_local(model)
+    return model, torch.rand(what.batch, 3, *what.size)
+
+
+def theirs(what: Contestant) -> Callable[[], Ready]:
+    """A contestant of the PyTorch peer, whose compiler gives no figures."""
+    import torch
+
     device = {"gpu": "cuda"}.get(what.platform, what.platform)
     torch.set_float32_matmul_precision("high" if what.dtype == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = what.dtype == "tf32"
     torch.backends.cudnn.benchmark = True  # fixed sizes: let it choose its kernels by trial
     dtype = torch.bfloat16 if what.dtype == "bfloat16" else torch.float32
     layout = torch.contiguous_format if what.form == "eager" else torch.channels_last
-    model = networks[what.network]().eval()
-    if what.mode == "local":
-        torch_peer.make_local(model)
-    model = model.to(device, dtype, memory_format=layout)
-    image = torch.rand(what.batch, 3, *what.size).to(device, dtype, memory_format=layout)
+    model, image = (it.to(device, dtype, memory_format=layout) for it in peer(what))
     forward = torch.compile(model) if what.form == "compile" else model
 
     def run() -> None:
@@ -132,6 +143,39 @@ def theirs(what: Contestant) -> Callable[[], Ready]:
         return torch.cuda.max_memory_allocated() if device == "cuda" else None
 
     return lambda: Ready(run, device_peak, {})
+
+
+def exported(what: Contestant) -> Callable[[], Ready]:
+    """A contestant of the PyTorch peer as an ONNX graph; exporting it is not timed."""
+    import torch
+
+    model, image = peer(what)
+    folder = tempfile.TemporaryDirectory()
+    path = f"{folder.name}/network.onnx"
+    torch.onnx.export(model, (image,), path, dynamo=True, verbose=False)
+    picture = image.numpy()
+
+    def in_onnxruntime() -> Callable[[], Any]:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (given,) = session.get_inputs()
+        return lambda: session.run(None, {given.name: picture})
+
+    def in_openvino() -> Callable[[], Any]:
+        import openvino
+
+        precision = {"bfloat16": "bf16", "float32": "f32"}[what.dtype]
+        settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        compiled = openvino.Core().compile_model(path, "CPU", settings)
+        return lambda: compiled(picture)
+
+    def get_ready() -> Ready:
+        run = in_onnxruntime() if what.form == "onnxruntime" else in_openvino()
+        folder.cleanup()
+        return Ready(run, lambda: None, {})
+
+    return get_ready
 
 
 def kernel_bytes(file: str, key: str) -> int:
@@ -152,7 +196,8 @@ def main() -> None:
     def answer(value: Any) -> None:
         print(json.dumps(value), file=answers, flush=True)
 
-    get_ready = (ours if what.form == "ours" else theirs)(what)
+    made_by = {"ours": ours} | dict.fromkeys(ONNX, exported)
+    get_ready = made_by.get(what.form, theirs)(what)
     start = time.perf_counter()
     run, device_peak, about = get_ready()
     run()

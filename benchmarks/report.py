@@ -15,7 +15,9 @@ from typing import Any
 from benchmarks.contestant import kernel_bytes
 from benchmarks.networks import ratio
 
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch")
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "onnxruntime", "openvino")
+# By a flag of Linux: what a CPU's best instructions are called, which its name often hides.
+UNITS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
 DEVICE = "import jax; d = jax.devices()[0]; print(d.platform, d.device_kind)"
 
 
@@ -25,9 +27,11 @@ def machine() -> dict[str, Any]:
     told = subprocess.check_output([sys.executable, "-c", DEVICE], text=True)
     kind, device = told.strip().split(maxsplit=1)
     if kind == "cpu":
-        with open("/proc/cpuinfo") as lines:
-            names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-        device = f"{names[0] if names else platform.machine()} {os.cpu_count()} cores"
+        told = Path("/proc/cpuinfo").read_text()
+        name = re.search(r"model name\s*: (.*)", told)
+        units = [unit for flag, unit in UNITS.items() if re.search(rf"\b{flag}\b", told)]
+        parts = [name[1] if name else platform.machine(), *units[:1], f"{os.cpu_count()} cores"]
+        device = " ".join(parts)
     installed = {x.metadata["Name"]: x.version for x in importlib.metadata.distributions()}
     return {
         "platform": kind,
