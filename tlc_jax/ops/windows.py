@@ -8,7 +8,6 @@ import functools
 import itertools
 import math
 import numbers
-import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -203,7 +202,7 @@ def average_windows(windows: jax.Array, size: Size) -> jax.Array:
     n = len(windows) // (rows * columns)
     x = windows.reshape(rows, columns, n, h, w, c).transpose(2, 0, 3, 1, 4, 5)
     x = x.reshape(n, rows * h, columns * w, c)
-    return average_side_by_side(x, size, (h, w))
+    return average_side_by_side(x, size, (h, w)).astype(windows.dtype)
 
 
 def side_by_side(x: jax.Array, window: Size) -> jax.Array:
@@ -215,9 +214,10 @@ def side_by_side(x: jax.Array, window: Size) -> jax.Array:
 
 
 def average_side_by_side(x: jax.Array, size: Size, window: Size) -> jax.Array:
-    """Inverse of `side_by_side`, averaged as in `average_windows`."""
-    averaged = _average_axis(_average_axis(x, size[0], window[0], axis=1), size[1], window[1], axis=2)
-    return averaged.astype(x.dtype)
+    """Inverse of `side_by_side`; where windows overlap, their mean in float32."""
+    for axis in (1, 2):
+        x = _average_axis(x, size[axis - 1], window[axis - 1], axis)
+    return x
 
 
 def _cut_axis(x: jax.Array, window: int, axis: int) -> jax.Array:
@@ -236,11 +236,12 @@ def _average_axis(x: jax.Array, length: int, window: int, axis: int) -> jax.Arra
         return x
 
     def cell(begin: int, end: int) -> jax.Array:
-        holding = [(i, start) for i, start in enumerate(starts) if start <= begin < start + window]
-        parts = [
-            lax.slice_in_dim(x, i * window + begin - start, i * window + end - start, axis=axis)
-            for i, start in holding
-        ]
-        return functools.reduce(operator.add, (part.astype(jnp.float32) for part in parts)) / len(parts)
+        total, count = jnp.zeros((), jnp.float32), 0
+        for i, start in enumerate(starts):
+            if start <= begin < start + window:
+                first = i * window - start
+                part = lax.slice_in_dim(x, first + begin, first + end, axis=axis)
+                total, count = total + part.astype(jnp.float32), count + 1
+        return total / count
 
     return jnp.concatenate([cell(*ends) for ends in axis_cells(length, window)], axis)
