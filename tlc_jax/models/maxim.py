@@ -64,7 +64,7 @@ class GridMixing(nn.Module):
         c_h, c_w = window[0] // g_h, window[1] // g_w
         cells = x.reshape(n, rows, g_h, c_h, columns, g_w, c_w, c)
         mixed = jnp.einsum("nriaujbc,ijkl->nrkaulbc", cells, kernel)
-        mixed = (mixed + bias.reshape(g_h, 1, 1, g_w, 1, 1)).reshape(x.shape)
+        mixed = (mixed + bias.reshape(1, 1, g_h, 1, 1, g_w, 1, 1)).reshape(x.shape)
         return average_side_by_side(mixed, (h, w), window).astype(x.dtype)
 
 
