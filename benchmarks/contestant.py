@@ -149,6 +149,8 @@ def exported(what: Contestant) -> Callable[[], Ready]:
     """A contestant of the PyTorch peer as an ONNX graph; exporting it is not timed."""
     import torch
 
+    if what.form == "onnxruntime" and what.dtype != "float32":
+        raise SystemExit("onnxruntime computes in float32 on CPUs.")
     model, image = peer(what)
     folder = tempfile.TemporaryDirectory()
     path = f"{folder.name}/network.onnx"

@@ -27,9 +27,9 @@ def machine() -> dict[str, Any]:
     told = subprocess.check_output([sys.executable, "-c", DEVICE], text=True)
     kind, device = told.strip().split(maxsplit=1)
     if kind == "cpu":
-        told = Path("/proc/cpuinfo").read_text()
-        name = re.search(r"model name\s*: (.*)", told)
-        units = [unit for flag, unit in UNITS.items() if re.search(rf"\b{flag}\b", told)]
+        cpu = Path("/proc/cpuinfo").read_text()
+        name = re.search(r"model name\s*: (.*)", cpu)
+        units = [unit for flag, unit in UNITS.items() if re.search(rf"\b{flag}\b", cpu)]
         parts = [name[1] if name else platform.machine(), *units[:1], f"{os.cpu_count()} cores"]
         device = " ".join(parts)
     installed = {x.metadata["Name"]: x.version for x in importlib.metadata.distributions()}
