@@ -23,6 +23,8 @@ from tlc_jax.ops.backends import forms_of
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# For those tests that divide work; all others use the first.
+jax.config.update("jax_num_cpu_devices", 8)
 # Parity means float32 products on GPUs and TPUs too, where the default is less.
 jax.config.update("jax_default_matmul_precision", "highest")
 
