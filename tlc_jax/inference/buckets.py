@@ -22,7 +22,7 @@ from flax.linen.module import InterceptorContext
 from tlc_jax.layers import DepthwiseConv3x3, InStrips, Network, PointwiseDepthwise
 from tlc_jax.layers.network import Params, Size, is_site
 from tlc_jax.ops import pad_to_multiple
-from tlc_jax.ops.within import zero_beyond
+from tlc_jax.ops.within import Corner, zero_beyond
 
 
 def choose_buckets(sizes: Iterable[Size], waste: float) -> dict[Size, Size]:
@@ -109,6 +109,8 @@ def _within(extent: jax.Array, bucket: np.ndarray) -> Callable[..., Any]:
         here = extent // (bucket // sides)
         if convolves:
             return call(zero_beyond(x, here + border), **kwargs)
-        return call(*args, extent=here, **kwargs)
+        if isinstance(layer, PointwiseDepthwise):
+            return call(*args, between=lambda x: zero_beyond(x, here + 1))
+        return call(*args, part=Corner(here), **kwargs)
 
     return run

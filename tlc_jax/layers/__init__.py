@@ -2,9 +2,11 @@
 
 from tlc_jax.layers.basic import (
     Conv1x1,
+    CutRows,
     DepthwiseConv3x3,
     Downsample2x2,
     InStrips,
+    JoinRows,
     LayerNorm,
     LocalAttention,
     LocalMoments,
@@ -12,6 +14,7 @@ from tlc_jax.layers.basic import (
     NAFBlock,
     NonLocal,
     PointwiseDepthwise,
+    ResizeBilinear,
     SqueezeExcite,
     SupervisedAttention,
     Upsample2x2,
@@ -24,8 +27,8 @@ from tlc_jax.layers.cab import CAB
 from tlc_jax.layers.network import Network
 
 __all__ = [
-    "CAB", "Conv1x1", "DepthwiseConv3x3", "Downsample2x2", "InStrips", "LayerNorm",
+    "CAB", "Conv1x1", "CutRows", "DepthwiseConv3x3", "Downsample2x2", "InStrips", "JoinRows", "LayerNorm",
     "LocalAttention", "LocalMoments", "LocalPool", "NAFBlock", "Network", "NonLocal",
-    "PointwiseDepthwise", "SqueezeExcite", "SupervisedAttention", "Upsample2x2", "channel_param",
+    "PointwiseDepthwise", "ResizeBilinear", "SqueezeExcite", "SupervisedAttention", "Upsample2x2", "channel_param",
     "conv3x3", "simple_gate", "transposed_conv2x2",
 ]  # fmt: skip

@@ -2,9 +2,9 @@
 
 A site is a layer that aggregates over positions; its attribute `site` says what. It is called with
 `window`, (height, width) in pixels of its own feature map; `None` is the whole map, as in training.
-If the map fills only the corner of an array, `extent` is its size there, see `ops.within`. `dtype`
-is the type to compute in: parameters stay float32, and so do norms, means and the products of
-attention.
+If the map fills only the corner of its array, or its rows are divided over devices, `part` says so:
+a `Corner` or `Rows`, which have the operations of `ops` for it. `dtype` is the type to compute in:
+parameters stay float32, and so do norms, means and the products of attention.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,6 @@ from flax.typing import Dtype
 
 from tlc_jax import ops
 from tlc_jax.ops import Window
-from tlc_jax.ops.attention import attention_of_tiles
 from tlc_jax.ops.backends import stored
 from tlc_jax.ops.conv import (
     Weights,
@@ -28,14 +27,12 @@ from tlc_jax.ops.conv import (
     pointwise_padded,
     pointwise_shuffled,
 )
+from tlc_jax.ops.divided import Rows
 from tlc_jax.ops.shape import in_strips
 from tlc_jax.ops.windows import clip_window
-from tlc_jax.ops.within import (
-    tiles_within,
-    window_mean_within,
-    window_moments_within,
-    zero_beyond,
-)
+from tlc_jax.ops.within import Corner
+
+Part = Corner | Rows
 
 kernel_init = nn.initializers.lecun_normal()
 
@@ -44,7 +41,7 @@ class Conv1x1(nn.Module):
     """1x1 convolution, (N, H, W, C) -> (N, H, W, features).
 
     `border` adds zeros around the result, (N, H + 2 border, W + 2 border, features): the padding of
-    a larger convolution that follows.
+    a larger convolution that follows; for `inside` see `ops.conv.pointwise_padded`.
     """
 
     features: int
@@ -58,10 +55,11 @@ class Conv1x1(nn.Module):
         kernel = self.param("kernel", kernel_init, (1, 1, channels, self.features), jnp.float32)
         return kernel, channel_param(self, "bias", kernel) if self.use_bias else None
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, inside: jax.Array | None = None) -> jax.Array:
         x, kernel, bias = promote_dtype(x, *self.weights(x.shape[-1]), dtype=self.dtype)
         if self.border:
-            return pointwise_padded(x, kernel, bias, self.border)
+            inside = None if inside is None else inside.astype(x.dtype)
+            return pointwise_padded(x, kernel, bias, inside, self.border)
         x = ops.pointwise(x, kernel)
         return x if bias is None else x + bias
 
@@ -100,12 +98,8 @@ class PointwiseDepthwise(nn.Module):
         pointwise: Weights,
         depthwise: Weights,
         parts: int,
-        *,
-        extent: jax.Array | None = None,
+        between: Callable[[jax.Array], jax.Array] = lambda x: x,
     ) -> tuple[jax.Array, ...]:
-        def between(x: jax.Array) -> jax.Array:
-            return x if extent is None else zero_beyond(x, extent + 1)
-
         return pointwise_depthwise(x, pointwise, depthwise, parts, between)
 
 
@@ -116,6 +110,29 @@ class InStrips(nn.Module):
         self, function: Callable[[jax.Array], jax.Array], x: jax.Array, count: int, reach: int
     ) -> jax.Array:
         return in_strips(function, x, count, reach)
+
+
+class ResizeBilinear(nn.Module):
+    """Called as `ops.resize_bilinear`."""
+
+    def __call__(self, x: jax.Array, levels: int) -> jax.Array:
+        return ops.resize_bilinear(x, levels)
+
+
+class CutRows(nn.Module):
+    """The upper and the lower half of each map, (N, H, W, C) -> (2 N, H / 2, W, C); H is even."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        n, h, w, c = x.shape
+        return x.reshape(n * 2, h // 2, w, c)  # moves no data
+
+
+class JoinRows(nn.Module):
+    """The inverse of `CutRows`."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        n, h, w, c = x.shape
+        return x.reshape(n // 2, h * 2, w, c)
 
 
 class Downsample2x2(nn.Module):
@@ -190,7 +207,7 @@ class LocalPool(nn.Module):
         project: jax.Array | None = None,
         *,
         window: Window = None,
-        extent: jax.Array | None = None,
+        part: Part | None = None,
     ) -> jax.Array:
         def projected(x: jax.Array) -> jax.Array:
             return x if project is None else jnp.matmul(x, project.astype(x.dtype))
@@ -200,10 +217,7 @@ class LocalPool(nn.Module):
         squeezed = slides and project is not None and project.shape[-1] < c
         if squeezed:
             x = projected(x)
-        if extent is not None:
-            mean = window_mean_within(x, window, extent)
-        else:
-            mean = ops.window_mean(x, window)
+        mean = (part or ops).window_mean(x, window)
         return mean if squeezed else projected(mean)
 
 
@@ -216,11 +230,9 @@ class LocalMoments(nn.Module):
     site: ClassVar[str] = "moments"
 
     def __call__(
-        self, x: jax.Array, *, window: Window = None, extent: jax.Array | None = None
+        self, x: jax.Array, *, window: Window = None, part: Part | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        if extent is not None:
-            return window_moments_within(x, window, extent)
-        return ops.window_moments(x, window)
+        return (part or ops).window_moments(x, window)
 
 
 class LocalAttention(nn.Module):
@@ -240,13 +252,9 @@ class LocalAttention(nn.Module):
         project: jax.Array | None = None,
         *,
         window: Window = None,
-        extent: jax.Array | None = None,
+        part: Part | None = None,
     ) -> jax.Array:
-        if extent is not None:
-            _, h, w, _ = q.shape
-            tiles = tiles_within(extent, (h, w), window)
-            return attention_of_tiles(q, k, v, temperature, project, *tiles)
-        return ops.transposed_attention(q, k, v, temperature, window, project=project)
+        return (part or ops).transposed_attention(q, k, v, temperature, window, project=project)
 
 
 class NonLocal(nn.Module):

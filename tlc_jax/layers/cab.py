@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from tlc_jax.layers.basic import Conv1x1, SqueezeExcite, conv3x3
-from tlc_jax.ops import resize_bilinear
+from tlc_jax.layers.basic import Conv1x1, ResizeBilinear, SqueezeExcite, conv3x3
 
 # The feature maps of a U-Net's levels, of full, half and quarter size.
 Pyramid = tuple[jax.Array, ...]
@@ -112,7 +111,7 @@ class Decoder(nn.Module):
             # The convolution acts on single pixels, so it costs less before the interpolation.
             x = Conv1x1(width, use_bias=False, dtype=self.dtype, name=f"up{i + 2}{i + 1}")(x)
             skip = CAB(self.reduction, self.dtype, name=f"skip_attn{i + 1}")
-            x = resize_bilinear(x, 1) + skip(skips[i], slope)
+            x = ResizeBilinear()(x, 1) + skip(skips[i], slope)
             x = _blocks(x, slope, 2, self, f"decoder_level{i + 1}")
             pyramid.insert(0, x)
         return tuple(pyramid)
@@ -146,7 +145,7 @@ class ORSNet(nn.Module):
                     y = conv(up, name=f"up_{name}{i}_{step}")(y)
                 total = total + conv(width, name=f"conv_{name}{i + 1}")(y)
             for _ in range(i):
-                total = resize_bilinear(total, 1)
+                total = ResizeBilinear()(total, 1)
             x = x + total
         return x
 

@@ -40,6 +40,9 @@ class Network(nn.Module, kw_only=True):
     # Whether images of several sizes can share a program, see `tlc_jax.inference.buckets`. Not
     # inherited: a subclass may have layers for which that is wrong.
     buckets: ClassVar[bool] = False
+    # Whether an image can be divided over devices, see `tlc_jax.inference.divided`, where it cannot
+    # share programs. Not inherited, either.
+    rows: ClassVar[bool] = False
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # fields of the published networks
 
     inp_channels: int = 3
@@ -87,6 +90,10 @@ class Network(nn.Module, kw_only=True):
     @property
     def has_buckets(self) -> bool:
         return vars(type(self)).get("buckets", False)
+
+    @property
+    def divides(self) -> bool:
+        return self.has_buckets or vars(type(self)).get("rows", False)
 
     @nn.nowrap
     def example_input(self, size: Size) -> jax.ShapeDtypeStruct:

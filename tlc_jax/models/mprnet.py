@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tlc_jax.layers import Network, SupervisedAttention, conv3x3
+from tlc_jax.layers import CutRows, JoinRows, Network, SupervisedAttention, conv3x3
 from tlc_jax.layers.cab import Decoder, Encoder, ORSNet, ShallowFeatures, prelu_slope
 
 LEVELS = 3  # of the U-Nets
@@ -31,6 +31,7 @@ class MPRNet(Network):
     num_cab: int = 8
     reduction: int = 4
 
+    rows = True
     multiple = 2**LEVELS  # as its quarters are halved twice
     variants: ClassVar = {
         "deblurring": {},
@@ -52,7 +53,7 @@ class MPRNet(Network):
             xy = jnp.concatenate([x, y], axis=-1)
             return conv3x3(features, self.dtype, name, use_bias=False)(xy)
 
-        halves = _cut_rows(image)
+        halves = CutRows()(image)
         quarters = _cut_columns(halves)
 
         x = shallow(name="shallow_feat1")(quarters, slope)
@@ -63,7 +64,7 @@ class MPRNet(Network):
         attended, _ = attend(name="sam12")(decoded[0], halves)
         x = concat(x, attended, self.n_feat, "concat12")
         encoded = encoder(name="stage2_encoder")(x, (encoded, decoded), slope)
-        encoded = tuple(map(_join_rows, encoded))
+        encoded = tuple(map(JoinRows(), encoded))
         decoded = decoder(name="stage2_decoder")(encoded, slope)
 
         x = shallow(name="shallow_feat3")(image, slope)
@@ -75,22 +76,12 @@ class MPRNet(Network):
         return image + residual.astype(image.dtype)
 
 
-# The parts are entries of one batch; cutting rows in halves moves no data.
-
-
-def _cut_rows(x: jax.Array) -> jax.Array:
-    n, h, w, c = x.shape
-    return x.reshape(n * 2, h // 2, w, c)
+# The parts are entries of one batch.
 
 
 def _cut_columns(x: jax.Array) -> jax.Array:
     n, h, w, c = x.shape
     return x.reshape(n, h, 2, w // 2, c).swapaxes(1, 2).reshape(n * 2, h, w // 2, c)
-
-
-def _join_rows(x: jax.Array) -> jax.Array:
-    n, h, w, c = x.shape
-    return x.reshape(n // 2, h * 2, w, c)
 
 
 def _join_columns(x: jax.Array) -> jax.Array:

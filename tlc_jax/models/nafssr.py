@@ -13,8 +13,16 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
-from tlc_jax.layers import Conv1x1, LayerNorm, NAFBlock, Network, channel_param, conv3x3
-from tlc_jax.ops import parallax_attention, pixel_shuffle, resize_bilinear
+from tlc_jax.layers import (
+    Conv1x1,
+    LayerNorm,
+    NAFBlock,
+    Network,
+    ResizeBilinear,
+    channel_param,
+    conv3x3,
+)
+from tlc_jax.ops import parallax_attention, pixel_shuffle
 from tlc_jax.ops.windows import Size
 
 
@@ -47,6 +55,7 @@ class NAFSSR(Network):
     inp_channels: int = 6  # of both views
     train_size: Size = (30, 90)  # pixels, of the training crops
 
+    rows = True
     variants: ClassVar = {
         f"{size}-{factor}x": {"up_scale": factor, "width": width, "num_blks": blocks}
         for factor in (2, 4)
@@ -70,5 +79,5 @@ class NAFSSR(Network):
             left, right = jnp.split(x, 2)
             x = jnp.concatenate(SCAM(self.dtype, name=f"body_{i}_fusion")(left, right))
         x = pixel_shuffle(conv3x3(channels * self.up_scale**2, self.dtype, "up")(x), self.up_scale)
-        x = x.astype(pair.dtype) + resize_bilinear(views, self.up_scale.bit_length() - 1)
+        x = x.astype(pair.dtype) + ResizeBilinear()(views, self.up_scale.bit_length() - 1)
         return jnp.concatenate(jnp.split(x, 2), axis=-1)

@@ -16,6 +16,7 @@ A 1x1 convolution that follows, of matrix P, is linear, too: v is multiplied by 
 import functools
 import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import chex
@@ -25,7 +26,7 @@ import numpy as np
 
 from tlc_jax.ops.backends import by_backend, stored
 from tlc_jax.ops.checks import check_heads, refusing
-from tlc_jax.ops.masked import SMALLEST_NORM, attention_of_masks
+from tlc_jax.ops.masked import SMALLEST_NORM, attention_of_masks, axis_slots, column_slots
 from tlc_jax.ops.windows import AxisTiles, Size, Window, axis_tiles, clip_window, tile_size
 
 
@@ -78,13 +79,17 @@ def _in_windows(
     if project is None:
         project = jnp.eye(v.shape[-1], dtype=jnp.float32)
 
-    def tiles(*arrays: Any) -> jax.Array:
-        _, h, w, _ = v.shape
-        t_h, t_w = tile_size((h, w), window)
-        rows, columns = axis_tiles(h, window[0], t_h), axis_tiles(w, window[1], t_w)
-        return attention_of_tiles(*arrays, rows=rows, columns=columns)
+    size = v.shape[1], v.shape[2]
 
-    forms = {"tiles": tiles, "masks": functools.partial(attention_of_masks, window=window)}
+    def tiles(*arrays: Any) -> jax.Array:
+        return attention_of_tiles(*arrays, *map(axis_tiles, size, window, tile_size(size, window)))
+
+    def masks(*arrays: Any) -> jax.Array:
+        (rows,) = axis_slots(size[0], window[0]).holds
+        columns = column_slots(size[1], window[1], rows.shape[1])
+        return attention_of_masks(*arrays, jnp.asarray(rows), columns, whole=window == size)
+
+    forms = {"tiles": tiles, "masks": masks}
     return by_backend("attention", forms, q, k, v, temperature, project)
 
 
@@ -96,8 +101,12 @@ def attention_of_tiles(
     project: jax.Array | None,
     rows: AxisTiles,
     columns: AxisTiles,
+    total: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> jax.Array:
-    """`transposed_attention`, in windows given as the tiles of both axes."""
+    """`transposed_attention`, in windows given as the tiles of both axes.
+
+    Of a map in parts, `total` adds up the sums of all parts.
+    """
     n, _, _, channels = v.shape
     heads = temperature.size
     c = channels // heads
@@ -121,7 +130,7 @@ def attention_of_tiles(
         size = heads * math.prod(rest)
         x = _select(rows.cover, of_tiles.reshape(n, r, s * size))
         x = _select(columns.cover, x.reshape(n * a, s, size))
-        return x.reshape(n, a, b, heads, *rest)
+        return total(x).reshape(n, a, b, heads, *rest)
 
     def average(of_windows: jax.Array) -> jax.Array:
         """Mean of the windows that hold each tile, (n, a, b, ...) -> (n * r * s, ...)."""

@@ -39,36 +39,55 @@ def _multiply_rows(x: jax.Array, matrix: jax.Array) -> jax.Array:
     return _multiply(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], matrix.shape[-1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def pointwise_padded(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, border: int
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    inside: jax.Array | None,
+    border: int,
 ) -> jax.Array:
     """1x1 convolution, then `border` zeros: (N, H, W, I) -> (N, H + 2 border, W + 2 border, O).
 
     The zeros are the padding of a larger convolution that follows. `bias` is (1, 1, 1, O) or None.
+    Rows of zeros that are of that padding, too, stay zeros: there `inside`, (H,) of x's type, is 0
+    and elsewhere 1; `None` has none.
     """
     forms = {
         "padded first": functools.partial(_pad_and_multiply, border=border),
         "padded last": functools.partial(_multiply_and_pad, border=border),
     }
-    return by_backend("pointwise, padded", forms, x, kernel, bias)
+    return by_backend("pointwise, padded", forms, x, kernel, bias, inside)
 
 
 def _pad_and_multiply(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, border: int
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    inside: jax.Array | None,
+    border: int,
 ) -> jax.Array:
     if bias is not None:
         # The bias as weights of one more channel, which is 1 inside and 0 in the border.
-        x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
+        ones = jnp.ones_like(x[..., :1])
+        if inside is not None:
+            ones = ones * inside[None, :, None, None]
+        x = jnp.concatenate([x, ones], axis=-1)
         kernel = jnp.concatenate([kernel, bias], axis=2)
     return pointwise(_pad(x, border), kernel)
 
 
 def _multiply_and_pad(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, border: int
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    inside: jax.Array | None,
+    border: int,
 ) -> jax.Array:
     y = pointwise(x, kernel)
-    return _pad(y if bias is None else y + bias, border)
+    if bias is not None:
+        y = y + (bias if inside is None else bias * inside[None, :, None, None])
+    return _pad(y, border)
 
 
 def _padded_backward(border: int, saved: tuple, gradient: jax.Array) -> tuple:
@@ -173,7 +192,7 @@ def pointwise_depthwise(
 
     def whole(x: jax.Array, *weights: Weights) -> jax.Array:
         (kernel, bias), (deep, deep_bias) = jax.tree.map(lambda w: w.astype(x.dtype), weights)
-        y: jax.Array = depthwise_conv(between(pointwise_padded(x, kernel, bias, 1)), deep, 1)
+        y: jax.Array = depthwise_conv(between(pointwise_padded(x, kernel, bias, None, 1)), deep, 1)
         return y if deep_bias is None else y + deep_bias
 
     def cut(x: jax.Array, *weights: Weights) -> tuple[jax.Array, ...]:

@@ -6,6 +6,7 @@ zero; for what is not finite see `ops.products`. It takes as many times the oper
 slots, but reads each map once, in the layout it has. Cut along the rows, a map would be copied.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from tlc_jax.ops.products import HUGE, bounded
-from tlc_jax.ops.windows import Size, axis_starts
+from tlc_jax.ops.windows import axis_starts
 
 SLOTS = 8  # of a tile; with no more, operations take less time than bytes
 LANES = 128  # of a TPU, along the columns of a map
@@ -71,18 +72,26 @@ def attention_of_masks(
     v: jax.Array,
     temperature: jax.Array,
     project: jax.Array,
-    window: Size,
+    rows: jax.Array,
+    columns: Slots,
+    whole: bool,
+    total: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> jax.Array:
-    """`ops.transposed_attention`; the window is clipped to the map."""
+    """`ops.transposed_attention`, in windows given by the rows that they hold and their columns.
+
+    Args:
+      q, k, v, temperature, project: as there.
+      rows: (H, windows) whether the window holds the row.
+      columns: as of `column_slots`, for so many windows along the rows.
+      whole: whether there is one window, with all of the map.
+      total: of a map in parts, adds up the sums of all parts.
+    """
     n, h, w, channels = v.shape
     heads, features = temperature.size, project.shape[-1]
     c = channels // heads
-    rows = axis_slots(h, window[0]).holds[0]  # (h, windows)
-    columns = column_slots(w, window[1], rows.shape[-1])
     s, t_w, _ = columns.holds.shape
-    whole = window == (h, w)
     # (h, s, t_w, a, b), which is never stored
-    holds = jnp.asarray(rows)[:, None, None, :, None] & jnp.asarray(columns.holds)[None, :, :, None]
+    holds = rows[:, None, None, :, None] & jnp.asarray(columns.holds)[None, :, :, None]
 
     def tiles(x: jax.Array, heads: int) -> jax.Array:
         return x.reshape(n, h, s, t_w, heads, channels // heads)
@@ -98,12 +107,12 @@ def attention_of_masks(
             of_slots = square.sum(axis=(1, 3))[:, None, :, None]
         else:  # rows first, which XLA fuses into what computes x
             square = jnp.stack([
-                jnp.where(jnp.asarray(one)[None, :, None, None, None, None], square, 0).sum(1)
+                jnp.where(one[None, :, None, None, None, None], square, 0).sum(1)
                 for one in rows.T
             ], axis=1)  # fmt: skip
             held = jnp.moveaxis(jnp.asarray(columns.holds), -1, 1)[None, None, ..., None, None]
             of_slots = jnp.where(held, square[:, :, :, None], 0).sum(axis=4)
-        squares = _of_windows(of_slots, columns)
+        squares = total(_of_windows(of_slots, columns))
         lengths = jnp.sqrt(jnp.maximum(squares, SMALLEST_NORM**2))
         return jnp.where(squares < HUGE**2 / 2, lengths, jnp.nan)
 
@@ -119,7 +128,7 @@ def attention_of_masks(
         precision="highest", preferred_element_type=jnp.float32,
     )  # fmt: skip
 
-    cosine = _of_windows(gram, columns) / of_q / of_k
+    cosine = total(_of_windows(gram, columns)) / of_q / of_k
     weights = jax.nn.softmax(cosine * temperature.reshape(1, 1, 1, heads, 1, 1), axis=-1)
     project = project.astype(jnp.float32).reshape(heads, c, features)
     weights = jnp.einsum("nabkcd,kce->nabkde", weights, project, precision="highest")

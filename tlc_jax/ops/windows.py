@@ -117,23 +117,28 @@ class AxisTiles(NamedTuple):
     cover: Index  # (windows, tiles) 1 where the window holds the tile
 
 
-def axis_tiles(length: int, window: int, tile: int) -> AxisTiles:
+def axis_tiles(length: int, window: int, tile: int, part: Size | None = None) -> AxisTiles:
     """Tiles of `tile` positions for an axis of `length` with windows of `window`.
+
+    `part` is (begin, end) of the positions to cut, counted from its begin; `None` is all of them.
 
     Examples:
       >>> axis_tiles(5, 3, tile=2).source
       array([0, 1, 2, 2, 3, 4])
     """
     window = min(window, length)
-    starts = axis_starts(length, window)
-    first = [(a, b) for begin, b in axis_cells(length, window) for a in range(begin, b, tile)]
-    wanted = np.concatenate([np.arange(a, a + tile) for a, _ in first])
-    last = np.repeat([b - 1 for _, b in first], tile)
+    begin, end = part or (0, length)
+    cells = ((max(a, begin), min(b, end)) for a, b in axis_cells(length, window))
+    first, last = np.array(
+        [(first, b - 1) for a, b in cells for first in range(a, b, tile)], int
+    ).reshape(-1, 2).T
+    wanted, last = (first[:, None] + np.arange(tile)).ravel(), np.repeat(last, tile)
+    start = np.array(axis_starts(length, window))[:, None]
     return AxisTiles(
-        source=np.minimum(wanted, last),
+        source=np.minimum(wanted, last) - begin,
         inside=wanted <= last,
         place=np.flatnonzero(wanted <= last),
-        cover=np.array([[s <= a < s + window for a, _ in first] for s in starts], np.float32),
+        cover=((start <= first) & (first < start + window)).astype(np.float32),
     )
 
 

@@ -6,16 +6,42 @@ the result is meaningless there.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from tlc_jax.ops.attention import attention_of_tiles
 from tlc_jax.ops.box import window_sum
 from tlc_jax.ops.sliding import MOMENTS, SUMS, Runs, along
 from tlc_jax.ops.windows import AxisTiles, Size, Window, axis_starts, cheapest_tile, clip_window
+
+
+class Corner(NamedTuple):
+    """The corner of `extent` pixels, for layers that are told which part of an array is the map."""
+
+    extent: jax.Array
+
+    def window_mean(self, x: jax.Array, window: Window) -> jax.Array:
+        return window_mean_within(x, window, self.extent)
+
+    def window_moments(self, x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
+        return window_moments_within(x, window, self.extent)
+
+    def transposed_attention(
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        temperature: jax.Array,
+        window: Window,
+        *,
+        project: jax.Array | None,
+    ) -> jax.Array:
+        tiles = tiles_within(self.extent, (v.shape[1], v.shape[2]), window)
+        return attention_of_tiles(q, k, v, temperature, project, *tiles)
 
 
 def zero_beyond(x: jax.Array, extent: jax.Array) -> jax.Array:
