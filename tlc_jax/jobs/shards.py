@@ -75,7 +75,7 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
     match = re.fullmatch(r"(auto|\d{1,18})(?:/(\d{1,18}))?", text, re.ASCII)
     which, count = match.groups() if match else ("", None)
     if which == "auto":
-        return _from_environment(text, count and int(count), environment)
+        return _from_environment(text, int(count) if count else None, environment)
     if not count or int(count) < 1:
         raise JobError(f"--shard {text}: {HOW_INSTEAD}, or auto.")
     shard = Shard(int(which), int(count))
