@@ -2,6 +2,8 @@
 
 import errno
 import itertools
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -236,3 +238,25 @@ def test_an_array_of_slurm(run, tmp_path, monkeypatch):
         "restore", "photos", "--checkpoint", "net", "--shard", "auto", "-o", tmp_path / "out"
     ).out
     assert "shard 0/8: 1 of the 8 to restore" in out
+
+
+@pytest.mark.parametrize("kind", ["bash", "yaml"])
+def test_the_commands_of_the_page(run, world, tmp_path, monkeypatch, kind):
+    """What a script of SLURM and a job of Kubernetes start is a shard of 16."""
+    page = (Path(__file__).parent.parent / "docs/machines.md").read_text()
+    block = re.search(rf"```{kind}\n(.*?)```", page, re.S)[1]
+    if kind == "bash":
+        first, last = map(int, re.search(r"--array=(\d+)-(\d+)\n", block).groups())
+        environment = array(5, first, last, 1, last - first + 1)
+        program, *command = shlex.split(re.search(r"exec (.*)", block)[1])
+    else:
+        spec = pytest.importorskip("yaml").safe_load(block)["spec"]
+        assert (spec["completionMode"], spec["completions"]) == ("Indexed", 16)
+        environment = {"JOB_COMPLETION_INDEX": "5"}
+        program, *command = spec["template"]["spec"]["containers"][0]["command"]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    moved = {"/data/photos": "photos", "/data/restored": tmp_path, "restored/": tmp_path}
+    code, out, err = run(*(moved.get(word, word) for word in command), "--checkpoint", "net")
+    assert (program, code, err) == ("tlc-jax", 0, "") and "shard 5/16: 1 of the 8 to restore" in out
+    assert len(list(tmp_path.iterdir())) == 1
