@@ -79,12 +79,13 @@ def tasks(folder: Path, size: tuple[int, int]) -> Iterator[tuple[str, Callable[[
 def host() -> dict[tuple[str, str], float]:
     """Print what is measured; the seconds of each size and task."""
     measured, rows = {}, []
+    title = f"one core of {report.machine()['device']}"
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         for name, size in SIZES.items():
             for task, do, file in tasks(Path(folder), size):
                 measured[name, task] = taken = seconds(do)
                 rows.append({
-                    f"one core of {report.machine()['device']}": f"{task}, {name}",
+                    title: f"{task}, {name}",
                     "ms": 1000 * taken,
                     "megapixels/s": math.prod(size) / 1e6 / taken,
                     "MB": file.stat().st_size / 1e6 if file.is_file() else "",

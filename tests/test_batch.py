@@ -15,6 +15,7 @@ from PIL import Image
 
 import tlc_jax as tlc
 from tlc_jax.batch import Restorer
+from tlc_jax.files.whole import is_done
 from tlc_jax.inference import ways
 from tlc_jax.jobs.job import JobError
 
@@ -68,6 +69,7 @@ def test_what_is_there_is_kept(world, tmp_path):
     Restorer(world / "net", mode="global")(batch)
     after = contents(tmp_path)
     assert [name for name in before if before[name] != after[name]] == [target.name]
+    assert is_done(target)
     Restorer(world / "net", mode="global", overwrite=True)(batch)
     assert all(before[name] != x for name, x in contents(tmp_path).items())
     assert Restorer(world / "net")(other)["error"].size == 0
@@ -186,12 +188,12 @@ def test_a_worker_of_ray_is_killed(world, tmp_path, commanded):
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     with subprocess.Popen([sys.executable, "-c", example], cwd=tmp_path, env=environment) as ray:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while not list(tmp_path.glob("restored/*.png")) and ray.poll() is None:
             assert time.monotonic() < until
             time.sleep(0.05)
         killed, *_ = (tmp_path / "workers").iterdir()
         os.kill(int(killed.name), signal.SIGKILL)
-        assert ray.wait(60) == 0
+        assert ray.wait(120) == 0
     assert len(list((tmp_path / "workers").iterdir())) == 3
     assert contents(tmp_path / "restored") == contents(commanded)
