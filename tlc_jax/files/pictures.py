@@ -15,13 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from tlc_jax.files.limits import (
-    DECODED,
-    TooLargeError,
-    check_head,
-    check_pixels,
-    open_file,
-)
+from tlc_jax.files.limits import DECODED, TooLargeError, check_head, check_pixels, open_file
 from tlc_jax.files.metadata import NO_METADATA, ORIENTATION, Metadata, exif_of, read_metadata
 from tlc_jax.ops.pixels import to_float, to_gray
 

@@ -122,7 +122,7 @@ def _found(model: Network, path: Path, output: Path, recursive: bool, watch: Wat
         videos = [file for file in files if is_video(file)]
         known, names = {*frames, *videos}, {name for x in files for name in (x.stem, x.name)}
         left_out += [file for file in files if file not in known]
-        made = {file: None for file in (*frames, *videos) if _is_result(file, names)}
+        made = dict.fromkeys(file for file in (*frames, *videos) if _is_result(file, names))
         frames, videos = ([file for file in kind if file not in made] for kind in (frames, videos))
         if made:
             watch(f"{_listed([*made])}: left out, restored already; name one to restore it again")
