@@ -11,7 +11,7 @@ import pytest
 
 import checkpoints_convert
 import tlc_jax as tlc
-from tlc_jax import jobs, layers, ops
+from tlc_jax import batch, jobs, layers, ops
 from tlc_jax.evaluation import evaluating as evaluate
 from tlc_jax.evaluation import reports
 from tlc_jax.files import catalogue
@@ -63,7 +63,7 @@ def public(module) -> list[str]:
     ]
 
 
-MODULES = [tlc, ops, layers, jobs, checkpoints_convert, evaluate, reports, data, catalogue]
+MODULES = [tlc, ops, layers, jobs, batch, checkpoints_convert, evaluate, reports, data, catalogue]
 MODULES += [train, recipe, step, degradations]
 
 

@@ -1,6 +1,7 @@
 """Atomic writing: a file is there whole or not at all, and what a killed process leaves goes."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -39,6 +40,20 @@ def test_what_is_begun_is_removed_at_an_end(tmp_path):
     atomic.temporary(tmp_path / "a").write_text("half")
     atomic.remove_unfinished()
     assert list(tmp_path.iterdir()) == [other]
+
+
+def test_processes_of_other_machines_are_not_taken_for_dead(monkeypatch):
+    """Machines of long names that end in a number, and containers of one machine."""
+    there = []
+    for name, space in [
+        ("node" * 15 + "1", "1"),
+        ("node" * 15 + "2", "1"),
+        ("node" * 15 + "1", "2"),
+    ]:
+        monkeypatch.setattr(socket, "gethostname", lambda name=name: name)
+        monkeypatch.setattr(os, "readlink", lambda path, space=space: f"pid:[{space}]")
+        there.append(atomic.where_numbers_count())
+    assert len(set(there)) == 3
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):

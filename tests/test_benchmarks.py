@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tlc_jax as tlc
-from benchmarks import guard, operations
+from benchmarks import guard, host_rates, operations
 from benchmarks.__main__ import is_worse
 from benchmarks.contestant import Contestant
 from benchmarks.networks import race, ratios
@@ -110,3 +110,16 @@ def test_a_race(tmp_path):
     file.write_text(json.dumps(results))
     check = run("check")
     assert check.returncode == 1 and "WORSE" in check.stdout
+
+
+def test_host_rates(monkeypatch, capsys):
+    """A row for each task and size, and cores in proportion to what they take."""
+    monkeypatch.setattr(host_rates, "SIZES", {"1280x720": (36, 64), host_rates.LARGE: (30, 40)})
+    monkeypatch.setattr(host_rates, "seconds", lambda do: (do(), 0.5)[1])
+    measured = host_rates.host()
+    assert len(measured) == 2 * 12
+    host_rates.devices(measured)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()]
+    nafnet = next(row for row in rows if row[0].startswith("| nafnet on v5e"))
+    seconds, cores = float(nafnet[2]), float(nafnet[4])
+    assert cores == pytest.approx(4 * 0.5 / seconds, rel=0.01)

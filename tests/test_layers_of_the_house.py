@@ -18,7 +18,7 @@ LEVELS = {
     3: ("files",),
     4: ("evaluation",),
     5: ("training", "jobs"),
-    6: ("app",),
+    6: ("app", "batch"),
     7: ("cli",),
     8: ("__main__", "__init__"),  # the public names stand on top of every room
 }
@@ -27,7 +27,7 @@ LEVEL = {room: level for level, rooms in LEVELS.items() for room in rooms}
 OPS_MAY_IMPORT = sys.stdlib_module_names | {"jax", "numpy", "chex", "tlc_jax"}
 NEVER_IN_THE_LIBRARY = {"torch", "tests", "benchmarks"}
 HEAVY = {"torch", "orbax", "typer", "rich", "PIL", "av", "lmdb", "matplotlib", "scipy", "grain"}
-HEAVY |= {"gradio", "playwright", "pydantic"}
+HEAVY |= {"gradio", "playwright", "pydantic", "ray"}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

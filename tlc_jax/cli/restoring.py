@@ -1,6 +1,7 @@
 """`tlc-jax restore`: pictures, pairs of views and videos in, the same restored out."""
 
 import itertools
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from tlc_jax.inference.fitting import overlap_of
 from tlc_jax.inference.ways import Way, at_once, shifted, tiled
 from tlc_jax.jobs.job import Networks
 from tlc_jax.jobs.planning import buckets, is_video
+from tlc_jax.jobs.shards import parse_shard, share
 from tlc_jax.layers import Network
 
 SMALLEST = 64  # pixels of a part's side, of which networks still see something
@@ -110,6 +112,14 @@ def restore(
             "compiled program. 0 compiles for each size.",
         ),
     ] = 0.25,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Do one of N parts of the work, for N machines; I goes from 0 to N-1. With auto "
+            "SLURM tells which, with auto/N Kubernetes.",
+        ),
+    ] = None,
     max_pixels: common.MaxPixels = PIXELS,
     settings: common.Settings = None,
     overwrite: Annotated[
@@ -132,6 +142,7 @@ def restore(
     for path in inputs or ():  # before JAX is at work
         if not path.exists():
             raise UserError(f"cannot read {path}: no such file or folder.")
+    part = None if shard is None else parse_shard(shard, os.environ)
     folders = common.choose_checkpoints(checkpoint, task, quality)
     opened = [common.open_network(folder, mode, window, dtype, settings) for folder in folders]
     models = [model for model, _ in opened]
@@ -167,6 +178,10 @@ def restore(
     }
     if option := next((option for option, given in of_pictures.items() if given), None):
         _only_pictures(models[0], planned, option)
+    if part is not None:
+        mine = share(planned, part)
+        say(f"shard {part}: {len(mine)} of the {len(planned)} to restore")
+        planned = mine
     todo = _unfinished(planned, overwrite)
     for folder in {target.parent for job in todo for target in job.targets}:
         common.check_writable(folder)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -11,7 +12,16 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-HOST = re.sub(r"\W", "", socket.gethostname())[:30] or "host"
+
+def where_numbers_count() -> str:
+    """A short name of where processes have numbers of their own: a container, or the machine."""
+    container = ""
+    with contextlib.suppress(OSError):  # of other systems than Linux
+        container = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{socket.gethostname()} {container}".encode()).hexdigest()[:12]
+
+
+HOST = where_numbers_count()
 _folders: set[Path] = set()  # where this process writes
 
 

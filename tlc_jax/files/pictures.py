@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from tlc_jax.files.limits import TooLargeError, check_head, check_pixels, open_file
+from tlc_jax.files.limits import DECODED, TooLargeError, check_head, check_pixels, open_file
 from tlc_jax.files.metadata import NO_METADATA, ORIENTATION, Metadata, exif_of, read_metadata
 from tlc_jax.ops.pixels import to_float, to_gray
 
@@ -146,15 +146,19 @@ def read_picture(
     )
 
 
-def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+def picture_size(path: str | os.PathLike[str], *, each: int = DECODED) -> tuple[int, int]:
     """(height, width) that `read_picture` will give, from the head of the file alone.
 
     A PNG file may say how it is turned after its pixels; then the two are exchanged.
 
+    Args:
+      path: the file.
+      each: bytes of a pixel for which there has to be memory, or 0 to tell the size all the same.
+
     Raises:
       ImageError: if the file cannot be read.
     """
-    with _reading(path), open_file(path) as file, _opened(file) as image:
+    with _reading(path), open_file(path) as file, _opened(file, each) as image:
         width, height = image.size
         turned = image.format != "TIFF" and _orientation(image)  # Pillow turns those itself
     return (width, height) if turned in (5, 6, 7, 8) else (height, width)
@@ -187,7 +191,7 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
         raise ImageError(f"cannot read {path}: {reason}.") from error
 
 
-def _opened(file: BinaryIO) -> "ImageFile.ImageFile":
+def _opened(file: BinaryIO, each: int = DECODED) -> "ImageFile.ImageFile":
     """A picture of which Pillow has read the head."""
     from PIL import Image
 
@@ -204,7 +208,7 @@ def _opened(file: BinaryIO) -> "ImageFile.ImageFile":
     file.seek(0)
     check_head(file)
     image = Image.open(file, formats=formats)
-    check_pixels(*image.size)
+    check_pixels(*image.size, each)
     tags = _tags(image)
     if DNG_VERSION in tags:
         raise ImageError(OF_RAW)

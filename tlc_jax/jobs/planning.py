@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,11 +120,12 @@ def _found(model: Network, path: Path, output: Path, recursive: bool, watch: Wat
         files = sorted(filter(is_visible_file, folder.iterdir()), key=_in_order)
         frames = [file for file in files if file.suffix.lower() in PICTURES]
         videos = [file for file in files if is_video(file)]
-        left_out += [file for file in files if file not in (*frames, *videos)]
-        made = [file for file in (*frames, *videos) if _is_result(file, files)]
+        known, names = {*frames, *videos}, {name for x in files for name in (x.stem, x.name)}
+        left_out += [file for file in files if file not in known]
+        made = dict.fromkeys(file for file in (*frames, *videos) if _is_result(file, names))
         frames, videos = ([file for file in kind if file not in made] for kind in (frames, videos))
         if made:
-            watch(f"{_listed(made)}: left out, restored already; name one to restore it again")
+            watch(f"{_listed([*made])}: left out, restored already; name one to restore it again")
         here = folder.relative_to(path)
         if clips and frames:
             found.append(_Found(tuple(frames), here, is_clip=True))
@@ -146,10 +147,10 @@ def _listed(files: Sequence[Path]) -> str:
     return f"{', '.join(map(str, files[:3]))}{more}"
 
 
-def _is_result(file: Path, files: Sequence[Path]) -> bool:
-    """Whether it is what a task made of another file beside it, by its name."""
+def _is_result(file: Path, names: Collection[str]) -> bool:
+    """Whether it is what a task made of another file beside it, by its name and theirs."""
     made = re.fullmatch(rf"(.+?)\.(?:{'|'.join((*TASKS, AUTO))})(?:-.*)?", file.stem)
-    return made is not None and any(made[1] in (other.stem, other.name) for other in files)
+    return made is not None and made[1] in names
 
 
 def _folders(path: Path, output: Path) -> Iterator[Path]:
