@@ -27,6 +27,7 @@ from tlc_jax.layers import (
 )
 from tlc_jax.layers.network import Params, is_site
 from tlc_jax.ops.divided import ROWS, Rows
+from tlc_jax.ops.windows import Size
 
 
 def mesh_of(devices: int) -> Mesh:
@@ -41,32 +42,38 @@ def mesh_of(devices: int) -> Mesh:
     return Mesh(np.array(there_are[:devices]), (ROWS,))
 
 
-def rows_of(model: Network, height: int, devices: int) -> int:
-    """The rows of an image, already padded for the network, that each device gets.
-
-    Raises:
-      ValueError: a network that cannot be divided.
-    """
+def divided_shape(
+    model: Network, size: Size, devices: int
+) -> tuple[jax.ShapeDtypeStruct, int, Mesh]:
+    """What `divide` makes of an image of `size`, without the image; its errors."""
+    mesh = mesh_of(devices)
     if not model.divides:
         raise ValueError(
-            f"{type(model).__name__} does not divide a picture over devices, as it mixes pixels of "
-            "all rows, or frames; restore on one device, or in tiles."
+            f"{type(model).__name__} mixes rows from all over a picture, or frames, so a picture is "
+            "not divided over devices; restore it on one, or in tiles."
         )
+    one = jax.eval_shape(model.pad, model.example_input(size))
+    _, height, width, channels = one.shape
     multiple = model.multiple if isinstance(model.multiple, int) else model.multiple[0]
-    return -(-height // (multiple * devices)) * multiple
+    rows = -(-height // (multiple * devices)) * multiple
+    shape, sharding = (rows * devices, width, channels), NamedSharding(mesh, PartitionSpec(ROWS))
+    return jax.ShapeDtypeStruct(shape, one.dtype, sharding=sharding), height, mesh
 
 
 def divide(model: Network, image: np.ndarray, devices: int) -> tuple[jax.Array, int, Mesh]:
-    """Divide an image (H, W, C), with the network's padding, over devices, for `forward_divided`.
+    """Divide an image (H, W, C) over devices, with the network's padding, for `forward_divided`.
 
     Raises:
-      ValueError: there are fewer devices, or a network that cannot be divided.
+      ValueError: there are fewer devices, or the network cannot be divided.
     """
-    mesh, image = mesh_of(devices), model.pad(image)
-    height = len(image)
-    more = rows_of(model, height, devices) * devices - height
-    image = np.pad(image, [(0, more), (0, 0), (0, 0)])
-    return jax.device_put(image, NamedSharding(mesh, PartitionSpec(ROWS))), height, mesh
+    whole, height, mesh = divided_shape(model, image.shape[:2], devices)
+    image = np.pad(model.pad(image), [(0, whole.shape[0] - height), (0, 0), (0, 0)])
+    return jax.device_put(image, whole.sharding), height, mesh
+
+
+def replicated(params: Params, mesh: Mesh) -> Params:
+    """The parameters on all devices of a mesh."""
+    return jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "height", "mesh"))
@@ -164,4 +171,8 @@ def _reach(layer: nn.Conv) -> tuple[int, int, int]:
             f"{'/'.join(layer.path)}: a convolution with padding={layer.padding!r} is not divided "
             "over devices; restore on one."
         )
-    return -(-above // stride) * stride, -(-max(sees - stride - above, 0) // stride) * stride, stride
+    return (
+        -(-above // stride) * stride,
+        -(-max(sees - stride - above, 0) // stride) * stride,
+        stride,
+    )

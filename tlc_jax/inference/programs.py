@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from tlc_jax.inference.buckets import forward_within, put_into
+from tlc_jax.inference.divided import divide, divided_shape, forward_divided, replicated
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params, check_network
 from tlc_jax.ops.pixels import check_range, to_float
@@ -18,30 +19,46 @@ def _forward(model: Network, params: Params, image: jax.Array) -> jax.Array:
     return model.apply({"params": params}, image[None])[0]
 
 
-def _program(model: Network, pixels: np.ndarray, bucket: Size | None) -> tuple:
-    """The jitted function for an image, alone or in its bucket, and its last arguments."""
+def _program(
+    model: Network, params: Params, pixels: np.ndarray, bucket: Size | None, devices: int
+) -> tuple:
+    """The jitted function for an image, alone, in its bucket or divided, and its last arguments."""
+    if bucket is not None and devices != 1:
+        raise ValueError("an image in a bucket is not divided over devices; leave one of them out.")
+    if devices != 1:
+        image, height, mesh = divide(model, pixels, devices)
+        return forward_divided, replicated(params, mesh), image, height, mesh
     if bucket is None:
-        return _forward, pixels
+        return _forward, params, pixels
     if not model.has_buckets:
         raise ValueError(f"{type(model).__name__} has no buckets; restore its images without one.")
-    return forward_within, *put_into(model, pixels, bucket)
+    return forward_within, params, *put_into(model, pixels, bucket)
 
 
 def forward(
-    model: Network, params: Params, pixels: np.ndarray, bucket: Size | None = None
+    model: Network,
+    params: Params,
+    pixels: np.ndarray,
+    bucket: Size | None = None,
+    devices: int = 1,
 ) -> np.ndarray:
     """Run a network on an image from `as_input`: (H, W, C) float32 in, float32 out."""
-    program, *arguments = _program(model, pixels, bucket)
-    restored = np.asarray(program(model, params, *arguments))
-    return restored if bucket is None else model.crop(restored, pixels.shape[:2])
+    program, *arguments = _program(model, params, pixels, bucket, devices)
+    restored = np.asarray(program(model, *arguments))
+    alone = bucket is None and devices == 1
+    return restored if alone else model.crop(restored, pixels.shape[:2])
 
 
 def compile_for(
-    model: Network, params: Params, pixels: np.ndarray, bucket: Size | None = None
+    model: Network,
+    params: Params,
+    pixels: np.ndarray,
+    bucket: Size | None = None,
+    devices: int = 1,
 ) -> int:
     """Compile what `forward` runs, without running it; return the bytes that XLA plans for it."""
-    program, *arguments = _program(model, pixels, bucket)
-    return planned_bytes(program.lower(model, params, *arguments).compile())
+    program, *arguments = _program(model, params, pixels, bucket, devices)
+    return planned_bytes(program.lower(model, *arguments).compile())
 
 
 def as_input(model: Network, image: np.ndarray) -> np.ndarray:
@@ -90,7 +107,7 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def planned_memory(model: Network, size: Size) -> int:
+def planned_memory(model: Network, size: Size, *, devices: int = 1) -> int:
     """Bytes that XLA plans for one image: parameters, image, result and all intermediates.
 
     It compiles what `restore` runs for an image without a bucket, and runs nothing.
@@ -98,18 +115,24 @@ def planned_memory(model: Network, size: Size) -> int:
     Args:
       model: a network for single images.
       size: (H, W) of the image.
+      devices: over which the image is divided, see `restore`.
 
     Returns:
-      Bytes, of the device's memory; on a CPU the process itself takes up to 1.5 GiB besides.
+      Bytes, of each device's memory; on a CPU the process itself takes up to 1.5 GiB besides.
 
     Raises:
-      ValueError: a network for video.
+      ValueError: a network for video, or as `restore` for more than one device.
       TypeError: a module that is no `Network` with a `forward`.
     """
     refuse_clips(model)
-    image = model.example_input(size)
-    image = jax.ShapeDtypeStruct(image.shape[1:], image.dtype)
-    return planned_bytes(_forward.lower(model, abstract_params(model, size), image).compile())
+    params = abstract_params(model, size)
+    if devices != 1:
+        program = forward_divided.lower(model, params, *divided_shape(model, size, devices))
+    else:
+        image = model.example_input(size)
+        image = jax.ShapeDtypeStruct(image.shape[1:], image.dtype)
+        program = _forward.lower(model, params, image)
+    return planned_bytes(program.compile())
 
 
 def planned_bytes(program: jax.stages.Compiled) -> int:

@@ -48,6 +48,7 @@ def restore_timed(
     *,
     way: Way = at_once,
     bucket: Size | None = None,
+    devices: int = 1,
     fit: bool = False,
     guard: bool = False,
     watch: Watch = lambda words: None,
@@ -55,7 +56,7 @@ def restore_timed(
     """Restore one image, and measure the time and the memory.
 
     Args:
-      model, params, image, way, bucket: as for `tlc_jax.restore`.
+      model, params, image, way, bucket, devices: as for `tlc_jax.restore`.
       fit: whether an image that does not fit in memory is restored in tiles that see their
         neighbours and fade into them; in place of `way`.
       guard: whether to choose the mode as `tlc_jax.restore_guarded` does.
@@ -69,19 +70,19 @@ def restore_timed(
     height, width, _ = pixels.shape
     watch(f"compiling for {width}x{height}")
     start = time.perf_counter()
-    planned, tile = compile_way(way, model, params, pixels, bucket), None
+    planned, tile = compile_way(way, model, params, pixels, bucket, devices), None
     if fit and planned.memory > (room := room_for(model, pixels)):
         tile, overlap = tile_for(model, (height, width), planned.memory, room)
         way, bucket = tiled(tile, overlap, blend=True), None
         watch(f"compiling for {tile[1]}x{tile[0]}")
-        planned = compile_way(way, model, params, pixels)
+        planned = compile_way(way, model, params, pixels, devices=devices)
     compiled = time.perf_counter()
     done = itertools.cycle(range(1, planned.runs + 1))
 
     def run_one(model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
         part = f"part {next(done)} of {planned.runs}, " if planned.runs > 1 else ""
         watch(f"restoring, {part}in {planned.memory / 2**30:.2f} GiB")
-        return forward(model, params, pixels, bucket=bucket)
+        return forward(model, params, pixels, bucket, devices)
 
     run = way(run_one)
     if guard:

@@ -41,6 +41,7 @@ def restore(
     *,
     way: Way = at_once,
     bucket: Size | None = None,
+    devices: int = 1,
     precision: Precision | None = None,
 ) -> np.ndarray:
     """Restore one image with a network, global or local as `model.local_mode` says.
@@ -55,6 +56,8 @@ def restore(
       way: `tiled(...)`, `shifted(...)`, or a combination of them.
       bucket: (height, width) no smaller than the image. One compiled program then serves all
         images of a bucket, with the same results but for rounding; see `choose_buckets`.
+      devices: over how many its rows are divided, where it is too large for one or to have it
+        sooner. The result is the same but for rounding. MAXIM does not divide.
       precision: of products of float32, "default", "high" or "highest", as
         `jax.default_matmul_precision` has them; `None` is what that is set to. On a CPU all are
         the same; the releases' numbers need "highest" on a GPU or TPU.
@@ -66,12 +69,13 @@ def restore(
     Raises:
       ValueError: an array that is not (H, W, C) with the network's channels; floats that are NaN
         or far from [0, 1], as those of 0 to 255 are; a bucket that is too
-        small, or for a network without buckets; a network for clips, or one with a field that
+        small, or for a network without buckets; more devices than there are, a network that does
+        not divide, or a bucket with them; a network for clips, or one with a field that
         cannot be hashed; a result with NaN for an image of integers, which cannot hold it.
       TypeError: other types of numbers; a module that is no `Network` with a `forward`.
     """
     image = np.asarray(image)
-    run = way(functools.partial(forward, bucket=bucket))
+    run = way(functools.partial(forward, bucket=bucket, devices=devices))
     chosen = (
         contextlib.nullcontext() if precision is None else jax.default_matmul_precision(precision)
     )
@@ -87,7 +91,12 @@ class Compiled(NamedTuple):
 
 
 def compile_way(
-    way: Way, model: Network, params: Params, pixels: np.ndarray, bucket: Size | None = None
+    way: Way,
+    model: Network,
+    params: Params,
+    pixels: np.ndarray,
+    bucket: Size | None = None,
+    devices: int = 1,
 ) -> Compiled:
     """Compile all programs that a way runs for an image as from `as_input`, without running them.
 
@@ -99,7 +108,7 @@ def compile_way(
     def only_compile(model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
         shapes.append(pixels.shape)
         if pixels.shape not in memory:
-            memory[pixels.shape] = compile_for(model, params, pixels, bucket)
+            memory[pixels.shape] = compile_for(model, params, pixels, bucket, devices)
         h, w, _ = pixels.shape
         # One number that looks like a whole image.
         size = h * model.scale, w * model.scale, model.out_channels

@@ -176,7 +176,8 @@ class Rows(NamedTuple):
         """Tiles of this device's rows; where others have more, the last ones are empty."""
         begin = [min(device * rows, self.height) for device in range(self.devices + 1)]
         parts = [
-            axis_tiles(self.height, window, tile, part) for part in zip(begin, begin[1:], strict=False)
+            axis_tiles(self.height, window, tile, part)
+            for part in zip(begin, begin[1:], strict=False)
         ]
         most = max(part.cover.shape[1] for part in parts)
 

@@ -129,9 +129,11 @@ def axis_tiles(length: int, window: int, tile: int, part: Size | None = None) ->
     window = min(window, length)
     begin, end = part or (0, length)
     cells = ((max(a, begin), min(b, end)) for a, b in axis_cells(length, window))
-    first, last = np.array(
-        [(first, b - 1) for a, b in cells for first in range(a, b, tile)], int
-    ).reshape(-1, 2).T
+    first, last = (
+        np.array([(first, b - 1) for a, b in cells for first in range(a, b, tile)], int)
+        .reshape(-1, 2)
+        .T
+    )
     wanted, last = (first[:, None] + np.arange(tile)).ravel(), np.repeat(last, tile)
     start = np.array(axis_starts(length, window))[:, None]
     return AxisTiles(
