@@ -1,7 +1,7 @@
 """One image restored by several devices, each of which holds some of its rows.
 
-An image or a network's maps may be too large for one device. Convolutions then take the rows next to
-a cut from the neighbours, and the sites of TLC add up what the devices have, see `ops.divided`. The
+An image or a network's maps may be too large for one device. Convolutions take the rows next to a
+cut from the neighbours, and the sites of TLC add up what the devices have, see `ops.divided`. The
 result is that of one device, but for rounding.
 """
 
@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from flax.linen.module import InterceptorContext
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tlc_jax.layers import (
@@ -49,8 +50,8 @@ def divided_shape(
     mesh = mesh_of(devices)
     if not model.divides:
         raise ValueError(
-            f"{type(model).__name__} mixes rows from all over a picture, or frames, so a picture is "
-            "not divided over devices; restore it on one, or in tiles."
+            f"{type(model).__name__} mixes rows from all over a picture, or frames, so nothing is "
+            "divided over devices; restore on one, or in tiles."
         )
     one = jax.eval_shape(model.pad, model.example_input(size))
     _, height, width, channels = one.shape
@@ -106,7 +107,8 @@ def _divided(height: int, rows: int, devices: int) -> Callable[..., Any]:
         if isinstance(layer, InStrips):  # which would not know where the picture ends
             function, x, *_ = args
             return function(x)
-        if not isinstance(layer, SEES) and not is_site(context):
+        # A layer without a path is one that has the rows around it already, see below.
+        if not layer.path or not (isinstance(layer, SEES) or is_site(context)):
             return call(*args, **kwargs)
         x = args[0]
         border = layer.border if isinstance(layer, DepthwiseConv3x3) else 0
@@ -118,29 +120,23 @@ def _divided(height: int, rows: int, devices: int) -> Callable[..., Any]:
                 return here.halves(x)
             case JoinRows():
                 return here.joined(x)
-            case Conv1x1():
-                if not layer.border:
+            case Conv1x1() | PointwiseDepthwise():
+                border = layer.border if isinstance(layer, Conv1x1) else 1
+                if border == 0:
                     return call(x)
-                n = layer.border
-                around = here.with_neighbours(here.zero_beyond(x), n, n)
-                # In place of its zeros above and below stands what it makes of the rows there.
-                return call(around, inside=here.inside(around, n))[:, n:-n]
-            case PointwiseDepthwise():
-                around = here.with_neighbours(x, 1, 1)
-                between = functools.partial(here.zero_beyond, border=2)
-                return tuple(y[:, 1:-1] for y in call(around, *args[1:], between=between))
+                around = here.with_neighbours(here.zero_beyond(x), border, border)
+                return call(around, *args[1:], inside=here.inside(around, border))
             case DepthwiseConv3x3() if border:
                 return call(x)
             case DepthwiseConv3x3():
-                above = below = stride = 1
+                return call(here.with_neighbours(here.zero_beyond(x), 1, 1))[:, 1:-1]
             case nn.Conv():
-                above, below, stride = _reach(layer)
+                above, below, columns = _reach(layer, x.shape[2])
+                around = here.with_neighbours(here.zero_beyond(x), above, below)
+                padded = layer.clone(padding=((0, 0), columns))
+                return padded.apply({"params": layer.variables["params"]}, around)
             case _:
                 return call(*args, part=here, **kwargs)
-        if above == below == 0:
-            return call(x)
-        around = here.with_neighbours(here.zero_beyond(x), above, below)
-        return call(around)[:, above // stride : (above + x.shape[1]) // stride]
 
     return run
 
@@ -149,30 +145,28 @@ def _divided(height: int, rows: int, devices: int) -> Callable[..., Any]:
 SEES = nn.Conv, Conv1x1, DepthwiseConv3x3, PointwiseDepthwise, ResizeBilinear, CutRows, JoinRows
 
 
-def _reach(layer: nn.Conv) -> tuple[int, int, int]:
-    """Rows that a convolution sees above and below, multiples of its stride, and that stride.
+def _reach(layer: nn.Conv, width: int) -> tuple[int, int, tuple[int, int]]:
+    """Rows that a convolution sees above and below each part, and its padding of the columns.
 
     Raises:
       ValueError: one whose result has not H / stride rows, or that goes round.
     """
 
-    def of_rows(setting: Any) -> Any:
-        return setting[0] if isinstance(setting, Sequence) else setting
+    def pair(setting: Any) -> Sequence[Any]:
+        return (setting,) * 2 if isinstance(setting, int | None) else setting
 
-    stride = of_rows(layer.strides) or 1
-    sees = (of_rows(layer.kernel_size) - 1) * (of_rows(layer.kernel_dilation) or 1) + 1
-    same = max(sees - stride, 0)
-    named = {"SAME": (same // 2, same - same // 2), "VALID": (0, 0)}
-    padding = layer.padding
-    padding = named.get(padding) if isinstance(padding, str) else of_rows(padding)
-    above, below = padding if isinstance(padding, Sequence) else (padding, padding)
-    if above is None or not 0 <= above + below - (sees - stride) < stride:
+    strides, dilations = (
+        [n or 1 for n in pair(setting)] for setting in (layer.strides, layer.kernel_dilation)
+    )
+    sees = [(k - 1) * n + 1 for k, n in zip(pair(layer.kernel_size), dilations, strict=True)]
+    padding: Any = layer.padding
+    if padding in ("SAME", "VALID"):  # of a part's rows, which are multiples of the stride
+        padding = lax.padtype_to_pads((strides[0], width), sees, strides, padding)
+    beyond = sees[0] - strides[0]
+    (above, below), (left, right) = map(pair, pair(-1 if isinstance(padding, str) else padding))
+    if above < 0 or not 0 <= above + below - beyond < strides[0]:
         raise ValueError(
             f"{'/'.join(layer.path)}: a convolution with padding={layer.padding!r} is not divided "
             "over devices; restore on one."
         )
-    return (
-        -(-above // stride) * stride,
-        -(-max(sees - stride - above, 0) // stride) * stride,
-        stride,
-    )
+    return above, max(beyond - above, 0), (left, right)

@@ -27,8 +27,8 @@ from tlc_jax.layers.cab import CAB
 from tlc_jax.layers.network import Network
 
 __all__ = [
-    "CAB", "Conv1x1", "CutRows", "DepthwiseConv3x3", "Downsample2x2", "InStrips", "JoinRows", "LayerNorm",
-    "LocalAttention", "LocalMoments", "LocalPool", "NAFBlock", "Network", "NonLocal",
-    "PointwiseDepthwise", "ResizeBilinear", "SqueezeExcite", "SupervisedAttention", "Upsample2x2", "channel_param",
-    "conv3x3", "simple_gate", "transposed_conv2x2",
+    "CAB", "Conv1x1", "CutRows", "DepthwiseConv3x3", "Downsample2x2", "InStrips", "JoinRows",
+    "LayerNorm", "LocalAttention", "LocalMoments", "LocalPool", "NAFBlock", "Network", "NonLocal",
+    "PointwiseDepthwise", "ResizeBilinear", "SqueezeExcite", "SupervisedAttention", "Upsample2x2",
+    "channel_param", "conv3x3", "simple_gate", "transposed_conv2x2",
 ]  # fmt: skip

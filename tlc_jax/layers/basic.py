@@ -8,7 +8,7 @@ parameters stay float32, and so do norms, means and the products of attention.
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -58,7 +58,6 @@ class Conv1x1(nn.Module):
     def __call__(self, x: jax.Array, *, inside: jax.Array | None = None) -> jax.Array:
         x, kernel, bias = promote_dtype(x, *self.weights(x.shape[-1]), dtype=self.dtype)
         if self.border:
-            inside = None if inside is None else inside.astype(x.dtype)
             return pointwise_padded(x, kernel, bias, inside, self.border)
         x = ops.pointwise(x, kernel)
         return x if bias is None else x + bias
@@ -98,9 +97,9 @@ class PointwiseDepthwise(nn.Module):
         pointwise: Weights,
         depthwise: Weights,
         parts: int,
-        between: Callable[[jax.Array], jax.Array] = lambda x: x,
+        **options: Any,
     ) -> tuple[jax.Array, ...]:
-        return pointwise_depthwise(x, pointwise, depthwise, parts, between)
+        return pointwise_depthwise(x, pointwise, depthwise, parts, **options)
 
 
 class InStrips(nn.Module):

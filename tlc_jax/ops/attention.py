@@ -82,12 +82,14 @@ def _in_windows(
     size = v.shape[1], v.shape[2]
 
     def tiles(*arrays: Any) -> jax.Array:
-        return attention_of_tiles(*arrays, *map(axis_tiles, size, window, tile_size(size, window)))
+        rows, columns = map(axis_tiles, size, window, tile_size(size, window))
+        return attention_of_tiles(*arrays, rows=rows, columns=columns)
 
     def masks(*arrays: Any) -> jax.Array:
         (rows,) = axis_slots(size[0], window[0]).holds
         columns = column_slots(size[1], window[1], rows.shape[1])
-        return attention_of_masks(*arrays, jnp.asarray(rows), columns, whole=window == size)
+        held = jnp.asarray(rows)
+        return attention_of_masks(*arrays, rows=held, columns=columns, whole=window == size)
 
     forms = {"tiles": tiles, "masks": masks}
     return by_backend("attention", forms, q, k, v, temperature, project)

@@ -50,8 +50,8 @@ def pointwise_padded(
     """1x1 convolution, then `border` zeros: (N, H, W, I) -> (N, H + 2 border, W + 2 border, O).
 
     The zeros are the padding of a larger convolution that follows. `bias` is (1, 1, 1, O) or None.
-    Rows of zeros that are of that padding, too, stay zeros: there `inside`, (H,) of x's type, is 0
-    and elsewhere 1; `None` has none.
+    With `inside`, (H,), x has the rows of that padding already: zeros where it is False, which stay
+    zeros, or those of a larger map; then only columns are added.
     """
     forms = {
         "padded first": functools.partial(_pad_and_multiply, border=border),
@@ -69,12 +69,10 @@ def _pad_and_multiply(
 ) -> jax.Array:
     if bias is not None:
         # The bias as weights of one more channel, which is 1 inside and 0 in the border.
-        ones = jnp.ones_like(x[..., :1])
-        if inside is not None:
-            ones = ones * inside[None, :, None, None]
-        x = jnp.concatenate([x, ones], axis=-1)
+        one = jnp.ones_like(x[..., :1])
+        x = jnp.concatenate([x, _only(one, inside)], axis=-1)
         kernel = jnp.concatenate([kernel, bias], axis=2)
-    return pointwise(_pad(x, border), kernel)
+    return pointwise(_pad(x, border, inside is None), kernel)
 
 
 def _multiply_and_pad(
@@ -86,8 +84,13 @@ def _multiply_and_pad(
 ) -> jax.Array:
     y = pointwise(x, kernel)
     if bias is not None:
-        y = y + (bias if inside is None else bias * inside[None, :, None, None])
-    return _pad(y, border)
+        y = y + _only(bias, inside)
+    return _pad(y, border, inside is None)
+
+
+def _only(x: jax.Array, inside: jax.Array | None) -> jax.Array:
+    """x in these rows, and zeros in others."""
+    return x if inside is None else x * inside.astype(x.dtype)[None, :, None, None]
 
 
 def _padded_backward(border: int, saved: tuple, gradient: jax.Array) -> tuple:
@@ -99,8 +102,9 @@ def _padded_backward(border: int, saved: tuple, gradient: jax.Array) -> tuple:
 pointwise_padded.defvjp(lambda *args: (pointwise_padded(*args), args[:-1]), _padded_backward)
 
 
-def _pad(x: jax.Array, border: int) -> jax.Array:
-    return jnp.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
+def _pad(x: jax.Array, border: int, rows: bool = True) -> jax.Array:
+    columns = border, border
+    return jnp.pad(x, ((0, 0), columns if rows else (0, 0), columns, (0, 0)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -180,6 +184,7 @@ def pointwise_depthwise(
     depthwise: Weights,
     parts: int,
     between: Callable[[jax.Array], jax.Array] = lambda x: x,
+    inside: jax.Array | None = None,
 ) -> tuple[jax.Array, ...]:
     """A 1x1 convolution, a depthwise one, and the result cut into equal parts of its channels.
 
@@ -188,11 +193,14 @@ def pointwise_depthwise(
       pointwise, depthwise: (1, 1, I, O) and (3, 3, 1, O), each with (1, 1, 1, O) or None.
       parts: how many, a divisor of O.
       between: applied to the map between the two, which has its padding, (N, H + 2, W + 2, ...).
+      inside: as of `pointwise_padded`, with (N, H + 2, W, I).
     """
 
     def whole(x: jax.Array, *weights: Weights) -> jax.Array:
         (kernel, bias), (deep, deep_bias) = jax.tree.map(lambda w: w.astype(x.dtype), weights)
-        y: jax.Array = depthwise_conv(between(pointwise_padded(x, kernel, bias, None, 1)), deep, 1)
+        y: jax.Array = depthwise_conv(
+            between(pointwise_padded(x, kernel, bias, inside, 1)), deep, 1
+        )
         return y if deep_bias is None else y + deep_bias
 
     def cut(x: jax.Array, *weights: Weights) -> tuple[jax.Array, ...]:
@@ -210,35 +218,38 @@ def pointwise_depthwise(
 
 
 def convolve3x3(
-    x: jax.Array, kernel: jax.Array, *strides_and_padding: Any, **options: Any
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
 ) -> jax.Array:
-    """3x3 convolution of stride 1, zero padding: (N, H, W, I) by (3, 3, I, O) -> (N, H, W, O).
+    """3x3 convolution of stride 1: (N, H, W, I) by (3, 3, I, O) -> (N, H, W, O).
 
-    Called as `lax.conv_general_dilated`, for `nn.Conv`.
+    Called as `lax.conv_general_dilated`, for `nn.Conv`, with pairs of numbers as its padding.
     """
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(x, kernel, *strides_and_padding, **options)
+        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
     channels, features = kernel.shape[2:]
     if min(channels, features) > FEW:
         return convolve(x, kernel)
-    products = _of_patches if channels < features else _shifted_products
+    around = (0, 0), *padding, (0, 0)
+    products = functools.partial(
+        _of_patches if channels < features else _shifted_products, around=around
+    )
     return by_backend("few channels", {"products": products, "convolution": convolve}, x, kernel)
 
 
-def _of_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _of_patches(x: jax.Array, kernel: jax.Array, around: Any) -> jax.Array:
     """One product, of all pixels under the kernel."""
-    patches = jnp.concatenate(_shifted(_pad(x, 1), 3), axis=-1)
+    patches = jnp.concatenate(_shifted(jnp.pad(x, around), 3), axis=-1)
     return _multiply(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
-def _shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _shifted_products(x: jax.Array, kernel: jax.Array, around: Any) -> jax.Array:
     """One product, for all pixels over the kernel."""
     _, _, channels, features = kernel.shape
     matrix = kernel.transpose(2, 0, 1, 3).reshape(channels, 9 * features)
     products = jnp.matmul(x, matrix, preferred_element_type=jnp.float32)
-    shifted = _shifted(_pad(products, 1), 3)
+    shifted = _shifted(jnp.pad(products, around), 3)
     parts = (y[..., i * features : (i + 1) * features] for i, y in enumerate(shifted))
     return functools.reduce(operator.add, parts).astype(x.dtype)
 

@@ -7,7 +7,9 @@ the map are added up; no device ever holds a whole map.
 """
 
 import functools
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ from tlc_jax.ops.backends import by_backend
 from tlc_jax.ops.masked import attention_of_masks, axis_slots, column_slots
 from tlc_jax.ops.shape import resize_bilinear
 from tlc_jax.ops.sliding import MOMENTS, SUMS, Runs, Statistic, along
-from tlc_jax.ops.windows import AxisTiles, Size, Window, axis_tiles, clip_window, tile_size
+from tlc_jax.ops.windows import AxisTiles, Window, axis_tiles, clip_window, tile_size
 
 ROWS = "rows"  # the axis of the mesh
 
@@ -174,22 +176,21 @@ class Rows(NamedTuple):
 
     def _tiles(self, rows: int, window: int, tile: int) -> AxisTiles:
         """Tiles of this device's rows; where others have more, the last ones are empty."""
-        begin = [min(device * rows, self.height) for device in range(self.devices + 1)]
-        parts = [
-            axis_tiles(self.height, window, tile, part)
-            for part in zip(begin, begin[1:], strict=False)
-        ]
+        cuts = [min(device * rows, self.height) for device in range(self.devices + 1)]
+        parts = [axis_tiles(self.height, window, tile, part) for part in itertools.pairwise(cuts)]
         most = max(part.cover.shape[1] for part in parts)
 
-        def filled(x: np.ndarray, length: int) -> np.ndarray:
-            return np.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, length - x.shape[-1])])
+        def mine(of_parts: Sequence[np.ndarray], length: int) -> jax.Array:
+            widths = ([*[(0, 0)] * (x.ndim - 1), (0, length - x.shape[-1])] for x in of_parts)
+            return _mine(np.stack(list(map(np.pad, of_parts, widths))))
 
-        lengths = AxisTiles(most * tile, most * tile, rows, most)
-        stacked = [
-            np.stack([filled(np.asarray(x), length) for x in each])
-            for each, length in zip(zip(*parts, strict=True), lengths, strict=True)
-        ]
-        return AxisTiles(*map(_mine, stacked))
+        source, inside, place, cover = zip(*parts, strict=True)
+        return AxisTiles(
+            mine(source, most * tile),
+            mine(inside, most * tile),
+            mine(place, rows),
+            mine(cover, most),
+        )
 
     def resize_bilinear(self, x: jax.Array, levels: int) -> jax.Array:
         """As `ops.resize_bilinear`, for `levels` of 0 or more."""
