@@ -17,8 +17,8 @@ import tlc_jax as tlc
 from benchmarks.tlc_gain import shipped
 from tlc_jax.inference.ways import context_of
 
-HEADER = """\
-| network | mode | tile | context | whole, dB | tiles - whole | least | farthest, of 255 | dB to whole |
+HEADER = """
+| network | mode | tile | context | whole, dB | tiles - whole | least | farthest, of 255 | to it, dB |
 |---|---|---:|---:|---:|---:|---:|---:|---:|"""
 
 
@@ -39,7 +39,11 @@ def main() -> None:
     for name, mode in itertools.product(names, modes):
         model, params = tlc.load(name)
         model = model.clone(local_mode=mode == "local")
-        case = shipped.DENOISE["noise, sigma 25"] if name == "denoise" else shipped.DEBLUR["camera shake"]
+        case = (
+            shipped.DENOISE["noise, sigma 25"]
+            if name == "denoise"
+            else shipped.DEBLUR["camera shake"]
+        )
         found = {}  # of a tile and a context: what `compared` returns for each photograph
         for number, file in enumerate(files):
             truth = tlc.read_image(file)

@@ -12,7 +12,7 @@ from tlc_jax import jobs
 from tlc_jax.files.pictures import read_picture
 from tlc_jax.inference import fitting, memory
 from tlc_jax.inference.timed import restore_timed
-from tlc_jax.inference.ways import steps_of
+from tlc_jax.layers.network import abstract_params
 
 NET = tlc.NAFNet(4, (1,), 1, (1,), train_size=(32, 32), local_mode=True)
 
@@ -136,6 +136,7 @@ def test_the_plan_is_that_of_the_program(params, monkeypatch):
     """Tiles are chosen by what they take; the whole of a large picture is not even compiled."""
     monkeypatch.setattr(fitting, "LARGE", 100 * 100)
     monkeypatch.setattr(fitting, "ENOUGH", 6_000_000)
+    monkeypatch.setattr(fitting, "SMALLEST", 64)
     told = []
     made = restore_timed(NET, params, picture(600, 700), fit=True, watch=told.append)
     assert made.memory == tlc.planned_memory(NET, made.tile) <= 6_000_000
@@ -162,7 +163,7 @@ def test_long_work_is_told(params, monkeypatch, terminal, tmp_path):
     code, out, _ = terminal(tmp_path, "restore", *arguments)
     assert code == 0
     (told,) = [line for line in out.splitlines() if "in all" in line]
-    assert re.fullmatch(r"a\.png: restoring, 12 parts, in 0\.0\d GiB: about \d+ s in all", told)
+    assert re.fullmatch(r"a\.png: restoring, 8 parts, in 0\.0\d GiB: about \d+ s in all", told)
 
 
 def test_a_job_says_so(params, monkeypatch, tmp_path):
@@ -229,14 +230,15 @@ def test_tiles_that_are_too_small(tiles, terminal, tmp_path):
     assert err == f"tlc-jax: --tiles {tiles}: parts have 64 pixels a side or more; 0 never cuts.\n"
 
 
-def test_tiles_hold_two_steps_of_the_network(terminal, random_params, tmp_path):
+def test_tiles_hold_two_steps_of_the_network(terminal, tmp_path):
     """As MAXIM's of 64 pixels."""
-    maxim = tlc.MAXIM(features=4, depth=2, num_stages=1, num_bottleneck_blocks=1)
-    lattice = max(steps_of(maxim))
-    tlc.save(tmp_path / "net", maxim, random_params(maxim))
+    maxim = tlc.Maxim(features=4, num_stages=1, num_bottleneck_blocks=1)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_params(maxim))
+    tlc.save(tmp_path / "net", maxim, zeros)
     tlc.write_image(tmp_path / "a.png", picture(70, 100))
-    few, enough = str(2 * lattice - 1), str(2 * lattice)
-    arguments = ("restore", "a.png", "--checkpoint", "net", "--tiles")
-    code, _, err = terminal(tmp_path, *arguments, few)
-    assert code == 2 and f"parts have {enough} pixels a side or more" in err
-    assert terminal(tmp_path, *arguments, enough)[0] == 0
+    code, _, err = terminal(
+        tmp_path, "restore", "a.png", "--checkpoint", "net", "--tiles", "127"
+    )  # fmt: skip
+    assert (code, err) == (
+        2, "tlc-jax: --tiles 127: parts have 128 pixels a side or more; 0 never cuts.\n"
+    )  # fmt: skip

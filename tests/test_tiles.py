@@ -10,7 +10,7 @@ import tlc_jax as tlc
 from tlc_jax.inference.programs import forward
 from tlc_jax.inference.ways import FADE, compile_way, context_of, restore, shifted, tiled
 from tlc_jax.layers.network import abstract_params
-from tlc_jax.models import NAFSSR
+from tlc_jax.models import NAFSSR, Maxim
 from tlc_jax.ops import pixel_shuffle
 
 EPS = 2.0**-23  # of float32
@@ -137,6 +137,26 @@ def test_sides_that_are_no_multiples_are_rounded_down():
 
     tiled((67, 90), context=8)(run)(NET, PARAMS, noise(150, 300, 3))
     assert seen == {(64, 88, 3)}
+
+
+@pytest.mark.parametrize("size", [(300, 500), (70, 400)])
+def test_tiles_lie_on_the_lattice_of_maxim(size):
+    """Where its blocks of 64 lie in the whole, which is reflected around."""
+    image, model, parts = noise(*size, 3), Maxim(), []
+
+    def run(model, params, pixels):
+        parts.append(pixels)
+        return pixels
+
+    made = tiled(200)(run)(model, {}, image)
+    np.testing.assert_allclose(made, image, rtol=8 * EPS)
+    whole = model.pad(image)
+    on_lattice = {
+        whole[top : top + 192, left : left + 192].tobytes()
+        for top in range(0, whole.shape[0], 64)
+        for left in range(0, whole.shape[1], 64)
+    }
+    assert len(parts) > 1 and all(part.tobytes() in on_lattice for part in parts)
 
 
 def test_tiles_of_pairs_that_come_out_larger():

@@ -14,7 +14,7 @@ from tlc_jax.ops.windows import Size
 SHARE = 0.7  # of what is available, as XLA takes more than it plans
 COPIES = 4  # of the pixels, that the way from file to file has at a time
 # Of more pixels, a CPU is not given more memory than this: it is no faster for it.
-LARGE, ENOUGH = 2048**2, 3 * 2**30
+LARGE, ENOUGH = 2048**2, 5 * 2**29
 SMALLEST = 256  # pixels, the least side of a tile
 STEP = 128  # pixels; sides are multiples of it
 PROBE = 1024  # pixels, the side of the picture that tells how much memory a pixel takes

@@ -173,7 +173,7 @@ def tiled(tile: int | Size, overlap: int | None = None, *, context: int | None =
 def context_of(model: Network, tile: Size) -> int:
     """Pixels around a tile's result that let it differ little from that of the whole image.
 
-    Half a window of TLC, as benchmarks/tiles.py measures; or less, so that half of a tile is its own.
+    Half a window of TLC, as benchmarks/tiles.py measures, or less: half of a tile is its own.
     """
     window = model.input_window("mean") or (0, 0)
     side = min(n // step * step for n, step in zip(tile, steps_of(model), strict=True))
