@@ -1,5 +1,6 @@
 """Tiles for images that do not fit in memory at once."""
 
+import itertools
 import math
 
 import jax
@@ -14,7 +15,7 @@ from tlc_jax.ops.windows import Size
 SHARE = 0.7  # of what is available, as XLA takes more than it plans
 COPIES = 4  # of the pixels, that the way from file to file has at a time
 # Of more pixels, a CPU is not given more memory than this: it is no faster for it.
-LARGE, ENOUGH = 2048**2, 5 * 2**29
+LARGE, ENOUGH = 2048**2, 2 * 2**30
 SMALLEST = 256  # pixels, the least side of a tile
 STEP = 128  # pixels; sides are multiples of it
 PROBE = 1024  # pixels, the side of the picture that tells how much memory a pixel takes
@@ -41,7 +42,7 @@ def may_fit(model: Network, size: Size, room: float) -> bool:
 
 
 def tile_for(model: Network, size: Size, room: float) -> Size:
-    """The largest tiles that fit, of which an image takes few.
+    """Tiles that fit, of which an image takes least in all.
 
     Their sides are multiples of `STEP`, so that pictures of several sizes share few programs.
 
@@ -53,19 +54,31 @@ def tile_for(model: Network, size: Size, room: float) -> Size:
     Raises:
       MemoryError: not even the smallest ones fit.
     """
-    side = math.isqrt(max(0, int(room / _a_pixel(model)))) // STEP * STEP
-    while side >= SMALLEST and planned_memory(model, (side, side)) > room:
-        side -= STEP
-    if side < SMALLEST:
-        raise MemoryError(f"no room for parts of {SMALLEST}x{SMALLEST}")
-    shared = 2 * context_of(model, (side, side)) + FADE
+    area = room / _a_pixel(model)
+    while area >= SMALLEST**2:
+        side = math.isqrt(int(area))
+        shared = 2 * context_of(model, (side, side)) + FADE
+        both = itertools.product(*(_sides(length, shared) for length in size))
+        seen = [
+            (math.prod(map(_seen, size, tile, (shared, shared))), tile)
+            for tile in both
+            if math.prod(tile) <= area
+        ]
+        if seen and planned_memory(model, tile := min(seen)[1]) <= room:
+            return tile
+        area *= 0.9  # it takes more than the estimate
+    raise MemoryError(f"no room for parts of {SMALLEST}x{SMALLEST}")
 
-    def evenly(length: int) -> int:
-        count = max(1, math.ceil((length - shared) / (side - shared)))
-        whole = length + (count - 1) * shared  # with what is seen twice
-        return min(side, math.ceil(whole / count / STEP) * STEP)
 
-    return evenly(size[0]), evenly(size[1])
+def _sides(length: int, shared: int) -> list[int]:
+    """Of tiles along an axis: half of them is their own, or they are all of it."""
+    least, whole = (STEP * math.ceil(n / STEP) for n in (max(SMALLEST, 2 * shared), length))
+    return [*range(least, whole, STEP), whole]
+
+
+def _seen(length: int, side: int, shared: int) -> int:
+    """Pixels that tiles see along an axis, all together."""
+    return side if side >= length else side * math.ceil((length - shared) / (side - shared))
 
 
 def _a_pixel(model: Network) -> float:

@@ -149,7 +149,9 @@ def tiled(tile: int | Size, overlap: int | None = None, *, context: int | None =
 
     def restored(run: Run, model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
         if overlap is None:
-            steps, whole = steps_of(model), model.pad(pixels)
+            steps = steps_of(model)
+            fits = all(n % step == 0 for n, step in zip(pixels.shape, steps, strict=False))
+            whole = pixels if fits else model.pad(pixels)  # which copies it
             seen = context_of(model, sides) if context is None else context
             axes = [
                 _with_context(*axis, seen) for axis in zip(whole.shape, sides, steps, strict=False)
