@@ -18,7 +18,7 @@ from benchmarks.tlc_gain import shipped
 from tlc_jax.inference.ways import context_of
 
 HEADER = """
-| network | mode | tile | context | whole, dB | tiles - whole | least | farthest, of 255 | to it, dB |
+| network | mode | tile | context | whole | tiles | least | farthest, of 255 | to the whole, dB |
 |---|---|---:|---:|---:|---:|---:|---:|---:|"""
 
 

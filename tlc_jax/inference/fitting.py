@@ -8,13 +8,14 @@ import numpy as np
 
 from tlc_jax.inference import memory
 from tlc_jax.inference.programs import planned_memory
-from tlc_jax.inference.ways import FADE, context_of
+from tlc_jax.inference.ways import FADE, context_of, steps_of
 from tlc_jax.layers import Network
 from tlc_jax.ops.windows import Size
 
 SHARE = 0.7  # of what is available, as XLA takes more than it plans
 COPIES = 4  # of the pixels, that the way from file to file has at a time
-# Of more pixels, a CPU is not given more memory than this: it is no faster for it.
+# Of more pixels, a CPU is not given more memory than this: it is no faster for it, and 24
+# megapixels stay within 4 GiB from file to file.
 LARGE, ENOUGH = 2048**2, 2 * 2**30
 SMALLEST = 256  # pixels, the least side of a tile
 STEP = 128  # pixels; sides are multiples of it
@@ -38,13 +39,14 @@ def room_for(model: Network, pixels: np.ndarray) -> float:
 def may_fit(model: Network, size: Size, room: float) -> bool:
     """Whether it is worth to compile for all of an image of `size` = (H, W)."""
     pixels = math.prod(size)
-    return pixels <= LARGE or pixels * _a_pixel(model) <= room
+    return pixels <= LARGE or room == math.inf or pixels * _a_pixel(model) <= room
 
 
 def tile_for(model: Network, size: Size, room: float) -> Size:
     """Tiles that fit, of which an image takes least in all.
 
-    Their sides are multiples of `STEP`, so that pictures of several sizes share few programs.
+    Their sides are multiples of `STEP`, but where the image itself is short, so that images of
+    several sizes share few programs.
 
     Args:
       model: the network.
@@ -58,7 +60,7 @@ def tile_for(model: Network, size: Size, room: float) -> Size:
     while area >= SMALLEST**2:
         side = math.isqrt(int(area))
         shared = 2 * context_of(model, (side, side)) + FADE
-        both = itertools.product(*(_sides(length, shared) for length in size))
+        both = itertools.product(*map(_sides, size, (shared, shared), steps_of(model)))
         seen = [
             (math.prod(map(_seen, size, tile, (shared, shared))), tile)
             for tile in both
@@ -70,10 +72,11 @@ def tile_for(model: Network, size: Size, room: float) -> Size:
     raise MemoryError(f"no room for parts of {SMALLEST}x{SMALLEST}")
 
 
-def _sides(length: int, shared: int) -> list[int]:
-    """Of tiles along an axis: half of them is their own, or they are all of it."""
-    least, whole = (STEP * math.ceil(n / STEP) for n in (max(SMALLEST, 2 * shared), length))
-    return [*range(least, whole, STEP), whole]
+def _sides(length: int, shared: int, step: int) -> list[int]:
+    """Of tiles along an axis: half of them is their own, or a short axis is not cut."""
+    least = STEP * math.ceil(max(SMALLEST, 2 * shared) / STEP)
+    whole = [step * math.ceil(length / step)] if length < 2 * least else []  # as it is padded
+    return [*range(least, length, STEP), *whole]
 
 
 def _seen(length: int, side: int, shared: int) -> int:
