@@ -92,7 +92,7 @@ def test_what_does_not_fit_is_restored_in_tiles(params, monkeypatch):
     told = []
     made = restore_timed(NET, params, image, fit=True, watch=told.append)
     down, across = made.tile
-    assert down * across < 300 * 520 / 2 and made.memory <= whole.memory * fitting.SHARE
+    assert down * across < 0.7 * 300 * 520 and made.memory <= whole.memory * fitting.SHARE
     parts = [words for words in told if words.startswith("restoring, part")]
     assert parts[0].startswith(f"restoring, part 1 of {len(parts)}, ")
     assert len(parts) * down * across < 3 * 300 * 520  # seen more than once, but not often
@@ -114,7 +114,7 @@ def test_a_large_picture_leaves_memory_to_others(params, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(200, 4000), (4000, 200), (900, 900), (5000, 5000)])
-@pytest.mark.parametrize("pixels", [300**2, 2000**2])
+@pytest.mark.parametrize("pixels", [300**2, 700**2])
 def test_tiles_cover_evenly(size, pixels, monkeypatch):
     """As they fit, and of all that do they see least."""
     monkeypatch.setattr(fitting, "planned_memory", lambda model, size: 10 * np.prod(size))
