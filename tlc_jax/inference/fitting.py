@@ -60,11 +60,11 @@ def tile_for(model: Network, size: Size, room: float) -> Size:
     while area >= SMALLEST**2:
         side = math.isqrt(int(area))
         shared = 2 * context_of(model, (side, side)) + FADE
-        both = itertools.product(*map(_sides, size, (shared, shared), steps_of(model)))
+        rows, columns = map(_sides, size, (shared, shared), steps_of(model))
         seen = [
-            (math.prod(map(_seen, size, tile, (shared, shared))), tile)
-            for tile in both
-            if math.prod(tile) <= area
+            (_seen(size[0], height, shared) * _seen(size[1], width, shared), (height, width))
+            for height, width in itertools.product(rows, columns)
+            if height * width <= area
         ]
         if seen and planned_memory(model, tile := min(seen)[1]) <= room:
             return tile
