@@ -215,21 +215,6 @@ def test_tiles_go_with_other_options(options, terminal, tmp_path):
     assert written.shape == (70, 100, 3)
 
 
-def test_pictures_smaller_than_a_tile_share_a_program(terminal, params, tmp_path):
-    tlc.save(tmp_path / "net", NET, params)
-    sizes = [(60, 200), (62, 180), (150, 190)]  # of two a tile sees less than 96 rows
-    for number, size in enumerate(sizes):
-        tlc.write_image(tmp_path / f"{number}.png", picture(*size))
-    arguments = ("0.png", "1.png", "2.png", "-o", "out", "--checkpoint", "net", "--tiles", "96")
-    code, out, _ = terminal(tmp_path, "restore", *arguments)
-    assert code == 0 and out.count("in 96x62") == 2
-    for number, size in enumerate(sizes):
-        written = read_picture(tmp_path / f"out/{number}.net-tiles96.png").pixels
-        pixels = read_picture(tmp_path / f"{number}.png").pixels
-        alone = tlc.restore(NET, params, pixels, way=tlc.tiled(96))
-        assert written.shape == (*size, 3) and np.abs(written.astype(int) - alone).max() <= 1
-
-
 @pytest.mark.parametrize("tiles", ["1", "63"])
 def test_tiles_that_are_too_small(tiles, terminal, tmp_path):
     tlc.write_image(tmp_path / "a.png", picture(70, 100))

@@ -172,7 +172,9 @@ def restore(
         (model, common.load_params(folder, model, shapes, mode, dtype))
         for folder, (model, shapes) in zip(folders, opened, strict=True)
     ]
-    with_buckets = waste and shifts == 1 and all(model.has_buckets for model in models)
+    with_buckets = (
+        waste and shifts == 1 and not tiles and all(model.has_buckets for model in models)
+    )
     options = jobs.Options(
         reference=reference,
         auto=task == AUTO,
@@ -180,7 +182,7 @@ def restore(
         guard=mode == "auto",
         way=_way(tiles, shifts),
         fit=tiles is None and shifts == 1,
-        buckets=buckets(todo, waste, tiles) if with_buckets else {},
+        buckets=buckets(todo, waste) if with_buckets else {},
         quality=quality_jpeg,
         chunk=chunk,
         overlap=overlap,

@@ -77,19 +77,14 @@ def plan(
     return jobs
 
 
-def buckets(jobs: Iterable[Job], waste: float, tile: int | None = None) -> dict[Size, Size]:
-    """The buckets of `choose_buckets` for the pictures of jobs, but those that cannot be read.
-
-    Where pictures are cut into tiles of a side, for those that are smaller than one.
-    """
+def buckets(jobs: Iterable[Job], waste: float) -> dict[Size, Size]:
+    """The buckets of `choose_buckets` for the pictures of jobs, but those that cannot be read."""
     sizes = []
     for job in jobs:
         if not is_video(job.sources[0]):
             with contextlib.suppress(ImageError):
                 sizes.append(picture_size(job.sources[0]))
-    parts = [(min(h, tile or h), min(w, tile or w)) for h, w in sizes]
-    shared = choose_buckets(parts, waste)
-    return {size: shared[part] for size, part in zip(sizes, parts, strict=True) if part in shared}
+    return choose_buckets(sizes, waste)
 
 
 def is_video(path: Path) -> bool:
