@@ -30,6 +30,7 @@ CLASSES = [name for name in tlc.__all__ if isinstance(getattr(tlc, name), type)]
 ROOMS = [name for name in tlc.__all__ if inspect.ismodule(getattr(tlc, name))]
 # The window stands where `local_mean` has it, after the arrays, and may be left out.
 POSITIONAL_OPTIONS = {name: {"window"} for name in ("spatial_attention", "transposed_attention")}
+POSITIONAL_OPTIONS["tiled"] = {"overlap"}  # tiled(256, 32), as papers write it
 
 
 def sections(name: str) -> dict[str, str]:

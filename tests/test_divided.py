@@ -59,7 +59,7 @@ def test_in_tiles_and_in_integers(random_params):
     model = NETWORKS["nafnet"].clone(local_mode=True)
     params = random_params(model)
     image = np.round(255 * photo(60, 40, 3)).astype(np.uint8)
-    way = tlc.tiled(32, 8, blend=True)
+    way = tlc.tiled(32)
     alone = tlc.restore(model, params, image, way=way)
     divided = tlc.restore(model, params, image, way=way, devices=3)
     assert divided.dtype == np.uint8

@@ -178,7 +178,7 @@ ODD = st.one_of(
                      "9" * 5000]),
 )  # fmt: skip
 COMMANDS = {
-    "restore": ["--checkpoint", "--task", "--mode", "--window", "--tile", "--strength", "--set",
+    "restore": ["--checkpoint", "--task", "--mode", "--window", "--tiles", "--strength", "--set",
                 "--max-pixels", "--quality-jpeg", "--dtype", "-o", "--reference", "--shifts"],
     "evaluate": ["--checkpoint", "--mode", "--crop", "--max-pixels", "--report"],
     "convert": ["--set", "--half", "--name"],

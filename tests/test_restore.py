@@ -258,32 +258,6 @@ def test_tiles(tile, overlap):
     assert abs(restored - whole).max() > 1e-3  # the network sees less at a time
 
 
-def test_blended_tiles():
-    """What each tile says of its rows fades in and out, and nothing of where it is cut off."""
-    model = NET.clone(local_mode=True)
-    image = noise(32, 60, 3)
-    blended = tlc.restore(model, PARAMS, image, way=tiled(24, 8, blend=True))
-    whole = tlc.restore(model, PARAMS, image)
-    equal = tlc.restore(model, PARAMS, image, way=tiled(24, 8))
-    assert abs(blended - whole).max() < abs(equal - whole).max()
-    first = tlc.restore(model, PARAMS, image[:24, :24])
-    np.testing.assert_allclose(blended[:10, :18], first[:10, :18], atol=1e-6)
-    # From a quarter of the overlap to three quarters the next one takes over.
-    second = tlc.restore(model, PARAMS, image[:24, 16:40])
-    for column, share in ((18, 0.125), (19, 0.375), (20, 0.625), (21, 0.875)):
-        mixed = (1 - share) * first[:10, column] + share * second[:10, column - 16]
-        np.testing.assert_allclose(blended[:10, column], mixed, atol=1e-5)
-
-
-def test_tiles_that_change_nothing_leave_the_picture():
-    """A network that is initialised returns its input but for rounding."""
-    image = from_float(noise(32, 45, 3), np.uint8)
-    identity = jax.tree.map(np.zeros_like, PARAMS)
-    for blend in (False, True):
-        way = tiled(16, 5, blend=blend)
-        np.testing.assert_array_equal(tlc.restore(NET, identity, image, way=way), image)
-
-
 @pytest.mark.parametrize("size", [(16, 16), (11, 13), (16, 9)])
 def test_a_picture_no_larger_than_a_tile_is_one(size):
     image = noise(*size, 3)

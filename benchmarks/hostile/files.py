@@ -355,7 +355,7 @@ def values() -> Cases:
     restore = ("restore", "good.png", "-o", "out/values", "--task", "denoise")
     for option, given in {
         "--window": ["0", "-1", "9" * 5000, "1e9", "", "\x1b"],
-        "--tile": ["0", "-5", "9" * 30], "--strength": ["nan", "inf", "-1", "2", "1e400"],
+        "--tiles": ["0", "-5", "9" * 30], "--strength": ["nan", "inf", "-1", "2", "1e400"],
         "--set": ["x", "=", "width", "width=" + "[" * 2000, "width=" + "9" * 5000,
                   "middle_blk_num=100000000"],
         "--max-pixels": ["0", "-1", "9" * 40], "--task": ["x", "", "denoise," * 3000],

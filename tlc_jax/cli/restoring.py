@@ -16,8 +16,7 @@ from tlc_jax.files.checkpoints import network_name
 from tlc_jax.files.choosing import AUTO
 from tlc_jax.files.limits import PIXELS, limit_pixels
 from tlc_jax.files.whole import is_done
-from tlc_jax.inference.fitting import overlap_of
-from tlc_jax.inference.ways import Way, at_once, shifted, tiled
+from tlc_jax.inference.ways import Way, at_once, shifted, steps_of, tiled
 from tlc_jax.jobs.job import Networks
 from tlc_jax.jobs.planning import buckets, is_video
 from tlc_jax.jobs.shards import parse_shard, share
@@ -82,12 +81,12 @@ def restore(
             "--compare", help="Put a sheet beside each picture: input, global, local, difference."
         ),
     ] = False,
-    tile: Annotated[
+    tiles: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Restore in parts of this side, 64 pixels or more, to save memory; 0 never does "
-            "[what fits in memory].",
+            help="Restore in parts of this side, in pixels, to save memory; they overlap. 0 never "
+            "does [what fits in memory].",
         ),
     ] = None,
     shifts: Annotated[
@@ -133,10 +132,6 @@ def restore(
     for video a folder is a clip, whose frames are in the order of their names.
     """
     limit_pixels(max_pixels)
-    if tile and tile < SMALLEST:
-        raise UserError(
-            f"--tile {tile}: parts have {SMALLEST} pixels a side or more; 0 never cuts."
-        )
     if reference is not None and not reference.exists():
         raise UserError(f"--reference {reference}: no such file or folder.")
     for path in inputs or ():  # before JAX is at work
@@ -147,12 +142,13 @@ def restore(
     opened = [common.open_network(folder, mode, window, dtype, settings) for folder in folders]
     models = [model for model, _ in opened]
     _check_order(models)
+    _check_tiles(models, tiles)
     changed = {
         mode: mode != "local",
         f"window{window}": window is not None,
         dtype: dtype != "float32",
         f"{precision}-precision": precision is not None,
-        f"tile{tile}": tile is not None,
+        f"tiles{tiles}": tiles is not None,
         f"shifts{shifts}": shifts > 1,
         f"strength{strength:g}": strength != 1,
         f"quality{quality_jpeg}": quality_jpeg is not None,
@@ -172,7 +168,7 @@ def restore(
         "--compare": compare,
         "--mode auto": mode == "auto",
         "--shifts": shifts > 1,
-        "--tile": tile is not None,
+        "--tiles": tiles is not None,
         "--strength": strength != 1,
         f"--task {task}": len(models) > 1,
     }
@@ -191,14 +187,16 @@ def restore(
         (model, common.load_params(folder, model, shapes, mode, dtype))
         for folder, (model, shapes) in zip(folders, opened, strict=True)
     ]
-    with_buckets = waste and shifts == 1 and not tile and all(model.has_buckets for model in models)
+    with_buckets = (
+        waste and shifts == 1 and not tiles and all(model.has_buckets for model in models)
+    )
     options = jobs.Options(
         reference=reference,
         auto=task == AUTO,
         strength=strength,
         guard=mode == "auto",
-        way=_way(models, tile, shifts),
-        fit=tile is None and shifts == 1,
+        way=_way(tiles, shifts),
+        fit=tiles is None and shifts == 1,
         buckets=buckets(todo, waste) if with_buckets else {},
         quality=quality_jpeg,
         chunk=chunk,
@@ -210,12 +208,18 @@ def restore(
         raise typer.Exit(2)
 
 
-def _way(models: list[Network], tile: int | None, shifts: int) -> Way:
+def _way(tiles: int | None, shifts: int) -> Way:
     """How pictures are restored: at once, in tiles, shifted, or shifted in tiles."""
-    if not tile:
+    if not tiles:
         return shifted(shifts) if shifts > 1 else at_once
-    in_tiles = tiled(tile, max(overlap_of(model, tile) for model in models), blend=True)
-    return in_tiles if shifts == 1 else lambda run: shifted(shifts)(in_tiles(run))
+    return tiled(tiles) if shifts == 1 else lambda run: shifted(shifts)(tiled(tiles)(run))
+
+
+def _check_tiles(models: list[Network], tiles: int | None) -> None:
+    """Refuse tiles that are too small for the networks to see anything."""
+    least = max(SMALLEST, *(2 * step for model in models for step in steps_of(model)))
+    if tiles and tiles < least:
+        raise UserError(f"--tiles {tiles}: parts have {least} pixels a side or more; 0 never cuts.")
 
 
 def _check_order(models: list[Network]) -> None:

@@ -1,20 +1,25 @@
 """Tiles for images that do not fit in memory at once."""
 
+import itertools
 import math
 
 import jax
 import numpy as np
 
 from tlc_jax.inference import memory
+from tlc_jax.inference.programs import planned_memory
+from tlc_jax.inference.ways import FADE, context_of, steps_of
 from tlc_jax.layers import Network
 from tlc_jax.ops.windows import Size
 
 SHARE = 0.7  # of what is available, as XLA takes more than it plans
 COPIES = 4  # of the pixels, that the way from file to file has at a time
-# Of more pixels, a CPU is not given more memory than this: it is no faster for it.
-LARGE, ENOUGH = 2048**2, 3 * 2**30
+# Of more pixels, a CPU is not given more memory than this: it is no faster for it, and 24
+# megapixels stay within 4 GiB from file to file.
+LARGE, ENOUGH = 2048**2, 2 * 2**30
 SMALLEST = 256  # pixels, the least side of a tile
-STEP = 64  # pixels; sides are multiples of it, as networks pad to such
+STEP = 128  # pixels; sides are multiples of it
+PROBE = 1024  # pixels, the side of the picture that tells how much memory a pixel takes
 
 
 def room_for(model: Network, pixels: np.ndarray) -> float:
@@ -31,31 +36,54 @@ def room_for(model: Network, pixels: np.ndarray) -> float:
     return room if there_is is None else SHARE * there_is
 
 
-def tile_for(model: Network, size: Size, planned: float, room: float) -> tuple[Size, int]:
-    """The largest tiles that fit, of which an image takes few, and the overlap of neighbours.
+def may_fit(model: Network, size: Size, room: float) -> bool:
+    """Whether it is worth to compile for all of an image of `size` = (H, W)."""
+    pixels = math.prod(size)
+    return pixels <= LARGE or room == math.inf or pixels * _a_pixel(model) <= room
+
+
+def tile_for(model: Network, size: Size, room: float) -> Size:
+    """Tiles that fit, of which an image takes least in all.
+
+    Their sides are multiples of `STEP`, but where the image itself is short, so that images of
+    several sizes share few programs.
 
     Args:
       model: the network.
       size: (H, W) of the image.
-      planned: bytes for all of it.
-      room: as of `room_for`.
+      room: bytes, as of `room_for`.
 
     Raises:
       MemoryError: not even the smallest ones fit.
     """
-    side = math.isqrt(max(0, int(room / planned * math.prod(size)))) // STEP * STEP
-    if side < SMALLEST:
-        raise MemoryError(f"no room for parts of {SMALLEST}x{SMALLEST}")
-    overlap = overlap_of(model, side)
+    area = room / _a_pixel(model)
+    while area >= SMALLEST**2:
+        side = math.isqrt(int(area))
+        shared = 2 * context_of(model, (side, side)) + FADE
+        rows, columns = map(_sides, size, (shared, shared), steps_of(model))
+        seen = [
+            (_seen(size[0], height, shared) * _seen(size[1], width, shared), (height, width))
+            for height, width in itertools.product(rows, columns)
+            if height * width <= area
+        ]
+        if seen and planned_memory(model, tile := min(seen)[1]) <= room:
+            return tile
+        area *= 0.9  # it takes more than the estimate
+    raise MemoryError(f"no room for parts of {SMALLEST}x{SMALLEST}")
 
-    def evenly(length: int) -> int:
-        count = max(1, math.ceil((length - overlap) / (side - overlap)))
-        whole = length + (count - 1) * overlap  # with what is seen twice
-        return min(side, math.ceil(whole / count / STEP) * STEP)
 
-    return (evenly(size[0]), evenly(size[1])), overlap
+def _sides(length: int, shared: int, step: int) -> list[int]:
+    """Of tiles along an axis: half of them is their own, or a short axis is not cut."""
+    least = STEP * math.ceil(max(SMALLEST, 2 * shared) / STEP)
+    whole = [step * math.ceil(length / step)] if length < 2 * least else []  # as it is padded
+    return [*range(least, length, STEP), *whole]
 
 
-def overlap_of(model: Network, tile: int) -> int:
-    """Pixels that neighbours share: a window, beyond which local statistics do not see."""
-    return min(tile // 2, max(model.input_window("mean") or (tile, tile)))
+def _seen(length: int, side: int, shared: int) -> int:
+    """Pixels that tiles see along an axis, all together."""
+    return side if side >= length else side * math.ceil((length - shared) / (side - shared))
+
+
+def _a_pixel(model: Network) -> float:
+    """Bytes planned for a pixel, about; it compiles once for a network."""
+    return planned_memory(model, (PROBE, PROBE)) / PROBE**2

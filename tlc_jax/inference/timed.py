@@ -1,13 +1,14 @@
 """Restore one image, and measure the seconds and the memory that it takes."""
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from tlc_jax.inference.fitting import room_for, tile_for
+from tlc_jax.inference.fitting import may_fit, room_for, tile_for
 from tlc_jax.inference.guard import guarded
 from tlc_jax.inference.programs import as_input, forward
 from tlc_jax.inference.ways import Way, at_once, compile_way, tiled
@@ -68,12 +69,15 @@ def restore_timed(
     """
     pixels = as_input(model, image)
     height, width, _ = pixels.shape
-    watch(f"compiling for {width}x{height}")
     start = time.perf_counter()
-    planned, tile = compile_way(way, model, params, pixels, bucket, devices), None
-    if fit and planned.memory > (room := room_for(model, pixels)):
-        tile, overlap = tile_for(model, (height, width), planned.memory, room)
-        way, bucket = tiled(tile, overlap, blend=True), None
+    room = room_for(model, pixels) if fit else math.inf
+    planned, tile = None, None
+    watch(f"compiling for {width}x{height}")
+    if devices > 1 or may_fit(model, (height, width), room):
+        planned = compile_way(way, model, params, pixels, bucket, devices)
+    if planned is None or planned.memory > room:
+        tile = tile_for(model, (height, width), room)
+        way, bucket = tiled(tile), None
         watch(f"compiling for {tile[1]}x{tile[0]}")
         planned = compile_way(way, model, params, pixels, devices=devices)
     compiled = time.perf_counter()

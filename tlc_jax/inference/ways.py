@@ -1,14 +1,14 @@
 """Ways to restore an image: at once, in tiles, shifted; they combine.
 
 tlc.restore(model, params, image)
-tlc.restore(model, params, image, way=tlc.tiled(256, 32))
-tlc.restore(model, params, image, way=lambda run: tlc.shifted(5)(tlc.tiled(256, 32)(run)))
+tlc.restore(model, params, image, way=tlc.tiled(1024))
+tlc.restore(model, params, image, way=lambda run: tlc.shifted(5)(tlc.tiled(1024)(run)))
 """
 
 import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from tlc_jax.layers.network import Params
 from tlc_jax.ops.pixels import like
 from tlc_jax.ops.windows import Size
 
+FADE = 32  # pixels, over which a tile fades into the next
 LATTICE = 64  # pixels, the side of MAXIM's largest blocks; the sides of its others divide it
 
 Precision = Literal["default", "high", "highest"]
@@ -118,59 +119,115 @@ def compile_way(
     return Compiled(max(memory.values()), len(shapes))
 
 
-def tiled(tile: int | Size, overlap: int, *, blend: bool = False) -> Way:
-    """The way that restores overlapping tiles, averaged where they overlap.
+def tiled(tile: int | Size, overlap: int | None = None, *, context: int | None = None) -> Way:
+    """The way that restores overlapping tiles, to bound memory or to stand in for TLC.
 
-    It bounds memory, or stands in for TLC. The network sees each tile as an image of its own: near
-    a tile's borders its receptive field is cut off. One compiled program serves all tiles of all
-    images that are no smaller than a tile.
+    Tiles with a context, the default, are parts of one picture: they lie where the network's own
+    steps lie in the whole, see their neighbours, and fade into them over 32 pixels. Tiles with an
+    overlap are pictures of their own, averaged where they overlap, as was done before TLC. One
+    compiled program serves all tiles of all images that are no smaller than a tile.
 
     Args:
-      tile: side in pixels, or (height, width), clipped to the image.
-      overlap: pixels that neighbours share, less than `tile`. The last tile ends with the image,
-        so it may share more.
-      blend: whether weights fall towards the borders that tiles share, to 0 in the outer quarter of
-        the overlap; else they are equal.
+      tile: side in pixels, or (height, width), clipped to the image; with a context rounded down to
+        what the network's steps allow.
+      overlap: pixels that averaged neighbours share, less than `tile`. The last tile ends with the
+        image, so it may share more.
+      context: pixels around a tile's result that the network sees only; `None`, without an overlap,
+        is as many as `context_of` tells.
 
     Returns:
       A way for `restore`.
 
     Raises:
-      ValueError: an overlap that is not in 0 ... tile - 1.
+      ValueError: an overlap that is not in 0 ... tile - 1, a context that leaves nothing of a tile
+        (that depends on the network, so the way itself may raise it), or both.
+
+    Examples:
+      >>> import tlc_jax as tlc
+      >>> model, params = tlc.load("denoise")
+      >>> tlc.restore(model, params, np.zeros((100, 150, 3), np.uint8), way=tiled(96)).shape
+      (100, 150, 3)
     """
     sides = (tile, tile) if isinstance(tile, int) else tile
-    if not 0 <= overlap < min(sides):
+    if overlap is not None and context is not None:
+        raise ValueError("tiles have an overlap that is averaged or a context; give one of them.")
+    if overlap is not None and not 0 <= overlap < min(sides):
         raise ValueError(
             f"an overlap is 0 to {min(sides) - 1} pixels for tiles of {tile}, got {overlap}."
         )
 
-    def along(length: int, side: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """The pixels of each tile on an axis, and its weights there; together those are 1."""
-        starts = [*range(0, length - side, side - overlap), max(0, length - side)]
-        tiles = [slice(start, min(start + side, length)) for start in starts]
-        weights = np.zeros((len(tiles), length), np.float32)
-        for here, weight in zip(tiles, weights, strict=True):
-            weight[here] = 1
-            if blend and overlap:
-                ramp = np.clip((2 * np.arange(here.stop - here.start) + 1) / overlap - 0.5, 0, 1)
-                weight[here] *= ramp if here.start > 0 else 1
-                weight[here] *= ramp[::-1] if here.stop < length else 1
-        weights /= weights.sum(axis=0)
-        return ((here, weight[here]) for here, weight in zip(tiles, weights, strict=True))
-
     def restored(run: Run, model: Network, params: Params, pixels: np.ndarray) -> np.ndarray:
-        height, width, _ = pixels.shape
+        if overlap is None:
+            steps = steps_of(model)
+            fits = all(n % step == 0 for n, step in zip(pixels.shape, steps, strict=False))
+            whole = pixels if fits else model.pad(pixels)  # which copies it
+            seen = context_of(model, sides) if context is None else context
+            axes = [
+                _with_context(*axis, seen) for axis in zip(whole.shape, sides, steps, strict=False)
+            ]
+        else:
+            whole = pixels
+            axes = [_averaged(*axis, overlap) for axis in zip(whole.shape, sides, strict=False)]
         scale = model.scale
-        total = np.zeros((height * scale, width * scale, model.out_channels), np.float32)
-        every = itertools.product(along(height, sides[0]), along(width, sides[1]))
-        for (rows, down), (columns, across) in every:
-            part = run(model, params, pixels[rows, columns])
+        size = [scale * n for n in whole.shape[:2]]
+        total = np.zeros((*size, model.out_channels), np.float32)
+        for (rows, down), (columns, across) in itertools.product(*axes):
+            part = run(model, params, whole[rows, columns])
             weights = np.outer(down, across).repeat(scale, 0).repeat(scale, 1)
             place = _place((rows.start, columns.start), part.shape, scale)
             total[place] += weights[..., None] * part
-        return total
+        return total if overlap is not None else model.crop(total, pixels.shape[:2])
 
     return lambda run: functools.partial(restored, run)
+
+
+def context_of(model: Network, tile: Size) -> int:
+    """Pixels around a tile's result that let it differ little from that of the whole image.
+
+    Half a window of TLC, as benchmarks/tiles.py measures, or less: half of a tile is its own.
+    """
+    window = model.input_window("mean") or (0, 0)
+    side = min(n // step * step for n, step in zip(tile, steps_of(model), strict=True))
+    return max(0, min(max(window) // 2, side // 4 - FADE // 2))
+
+
+def steps_of(model: Network) -> Size:
+    """Pixels down and across, in multiples of which a network's result moves with its image."""
+    multiple = model.multiple
+    return (multiple, multiple) if isinstance(multiple, int) else multiple
+
+
+# Of each tile on an axis its pixels, and its weights there; the weights of all together are 1.
+Tiles = list[tuple[slice, np.ndarray]]
+
+
+def _averaged(length: int, side: int, overlap: int) -> Tiles:
+    return _weighed(length, side, side - overlap, np.ones(side, np.float32))
+
+
+def _with_context(length: int, side: int, step: int, context: int) -> Tiles:
+    """Tiles that begin at multiples of `step`; the sides of a padded image are such, too."""
+    side = side // step * step
+    stride = (side - 2 * context - FADE) // step * step
+    if context < 0 or stride < 1:
+        raise ValueError(
+            f"tiles of {side} pixels leave nothing beside a context of {context} on both sides, "
+            f"{FADE} that fade and a network that moves in steps of {step}; take larger tiles."
+        )
+    inside = np.clip((np.arange(side) + 0.5 - context) / FADE, 0, 1)
+    return _weighed(length, side, stride, np.sin(np.pi / 2 * inside) ** 2)
+
+
+def _weighed(length: int, side: int, stride: int, ramp: np.ndarray) -> Tiles:
+    """Tiles whose weights rise as `ramp` from the borders that are not the image's."""
+    starts = [*range(0, length - side, stride), max(0, length - side)]
+    tiles = [slice(start, min(start + side, length)) for start in starts]
+    weights = np.zeros((len(tiles), length), np.float32)
+    for here, weight in zip(tiles, weights, strict=True):
+        weight[here] = ramp if here.start > 0 else 1
+        weight[here] *= ramp[::-1] if here.stop < length else 1
+    weights /= weights.sum(axis=0)
+    return [(here, weight[here]) for here, weight in zip(tiles, weights, strict=True)]
 
 
 def shifted(shifts: int) -> Way:
