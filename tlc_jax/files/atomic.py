@@ -7,12 +7,14 @@ import re
 import shutil
 import socket
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 HOST = re.sub(r"\W", "", socket.gethostname())[:30] or "host"
 _folders: set[Path] = set()  # where this process writes
+_beginning = threading.RLock()  # held while a file is made
 
 
 def temporary(path: Path) -> Path:
@@ -27,7 +29,8 @@ def temporary(path: Path) -> Path:
 
 
 def remove_unfinished() -> None:
-    """Remove what this process has begun to write, as it is about to end."""
+    """Remove what this process has begun to write, as it is about to end; no thread begins more."""
+    _beginning.acquire()
     for folder in _folders:
         _remove(folder, of=os.getpid())
 
@@ -58,9 +61,12 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
       OSError: it cannot be written; what was there before still is.
     """
-    file = temporary(path)
+    with _beginning:
+        file = temporary(path)
+        stream = file.open("xb")
     try:
-        file.write_bytes(data)
+        with stream:
+            stream.write(data)
         settle(file)
         file.replace(path)
     finally:
