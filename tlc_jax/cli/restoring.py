@@ -2,7 +2,8 @@
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,11 +15,9 @@ from tlc_jax.cli.common import UserError, say
 from tlc_jax.files.checkpoints import network_name
 from tlc_jax.files.choosing import AUTO
 from tlc_jax.files.limits import PIXELS, limit_pixels
-from tlc_jax.files.whole import is_done
 from tlc_jax.inference.fitting import overlap_of
 from tlc_jax.inference.ways import Way, at_once, shifted, tiled
-from tlc_jax.jobs.job import Networks
-from tlc_jax.jobs.planning import buckets, is_video
+from tlc_jax.jobs.planning import is_video
 from tlc_jax.layers import Network
 
 SMALLEST = 64  # pixels of a part's side, of which networks still see something
@@ -53,6 +52,12 @@ def restore(
             min=1,
             max=100,
             help="Of JPEG, AVIF, HEIC and WebP [as the source, a JPEG at least 95].",
+        ),
+    ] = None,
+    png_level: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=9, help="Of PNG: 9 for the smallest files, 0 for the quickest [3]."
         ),
     ] = None,
     left: Annotated[
@@ -110,6 +115,7 @@ def restore(
             "compiled program. 0 compiles for each size.",
         ),
     ] = 0.25,
+    devices: common.Devices = "1",
     max_pixels: common.MaxPixels = PIXELS,
     settings: common.Settings = None,
     overwrite: Annotated[
@@ -132,6 +138,7 @@ def restore(
     for path in inputs or ():  # before JAX is at work
         if not path.exists():
             raise UserError(f"cannot read {path}: no such file or folder.")
+    sharing = common.parse_devices(devices)
     folders = common.choose_checkpoints(checkpoint, task, quality)
     opened = [common.open_network(folder, mode, window, dtype, settings) for folder in folders]
     models = [model for model, _ in opened]
@@ -184,14 +191,29 @@ def restore(
         guard=mode == "auto",
         way=_way(models, tile, shifts),
         fit=tile is None and shifts == 1,
-        buckets=buckets(todo, waste) if with_buckets else {},
         quality=quality_jpeg,
+        png_level=png_level,
         chunk=chunk,
         overlap=overlap,
         overwrite=overwrite,
+        devices=sharing,
         complain=common.complain,
     )
-    if not common.each(todo, lambda job, watch: _restore(job, networks, options, watch)):
+    summary = jobs.Summary()
+    remedy = "a smaller --chunk" if models[0].takes == "clips" else "cut the picture"
+    remedy = f"--dtype bfloat16{', --waste 0' if with_buckets else ''} or {remedy}"
+
+    def work(watch: common.Watch) -> Iterable[tuple[jobs.Job, Future]]:
+        return jobs.run_all(
+            todo, networks, options,
+            waste=waste if with_buckets else 0.0,
+            watch=lambda job, words: watch(words, of=f"{job.name}: "),
+        )  # fmt: skip
+
+    all_done = common.each(len(todo), work, lambda job, came: _tell(job, came, summary, remedy))
+    if todo[1:]:
+        say(str(summary))
+    if not all_done:
         raise typer.Exit(2)
 
 
@@ -213,14 +235,15 @@ def _check_order(models: list[Network]) -> None:
             )
 
 
-def _restore(
-    job: jobs.Job, networks: Networks, options: jobs.Options, watch: Callable[..., None]
-) -> None:
-    """Do a job and tell of it."""
-    remedy = "a smaller --chunk" if networks[0][0].takes == "clips" else "cut the picture"
-    remedy = f"--dtype bfloat16{', --waste 0' if options.buckets else ''} or {remedy}"
-    with common.enough_memory(job.sources[0], remedy):
-        outcome = jobs.run(job, networks, options, lambda words: watch(words, of=f"{job.name}: "))
+def _tell(job: jobs.Job, future: Future, summary: jobs.Summary, remedy: str) -> None:
+    """Tell what came of a job."""
+    try:
+        with common.enough_memory(job.sources[0], remedy):
+            outcome = future.result()
+    except common.ERRORS as error:
+        summary.add(job, error)
+        raise
+    summary.add(job, outcome)
     say(f"{job.name} -> {', '.join(map(str, outcome.written))}: {outcome.facts}")
     for note in outcome.notes:
         say(f"  {note}")
@@ -230,7 +253,7 @@ def _restore(
 
 def _unfinished(planned: list[jobs.Job], overwrite: bool) -> list[jobs.Job]:
     """The jobs whose outputs are not all there, and whole; tells of the others."""
-    todo = [job for job in planned if overwrite or not all(map(is_done, job.outputs))]
+    todo = [job for job in planned if overwrite or not job.is_done]
     if len(todo) < len(planned):
         first = next(job for job in planned if job not in todo).targets[0]
         say(

@@ -31,9 +31,11 @@ from tlc_jax.files.pictures import (
 )
 from tlc_jax.ops.pixels import FARTHEST, check_range, from_float, to_float, to_gray
 
-# As Pillow takes it.
+# As Pillow takes it, or for PNG imagecodecs.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "PNG": {"level": 3},  # libpng's; 6 takes three times as long, for a tenth less of a smooth picture
+    "PNG": {
+        "level": 3
+    },  # libpng's; 6 takes three times as long, for a tenth less of a smooth picture
     "JPEG": {"quality": 95},
     "TIFF": {},
     "WEBP": {"lossless": True},

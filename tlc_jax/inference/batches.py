@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from numpy.typing import DTypeLike
 
 from tlc_jax.inference.buckets import forward_within, put_into
 from tlc_jax.inference.fitting import room_for
@@ -33,22 +32,24 @@ ENOUGH = 2**22  # pixels on a GPU or TPU at once; more would only wait for their
 MANY = 2**30  # pictures, of which nobody knows how many there are
 
 
-def devices_of(wanted: int | str) -> list[jax.Device]:
+def count_devices(wanted: int | str) -> int:
     """So many devices of this machine, or "all".
 
     Raises:
       ValueError: there are fewer, or it is no such number.
     """
-    there = jax.local_devices()
-    if wanted != "all" and (not str(wanted).isdecimal() or not 1 <= int(wanted) <= len(there)):
-        what = f"1 to {len(there)}" if there[1:] else "1"
-        raise ValueError(f"devices {wanted}: this machine has {len(there)}; say {what}, or all.")
-    return there if wanted == "all" else there[: int(wanted)]
+    there_are = jax.local_device_count()
+    if wanted == "all":
+        return there_are
+    if str(wanted).isdecimal() and 1 <= int(wanted) <= there_are:
+        return int(wanted)
+    numbers = f"1 to {there_are}" if there_are > 1 else "1"
+    raise ValueError(f"devices {wanted}: this machine has {there_are}; say {numbers}, or all.")
 
 
-def batches_pay(devices: Sequence[jax.Device]) -> bool:
+def batches_pay(devices: int) -> bool:
     """Whether several pictures at once take less time: one CPU is busy with a single one."""
-    return len(devices) > 1 or devices[0].platform != "cpu"
+    return devices > 1 or jax.default_backend() != "cpu"
 
 
 class Program(NamedTuple):
@@ -66,12 +67,11 @@ class Batches:
 
     Args:
       model, params: a network for single images.
-      devices: those that share the work.
+      devices: how many of this machine's share the work.
     """
 
-    def __init__(self, model: Network, params: Params, devices: Sequence[jax.Device]):
+    def __init__(self, model: Network, params: Params, devices: int):
         self.model, self.devices = model, devices
-        self._on_cpu = devices[0].platform == "cpu"
         self._params = functools.cache(
             lambda mesh: jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
         )
@@ -79,27 +79,30 @@ class Batches:
         self._idle_since = 0.0
 
     def _program(
-        self, size: Size, dtype: DTypeLike, to: DTypeLike, count: int = MANY, within: bool = False
+        self, size: Size, dtype: np.dtype, to: np.dtype, count: int = MANY, within: bool = False
     ) -> Program | None:
         """The program for pictures of one size and type; `None` where not even one fits.
 
         Args:
-          size: (height, width) of the pictures, or of their bucket with the network's padding.
+          size: (height, width) of the pictures, or of their bucket.
           dtype: of the pictures.
           to: of the results; integers are rounded and clipped.
           count: how many there are, of which as many are restored at once as pays.
           within: whether pictures lie in the corner of a bucket.
         """
-        model, most = self.model, 1 if self._on_cpu else max(1, ENOUGH // math.prod(size))
+        model, on_cpu = self.model, jax.default_backend() == "cpu"
+        most = 1 if on_cpu else max(1, ENOUGH // math.prod(size))
         shape = (*size, model.inp_channels)
+        if within:
+            shape = put_into(model, np.zeros(shape, dtype), size)[0].shape
         stays = dtype == to and model.scale == 1 and model.inp_channels == model.out_channels
         jitted = _forward_in_place if stays else _forward
         start = time.perf_counter()
         while most:
-            rounds = math.ceil(count / (most * len(self.devices)))
-            each = math.ceil(math.ceil(count / rounds) / len(self.devices))
+            rounds = math.ceil(count / (most * self.devices))
+            each = math.ceil(math.ceil(count / rounds) / self.devices)
             used = math.ceil(math.ceil(count / rounds) / each)
-            mesh = Mesh(np.array(self.devices[:used]), (AXIS,))
+            mesh = Mesh(np.array(jax.local_devices()[:used]), (AXIS,))
             of_all = functools.partial(
                 jax.ShapeDtypeStruct, sharding=NamedSharding(mesh, PartitionSpec(AXIS))
             )
@@ -109,7 +112,7 @@ class Batches:
             ).compile()  # fmt: skip
             memory = planned_bytes(run)
             room = room_for(model, np.broadcast_to(np.float32(0), shape))
-            if memory * (used if self._on_cpu else 1) <= room:
+            if memory * (used if on_cpu else 1) <= room:
                 return Program(run, mesh, each * used, memory, time.perf_counter() - start)
             most = each // 2
         return None
@@ -174,7 +177,7 @@ class Batches:
 def _restored(
     model: Network,
     mesh: Mesh,
-    to: DTypeLike,
+    to: np.dtype,
     params: Params,
     images: jax.Array,
     extents: jax.Array | None,
@@ -190,12 +193,12 @@ def _restored(
     ) -> tuple[jax.Array, jax.Array]:
         pixels = to_float(images)
         if extents is None:
-            restored = model.apply({"params": params}, pixels)
+            restored: Any = model.apply({"params": params}, pixels)
         else:
             restored = jax.vmap(within, in_axes=(None, 0, 0))(params, pixels, extents)
         finite = jnp.isfinite(restored).all(axis=(1, 2, 3))
-        if jnp.issubdtype(to, jnp.integer):  # as `from_float`
-            whole = np.float32(jnp.iinfo(to).max)
+        if to.kind == "u":  # as `from_float`
+            whole = np.float32(np.iinfo(to).max)
             restored = jnp.rint(jnp.clip(restored.astype(jnp.float32), 0, 1) * whole)
         return restored.astype(to), finite
 

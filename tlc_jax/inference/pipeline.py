@@ -10,7 +10,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
+
+from tlc_jax.inference import memory
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -18,17 +20,9 @@ Made = TypeVar("Made")
 Done = TypeVar("Done")
 
 END: Any = object()
+SHARE = 0.25  # of the memory, for what is read already or not written yet
+UNKNOWN = 2**31  # bytes, where nothing tells how much there is
 THREADS = max(2, os.cpu_count() or 1)
-
-
-class Together(NamedTuple):
-    """What is computed at once: items of one key, so many of them."""
-
-    key: Hashable
-    count: int
-
-
-ALONE = Together(None, 1)
 
 
 @dataclasses.dataclass(eq=False)
@@ -48,9 +42,9 @@ def pipeline(
     begin: Callable[[list[Read]], Callable[[], list[Made]]],
     write: Callable[[Read, Made], Done],
     *,
-    together: Callable[[Read], Together] = lambda read: ALONE,
+    key: Callable[[Read], Hashable] = lambda read: None,
+    at_once: Callable[[Read], int] = lambda read: 1,
     weigh: Callable[[Item], float] = lambda item: 0.0,
-    room: float = 0.0,
 ) -> "Iterator[tuple[Item, Future[Done]]]":
     """Read items, compute, and write what was made, all at the same time.
 
@@ -59,41 +53,47 @@ def pipeline(
       read, write: called in threads.
       begin: begins to compute for some items, and returns a function that waits for what is made of
         each. Both are called in this thread, and the next are begun before the wait.
-      together: which are computed at once.
-      weigh: bytes that an item takes from its reading to its writing.
-      room: bytes that all on their way may take; a heavier one goes alone.
+      key: those of one key may be computed at once; those of `None` never are.
+      at_once: how many of them.
+      weigh: bytes that an item takes from its reading to its writing. All on their way take no more
+        than a part of what is free; a heavier one goes alone.
 
     Returns:
-      Each item in their order, and what `write` made of it, or the exception that kept it from that.
+      Each item in their order, and what `write` made of it, or the exception that came before.
     """
     flying: deque[_Flight] = deque()
     begun: deque[tuple[list[_Flight], Callable[[], list[Made]]]] = deque()
-    coming = ((item, weigh(item)) for item in items)
-    following = next(coming, END)
-    most = 3 * THREADS  # on their way
+    coming = iter(items)
+    item, weight, most = next(coming, END), 0.0, 3 * THREADS
+    free = memory.free()
+    room = UNKNOWN if free is None else SHARE * free
+
+    def has_room() -> bool:
+        nonlocal weight
+        weight = weigh(item)
+        taken = sum(flight.weight for flight in flying)
+        return not flying or (len(flying) < most and taken + weight <= room)
+
     pool = ThreadPoolExecutor(THREADS)
     try:
-        while flying or following is not END:
-            while following is not END and (
-                not flying
-                or len(flying) < most
-                and sum(flight.weight for flight in flying) + following[1] <= room
-            ):
-                flying.append(_Flight(*following, pool.submit(read, following[0])))
-                following = next(coming, END)
-            fresh = [flight for flight in flying if not flight.begun]
+        while flying or item is not END:
+            while item is not END and has_room():
+                flying.append(_Flight(item, weight, pool.submit(read, item)))
+                item = next(coming, END)
             first = flying[0].done
+            fresh = [flight for flight in flying if not flight.begun]
             if first and first.done():
                 yield flying.popleft().item, first
-            elif fresh and (not begun or len(begun) < 2 and fresh[0].read.done()):
+            elif fresh and (not begun or (fresh[0].read.done() and len(begun) < 2)):
                 if fresh[0].read.exception():
                     fresh[0].begun, fresh[0].done = True, fresh[0].read
                     continue
-                at_once = together(fresh[0].read.result())
-                if most < 3 * at_once.count + THREADS:
-                    most = 3 * at_once.count + THREADS
+                loaded = fresh[0].read.result()
+                count = 1 if key(loaded) is None else at_once(loaded)
+                if most < 3 * count + THREADS:
+                    most = 3 * count + THREADS
                     continue  # as more of them may be there
-                group = _group(fresh, at_once, together)
+                group = _group(fresh, key, count)
                 with _failing(group):
                     begun.append((group, begin([flight.read.result() for flight in group])))
             elif begun:
@@ -101,23 +101,22 @@ def pipeline(
                 with _failing(group):
                     for flight, made in zip(group, wait(), strict=True):
                         flight.done = pool.submit(write, flight.read.result(), made)
-            else:
-                assert first  # all are computed
+            elif first:
                 yield flying.popleft().item, first
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _group(
-    fresh: list[_Flight], at_once: Together, together: Callable[[Any], Together]
-) -> list[_Flight]:
+def _group(fresh: list[_Flight], key: Callable[[Any], Hashable], count: int) -> list[_Flight]:
     """The first, and those after it that are computed with it; from now on they are begun."""
+    wanted = key(fresh[0].read.result())
     group: list[_Flight] = []
     for flight in fresh:
-        if len(group) < at_once.count and not flight.read.exception():  # which waits for it
-            if not group or together(flight.read.result()).key == at_once.key:
-                flight.begun = True
-                group.append(flight)
+        if len(group) == count:
+            break
+        if not flight.read.exception() and key(flight.read.result()) == wanted:  # which wait
+            flight.begun = True
+            group.append(flight)
     return group
 
 
