@@ -103,8 +103,10 @@ def pipeline(
                         flight.done = pool.submit(write, flight.read.result(), made)
             elif first:
                 yield flying.popleft().item, first
-    finally:
+    except BaseException:  # or nobody asks for more
         pool.shutdown(cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def _group(fresh: list[_Flight], key: Callable[[Any], Hashable], count: int) -> list[_Flight]:
