@@ -45,7 +45,7 @@ def pipeline(
     key: Callable[[Read], Hashable] = lambda read: None,
     at_once: Callable[[Read], int] = lambda read: 1,
     weigh: Callable[[Item], float] = lambda item: 0.0,
-) -> "Iterator[tuple[Item, Future[Done]]]":
+) -> Iterator[tuple[Item, Future[Done]]]:
     """Read items, compute, and write what was made, all at the same time.
 
     Args:
@@ -134,7 +134,7 @@ def _failing(group: list[_Flight]) -> Iterator[None]:
 
 
 def ahead(source: Iterable[Item], count: int) -> Iterator[Item]:
-    """The items of a source, which a thread makes up to `count` before they are asked for."""
+    """The items of a source, up to `count` of which a thread makes before they are asked for."""
     coming = iter(source)
     with ThreadPoolExecutor(1) as thread:
         made = deque(thread.submit(next, coming, END) for _ in range(count))
@@ -144,3 +144,15 @@ def ahead(source: Iterable[Item], count: int) -> Iterator[Item]:
                 yield item
         finally:
             thread.shutdown(cancel_futures=True)
+
+
+def behind(do: Callable[[Item], Done], items: Iterable[Item], count: int) -> Iterator[Done]:
+    """What a thread does with each item, in their order; up to `count` wait for it."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting: deque[Future[Done]] = deque()
+        for item in items:
+            waiting.append(thread.submit(do, item))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -20,6 +20,7 @@ from tlc_jax.jobs.job import DEFAULTS, Job, Networks, Options, Outcome
 from tlc_jax.jobs.pictures import After, Before, bytes_of_a_pixel, compute, read, write
 from tlc_jax.jobs.planning import is_video, size_of
 from tlc_jax.jobs.videos import restore_frames, restore_video
+from tlc_jax.ops.pixels import to_float
 from tlc_jax.ops.windows import Size
 
 Made = Outcome | After | Exception
@@ -82,29 +83,34 @@ class _Work:
 
     def read(self, job: Job) -> Job | Before:
         """A picture; videos and clips are read as they are restored."""
-        is_picture = not is_video(job.sources[0]) and not job.is_clip
-        return read(job, self.networks, self.options) if is_picture else job
+        if is_video(job.sources[0]) or job.is_clip:
+            return job
+        before = read(job, self.networks, self.options)
+        if self.key(before) is None:
+            return before._replace(pixels=to_float(before.pixels))
+        return before
 
     def key(self, before: Job | Before) -> Hashable:
         """The size and type of what can go into a batch, without a sheet that compares it."""
         if self.batches is None or isinstance(before, Job) or before.job.sheet:
             return None
-        return self._size(before), before.pixels.dtype
+        return self._size(before), before.pixels.dtype, self._bucket(before) is None
 
     def at_once(self, before: Job | Before) -> int:
+        """How many of a key."""
         program = self._program(before)
         return program.count if program else 1
 
     def begin(self, group: list) -> Callable[[], list[Made]]:
+        """Begin with those of one key, or with one job; then wait for the results."""
         program = self._program(group[0])
         if self.batches is None or program is None:
             return lambda: [self._alone(before) for before in group]
-        bucket = self.options.buckets.get(group[0].pixels.shape[:2])
-        wait = self.batches.begin(program, [before.pixels for before in group], bucket)
+        pixels = [before.pixels for before in group]
+        wait = self.batches.begin(program, pixels, self._bucket(group[0]))
 
         def results() -> list[Made]:
-            for before in group:
-                self.watch(before.job, f"restoring, {len(group)} at once")
+            self.watch(group[0].job, f"restoring, {len(group)} at once")
             try:
                 made = wait()
             except Exception as error:
@@ -123,6 +129,7 @@ class _Work:
         return results
 
     def write(self, before: Any, made: Made) -> Outcome:
+        """The outcome of a job; videos and clips are written already."""
         match made:
             case Outcome():
                 return made
@@ -146,15 +153,16 @@ class _Work:
         except Exception as error:  # of this job alone
             return error
 
+    def _bucket(self, before: Before) -> Size | None:
+        return self.options.buckets.get(before.pixels.shape[:2])
+
     def _size(self, before: Before) -> Size:
-        """Of the picture, or of its bucket."""
-        size = before.pixels.shape[:2]
-        return self.options.buckets.get(size, size)
+        return self._bucket(before) or before.pixels.shape[:2]
 
     def _program(self, before: Job | Before) -> Program | None:
         if self.batches is None or isinstance(before, Job) or self.key(before) is None:
             return None
         size, dtype = self._size(before), before.pixels.dtype
         to = np.dtype(np.float32) if self.options.reference else dtype
-        within = before.pixels.shape[:2] in self.options.buckets
+        within = self._bucket(before) is not None
         return self.batches.program(size, dtype, to, self.counts.get(size, 1), within)

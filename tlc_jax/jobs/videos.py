@@ -14,7 +14,7 @@ from tlc_jax.files.video import VideoError, VideoWriter, read_video
 from tlc_jax.files.writing import write_restored
 from tlc_jax.inference.batches import Batches, batches_pay
 from tlc_jax.inference.clips import restore_clip
-from tlc_jax.inference.pipeline import ahead
+from tlc_jax.inference.pipeline import ahead, behind
 from tlc_jax.inference.timed import Watch, check_finite
 from tlc_jax.jobs.job import Job, JobError, Options, Outcome
 from tlc_jax.jobs.pictures import check_size, read_truth
@@ -45,10 +45,12 @@ def restore_video(
     watch("compiling")
     of = f" of {video.frames}" if video.frames else ""
     with VideoWriter(target, video) as writer:
-        made = _restored(model, params, ahead(frames(), AHEAD), source, options)
-        restored = ahead(made, AHEAD)
-        for count, pixels in enumerate(restored, 1):
+
+        def encode(pixels: np.ndarray) -> None:
             writer.write(times.popleft(), np.repeat(pixels, 3, axis=-1) if gray else pixels)
+
+        restored = _restored(model, params, ahead(frames(), AHEAD), source, options)
+        for count, _ in enumerate(behind(encode, restored, AHEAD), 1):
             watch(f"frame {count}{of}")
     sound = "its sound" if writer.has_audio else "no sound"
     problem = None
