@@ -248,7 +248,7 @@ def test_the_mean_of_what_has_ground_truth(world, random_params):
         float(tlc.psnr(tlc.restore(NET, random_params(NET), image), image))
         for image in map(tlc.read_image, sources)
     ]
-    assert summary.psnr[1] == pytest.approx(np.mean(scores), abs=1e-3)
+    assert summary.psnr[1] == pytest.approx(np.mean(scores), abs=1e-3) and not summary.failures
     assert f"mean PSNR inf -> {np.mean(scores):.3f} dB" in str(summary)
 
 
@@ -360,6 +360,28 @@ def test_one_program_for_a_size(random_params):
     for image, restored in zip(images, made, strict=True):
         exact = tlc.restore(NET, params, image)
         assert np.abs(restored.astype(int) - exact).max() <= 1
+
+
+@pytest.mark.parametrize(("count", "at_once"), [(1, 1), (2, 2), (3, 4), (9, 6), (100, 8)])
+def test_as_many_on_a_device_as_pay(random_params, monkeypatch, count, at_once):
+    """On two that are no CPUs, where four pictures are enough for each; the last are not few."""
+    monkeypatch.setattr("tlc_jax.inference.batches.ENOUGH", 4 * 16 * 24)
+    batches = Batches(NET, random_params(NET), 2)
+    batches.on_cpu = False
+    assert batches.program((16, 24), U1, U1, count).count == at_once
+
+
+def test_as_many_as_fit(random_params, monkeypatch):
+    """In the memory of a device; where none does, tiles are for those that come alone."""
+    batches = Batches(NET, random_params(NET), 1)
+    batches.on_cpu = False
+    needed = batches.program((16, 24), U1, U1, 4).memory
+    for share, count in ((1.0, 4), (0.99, 2), (0.01, None)):
+        batches = Batches(NET, random_params(NET), 1)
+        batches.on_cpu = False
+        monkeypatch.setattr("tlc_jax.inference.batches.room_for", lambda *_, s=share: s * needed)
+        program = batches.program((16, 24), U1, U1, 4)
+        assert (program and program.count) == count
 
 
 @pytest.mark.parametrize("mode", ["global", "local"])

@@ -72,6 +72,7 @@ class Batches:
 
     def __init__(self, model: Network, params: Params, devices: int):
         self.model, self.devices = model, devices
+        self.on_cpu = jax.default_backend() == "cpu"
         self._params = functools.cache(
             lambda mesh: jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
         )
@@ -90,8 +91,8 @@ class Batches:
           count: how many there are, of which as many are restored at once as pays.
           within: whether pictures lie in the corner of a bucket.
         """
-        model, on_cpu = self.model, jax.default_backend() == "cpu"
-        most = 1 if on_cpu else max(1, ENOUGH // math.prod(size))
+        model = self.model
+        most = 1 if self.on_cpu else max(1, ENOUGH // math.prod(size))
         shape = (*size, model.inp_channels)
         if within:
             shape = put_into(model, np.zeros(shape, dtype), size)[0].shape
@@ -112,7 +113,7 @@ class Batches:
             ).compile()  # fmt: skip
             memory = planned_bytes(run)
             room = room_for(model, np.broadcast_to(np.float32(0), shape))
-            if memory * (used if on_cpu else 1) <= room:
+            if memory * (used if self.on_cpu else 1) <= room:
                 return Program(run, mesh, each * used, memory, time.perf_counter() - start)
             most = each // 2
         return None

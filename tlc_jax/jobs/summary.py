@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from tlc_jax.inference.pipeline import THREADS
-from tlc_jax.jobs.job import Job, Outcome
+from tlc_jax.jobs.job import Job, JobError, Outcome
 
 
 @dataclasses.dataclass
@@ -29,16 +29,20 @@ class Summary:
         self.seconds = time.perf_counter() - self._start
         if isinstance(came, Exception):
             self.failures[job.name] = came
-        else:
-            self.outcomes[job.name] = dataclasses.replace(came, before=None, after=None)
+            return
+        self.outcomes[job.name] = dataclasses.replace(came, before=None, after=None)
+        if came.problem:
+            self.failures[job.name] = JobError(came.problem)
 
     @property
     def steps(self) -> dict[str, float]:
         """Seconds of each step; reading and writing are done in threads, beside the others."""
-        steps = {"reading": "reading", "compiling": "compiling", "computing": "running"}
+        done = self.outcomes.values()
         return {
-            step: sum(getattr(outcome, name) for outcome in self.outcomes.values())
-            for step, name in (*steps.items(), ("writing", "writing"))
+            "reading": sum(outcome.reading for outcome in done),
+            "compiling": sum(outcome.compiling for outcome in done),
+            "computing": sum(outcome.running for outcome in done),
+            "writing": sum(outcome.writing for outcome in done),
         }
 
     @property
@@ -47,7 +51,7 @@ class Summary:
         steps = self.steps
         in_threads = {name: steps.pop(name) for name in ("reading", "writing")}
         slower = in_threads if sum(in_threads.values()) / THREADS > sum(steps.values()) else steps
-        return max(slower, key=lambda name: slower[name])
+        return max(slower, key=slower.__getitem__)
 
     @property
     def psnr(self) -> tuple[float, ...]:
