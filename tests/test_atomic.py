@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -13,6 +14,7 @@ from tlc_jax.files import atomic
 @pytest.fixture(autouse=True)
 def folders(monkeypatch):
     monkeypatch.setattr(atomic, "_folders", set())
+    monkeypatch.setattr(atomic, "_beginning", threading.RLock())  # which an end holds for good
 
 
 def test_what_the_dead_left_is_removed(tmp_path):
@@ -54,6 +56,20 @@ def test_processes_of_other_machines_are_not_taken_for_dead(monkeypatch):
         monkeypatch.setattr(os, "readlink", lambda path, space=space: f"pid:[{space}]")
         there.append(atomic.where_numbers_count())
     assert len(set(there)) == 3
+
+
+def test_nothing_is_begun_after_an_end(tmp_path):
+    """By other threads, in the moment that a signal leaves them."""
+    atomic.remove_unfinished()
+    other = threading.Thread(
+        target=atomic.write_atomically, args=(tmp_path / "a", b"whole"), daemon=True
+    )
+    other.start()
+    other.join(0.2)
+    assert other.is_alive() and not list(tmp_path.iterdir())
+    atomic._beginning.release()
+    other.join()
+    assert (tmp_path / "a").read_bytes() == b"whole"
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):

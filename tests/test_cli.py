@@ -482,7 +482,7 @@ def test_names_of_any_bytes(world, tmp_path):
     )  # fmt: skip
     out, err = ended.stdout.decode(), ended.stderr.decode()
     assert ended.returncode == 2 and r"none\xff\n.png: it is empty" in err
-    assert len(err.splitlines()) == 1 and len(out.splitlines()) == len(NAMES) + 1
+    assert len(err.splitlines()) == 1 and len(out.splitlines()) == len(NAMES) + 2
     assert all(shown in out for shown in NAMES.values())
     written = {os.fsencode(path.name) for path in (tmp_path / "out").iterdir()}
     assert written == {name.replace(b".png", b".denoise.png") for name in NAMES}
@@ -665,7 +665,9 @@ def test_one_bad_picture_among_others(run, tmp_path):
     code, out, err = run("restore", *inputs, "-o", tmp_path / "out", "--checkpoint", "net")
     assert code == 2 and "cut.png" in err and len(err.splitlines()) == 1
     assert files(tmp_path / "out") == {Path("a.net.png"), Path("b.net.png")}
-    assert "a.png" in out and "b.png" in out and "cut.png" not in out
+    assert "a.png -> " in out and "b.png -> " in out and "cut.png -> " not in out
+    assert out.splitlines()[-1].startswith("2 of 3 restored in ")
+    assert out.endswith("; failed: cut.png\n")
 
 
 def test_out_of_memory(run, tmp_path, monkeypatch):

@@ -127,6 +127,22 @@ def test_padding_as_the_network_was_published(world, run):
     assert report_of(world)["settings"]["set"] == {"padding": "end"}
 
 
+@pytest.mark.parametrize("mode", ["local,global", "local,tiles:16/4"])
+def test_devices_change_no_number(world, run, mode):
+    """But for rounding; tiles go one after the other."""
+    write_pair(world, "b", 0, size=(31, 40))
+    of = []
+    for devices in (1, 8):
+        assert run(REPORTED, f"--mode {mode}", f"--overwrite --devices {devices}").code == 0
+        of.append(report_of(world)["images"])
+    assert list(of[0]) == list(of[1]) == list(NAMES)
+    for name in NAMES:
+        for mode in set(of[0][name]) - {"size"}:
+            one, eight = (images[name][mode] for images in of)
+            assert one["psnr"] == pytest.approx(eight["psnr"], abs=1e-3)
+            assert one["ssim"] == pytest.approx(eight["ssim"], abs=1e-5)
+
+
 @pytest.mark.parametrize("protocol", Protocol)
 def test_what_is_measured(world, protocol):
     """Each mode is what a user gets by hand."""
@@ -306,14 +322,15 @@ def test_without_matplotlib(world, run, monkeypatch):
 
 
 def test_an_interrupted_run_is_continued(world, run, restored, monkeypatch):
-    def killed(*arguments, **options):
-        if restored:
+    write = reports.write_report
+
+    def killed(done, path):
+        if len(done["images"]) > 1:
             raise KeyboardInterrupt
-        restored.append("first")
-        return timed.restore_timed(*arguments, **options)
+        write(done, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "restore_timed", killed)
+        patch.setattr(reports, "write_report", killed)
         assert run(REPORTED, "--mode local").code != 0
     first = report_of(world)
     assert list(first["images"]) == ["a"]

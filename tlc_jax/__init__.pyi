@@ -11,6 +11,7 @@ from .inference.guard import restore_guarded
 from .inference.programs import planned_memory
 from .inference.sites import Site, sites
 from .inference.ways import restore, shifted, tiled
+from .jobs.folder import restore_files
 from .jobs.one import restore_file
 from .layers import Network
 from .models import MODELS, NAFSSR, RNNMBP, Baseline, HINet, Maxim, MPRNet, NAFNet, Restormer
@@ -60,6 +61,7 @@ __all__ = [
     "restore",
     "restore_clip",
     "restore_file",
+    "restore_files",
     "restore_guarded",
     "save",
     "shifted",

@@ -7,7 +7,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -24,6 +25,7 @@ from tlc_jax.files.choosing import Quality, Task, choose, tasks_of
 from tlc_jax.files.pictures import ImageError
 from tlc_jax.files.printable import printable
 from tlc_jax.files.video import VideoError
+from tlc_jax.inference.batches import count_devices
 from tlc_jax.inference.programs import is_out_of_memory
 from tlc_jax.inference.ways import Precision
 from tlc_jax.jobs import JobError
@@ -31,6 +33,7 @@ from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
 
 T = TypeVar("T")
+Watch = Callable[..., None]
 LONG = 20  # seconds; of what takes longer it is told how long
 
 # Linen's own fields, and those that are options here.
@@ -78,6 +81,9 @@ WindowSide = Annotated[
 MaxPixels = Annotated[
     int,
     typer.Option(min=1, help="Of a picture or a frame; larger ones are refused."),
+]
+Devices = Annotated[
+    str, typer.Option("--devices", metavar="N", help="Of this machine, to share the work, or all.")
 ]
 ComputeIn = Annotated[Dtype, typer.Option("--dtype", help="The type to compute in.")]
 
@@ -144,6 +150,14 @@ def open_network(
     return model, shapes
 
 
+def parse_devices(wanted: str) -> int:
+    """How many devices --devices names."""
+    try:
+        return count_devices(wanted)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+
+
 def load_params(
     checkpoint: Path, model: Network, shapes: Params, mode: str, dtype: Dtype
 ) -> Params:
@@ -156,15 +170,19 @@ def load_params(
     return params
 
 
-def each(items: Sequence[T], do: Callable[[T, Callable[..., None]], None]) -> bool:
-    """Do one item after the other, telling of those that fail; whether all could be done.
+def each(
+    count: int,
+    work: Callable[[Watch], Iterable[tuple[T, Future]]],
+    tell: Callable[[T, Future], None],
+) -> bool:
+    """Do so many items, telling of those that fail; whether all could be done.
 
-    `do` takes an item and a function, to be told the item's next step and, as `of`, its name; both
-    are shown to somebody at a terminal.
+    `work` takes a function, to be told an item's next step and, as `of`, its name, which are shown
+    to somebody at a terminal; it gives each item and what came of it, which `tell` tells.
     """
     columns = BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False)
     bar = Progress(*columns, console=console, transient=True)
-    whole = bar.add_task("", total=len(items), visible=len(items) > 1)
+    whole = bar.add_task("", total=count, visible=count > 1)
     step = bar.add_task("", total=None)
 
     begun = 0.0
@@ -184,9 +202,9 @@ def each(items: Sequence[T], do: Callable[[T, Callable[..., None]], None]) -> bo
     all_done = True
     # Where nobody looks rich would print an empty line at the end.
     with bar if console.is_terminal else contextlib.nullcontext():
-        for item in items:
+        for item, came in work(watch):
             try:
-                do(item, watch)
+                tell(item, came)
             except ERRORS as error:
                 all_done = False
                 complain(error)

@@ -1,6 +1,8 @@
 """`tlc-jax evaluate`: pictures and their ground truth in, PSNR and SSIM of several modes out."""
 
 import importlib.metadata
+from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +46,7 @@ def evaluate(
     window: common.WindowSide = None,
     dtype: common.ComputeIn = "float32",
     precision: common.Products = None,
+    devices: common.Devices = "1",
     max_pixels: common.MaxPixels = PIXELS,
     settings: common.Settings = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
@@ -51,6 +54,7 @@ def evaluate(
 ) -> None:
     """Measure PSNR and SSIM on pictures whose ground truth is known."""
     limit_pixels(max_pixels)
+    sharing = common.parse_devices(devices)
     checkpoint = common.choose_checkpoint(checkpoint, task, quality)
     modes = evaluation.parse_modes(mode)
     pairs, sources = _pairs(inputs, targets, root)
@@ -87,14 +91,16 @@ def evaluate(
         say(f"{report}: {len(pairs) - len(todo)} of {len(pairs)} pictures are done")
     params = common.load_params(checkpoint, model, shapes, mode, dtype) if todo else None
 
-    def measure(pair: data.Pair) -> None:
+    def work(_: common.Watch) -> Iterator[tuple[data.Pair, Future]]:
+        return evaluation.evaluate_all(model, params, todo, modes, protocol, devices=sharing)
+
+    def tell(pair: data.Pair, came: Future) -> None:
         with common.enough_memory(Path(pair.name)):
-            result = evaluation.evaluate(model, params, pair, modes, protocol)
-        done["images"][pair.name] = result
+            done["images"][pair.name] = came.result()
         if report is not None:
             reports.write_report(done, report)
 
-    all_measured = common.each(todo, lambda one, watch: measure(one))
+    all_measured = common.each(len(todo), work, tell)
     if done["images"]:
         for line in f"{reports.table(done)}\n{reports.notes(done)}".splitlines():
             say(line)

@@ -3,7 +3,8 @@
 import itertools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,10 +16,8 @@ from tlc_jax.cli.common import UserError, say
 from tlc_jax.files.checkpoints import network_name
 from tlc_jax.files.choosing import AUTO
 from tlc_jax.files.limits import PIXELS, limit_pixels
-from tlc_jax.files.whole import is_done
 from tlc_jax.inference.ways import Way, at_once, shifted, steps_of, tiled
-from tlc_jax.jobs.job import Networks
-from tlc_jax.jobs.planning import buckets, is_video
+from tlc_jax.jobs.planning import is_video
 from tlc_jax.jobs.shards import parse_shard, share
 from tlc_jax.layers import Network
 
@@ -54,6 +53,12 @@ def restore(
             min=1,
             max=100,
             help="Of JPEG, AVIF, HEIC and WebP [as the source, a JPEG at least 95].",
+        ),
+    ] = None,
+    png_level: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=9, help="Of PNG: 9 for the smallest files, 0 for the quickest [3]."
         ),
     ] = None,
     left: Annotated[
@@ -119,6 +124,7 @@ def restore(
             "SLURM tells which, with auto/N Kubernetes.",
         ),
     ] = None,
+    devices: common.Devices = "1",
     max_pixels: common.MaxPixels = PIXELS,
     settings: common.Settings = None,
     overwrite: Annotated[
@@ -138,6 +144,7 @@ def restore(
         if not path.exists():
             raise UserError(f"cannot read {path}: no such file or folder.")
     part = None if shard is None else parse_shard(shard, os.environ)
+    sharing = common.parse_devices(devices)
     folders = common.choose_checkpoints(checkpoint, task, quality)
     opened = [common.open_network(folder, mode, window, dtype, settings) for folder in folders]
     models = [model for model, _ in opened]
@@ -197,14 +204,29 @@ def restore(
         guard=mode == "auto",
         way=_way(tiles, shifts),
         fit=tiles is None and shifts == 1,
-        buckets=buckets(todo, waste) if with_buckets else {},
         quality=quality_jpeg,
+        png_level=png_level,
         chunk=chunk,
         overlap=overlap,
         overwrite=overwrite,
+        devices=sharing,
         complain=common.complain,
     )
-    if not common.each(todo, lambda job, watch: _restore(job, networks, options, watch)):
+    summary = jobs.Summary()
+    remedy = "a smaller --chunk" if models[0].takes == "clips" else "cut the picture"
+    remedy = f"--dtype bfloat16{', --waste 0' if with_buckets else ''} or {remedy}"
+
+    def work(watch: common.Watch) -> Iterable[tuple[jobs.Job, Future]]:
+        return jobs.run_all(
+            todo, networks, options,
+            waste=waste if with_buckets else 0.0,
+            watch=lambda job, words: watch(words, of=f"{job.name}: "),
+        )  # fmt: skip
+
+    all_done = common.each(len(todo), work, lambda job, came: _tell(job, came, summary, remedy))
+    if todo[1:]:
+        say(str(summary))
+    if not all_done:
         raise typer.Exit(2)
 
 
@@ -232,14 +254,15 @@ def _check_order(models: list[Network]) -> None:
             )
 
 
-def _restore(
-    job: jobs.Job, networks: Networks, options: jobs.Options, watch: Callable[..., None]
-) -> None:
-    """Do a job and tell of it."""
-    remedy = "a smaller --chunk" if networks[0][0].takes == "clips" else "cut the picture"
-    remedy = f"--dtype bfloat16{', --waste 0' if options.buckets else ''} or {remedy}"
-    with common.enough_memory(job.sources[0], remedy):
-        outcome = jobs.run(job, networks, options, lambda words: watch(words, of=f"{job.name}: "))
+def _tell(job: jobs.Job, future: Future, summary: jobs.Summary, remedy: str) -> None:
+    """Tell what came of a job."""
+    try:
+        with common.enough_memory(job.sources[0], remedy):
+            outcome = future.result()
+    except common.ERRORS as error:
+        summary.add(job, error)
+        raise
+    summary.add(job, outcome)
     say(f"{job.name} -> {', '.join(map(str, outcome.written))}: {outcome.facts}")
     for note in outcome.notes:
         say(f"  {note}")
@@ -249,7 +272,7 @@ def _restore(
 
 def _unfinished(planned: list[jobs.Job], overwrite: bool) -> list[jobs.Job]:
     """The jobs whose outputs are not all there, and whole; tells of the others."""
-    todo = [job for job in planned if overwrite or not all(map(is_done, job.outputs))]
+    todo = [job for job in planned if overwrite or not job.is_done]
     if len(todo) < len(planned):
         first = next(job for job in planned if job not in todo).targets[0]
         say(

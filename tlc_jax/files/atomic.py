@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ def where_numbers_count() -> str:
 
 HOST = where_numbers_count()
 _folders: set[Path] = set()  # where this process writes
+_beginning = threading.RLock()  # held while a file is made
 
 
 def temporary(path: Path) -> Path:
@@ -37,7 +39,8 @@ def temporary(path: Path) -> Path:
 
 
 def remove_unfinished() -> None:
-    """Remove what this process has begun to write, as it is about to end."""
+    """Remove what this process has begun to write, as it is about to end; no thread begins more."""
+    _beginning.acquire()
     for folder in _folders:
         _remove(folder, of=os.getpid())
 
@@ -68,9 +71,12 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
       OSError: it cannot be written; what was there before still is.
     """
-    file = temporary(path)
+    with _beginning:
+        file = temporary(path)
+        stream = file.open("xb")
     try:
-        file.write_bytes(data)
+        with stream:
+            stream.write(data)
         settle(file)
         file.replace(path)
     finally:

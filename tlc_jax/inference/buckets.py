@@ -71,7 +71,7 @@ def put_into(model: Network, image: np.ndarray, bucket: Size) -> tuple[np.ndarra
         raise ValueError(
             f"a bucket of {bucket} is too small for an image of {h, w}; give a larger bucket."
         )
-    image = model.pad(image)
+    image = pad_to_multiple(image, model.multiple, model.padding)  # also of whole numbers
     h, w, _ = image.shape
     whole = pad_to_multiple(np.zeros((*bucket, c), image.dtype), model.multiple)
     whole[:h, :w] = image

@@ -22,6 +22,12 @@ Watch = Callable[[str], None]
 class NotFiniteError(ValueError):
     """A result with NaN or infinite numbers; the message is the end of a sentence for the user."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "the restored picture holds NaN or infinite numbers; convert the weights again, and "
+            "compute in float32."
+        )
+
 
 class Timed(NamedTuple):
     """A restored image, and the time and memory that it took.
@@ -101,7 +107,4 @@ def restore_timed(
 def check_finite(pixels: np.ndarray) -> None:
     """Refuse a result with NaN or infinite numbers, by a NotFiniteError."""
     if not np.isfinite(pixels).all():
-        raise NotFiniteError(
-            "the restored picture holds NaN or infinite numbers; convert the weights again, and "
-            "compute in float32."
-        )
+        raise NotFiniteError

@@ -1,15 +1,18 @@
 """From file to file: what is to be restored, how, and the outcome.
 
-`plan` makes jobs of files and folders, `run` does one: of a picture, two views, a video or a clip.
+`plan` makes jobs of files and folders, `run` does one: of a picture, two views, a video or a clip;
+`run_all` does many.
 """
 
 from tlc_jax.inference.timed import Watch
 from tlc_jax.jobs.job import DEFAULTS, Job, JobError, Networks, Options, Outcome
+from tlc_jax.jobs.many import run_all
 from tlc_jax.jobs.pictures import restore_picture
 from tlc_jax.jobs.planning import is_video, plan
+from tlc_jax.jobs.summary import Summary
 from tlc_jax.jobs.videos import restore_frames, restore_video
 
-__all__ = ["Job", "JobError", "Options", "Outcome", "plan", "run"]
+__all__ = ["Job", "JobError", "Options", "Outcome", "Summary", "plan", "run", "run_all"]
 
 
 def run(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tlc_jax.files.pictures import Picture
+from tlc_jax.files.whole import is_done
 from tlc_jax.inference.ways import Way, at_once
 from tlc_jax.layers.network import Network, Params
 from tlc_jax.ops.windows import Size
@@ -44,6 +45,11 @@ class Job(NamedTuple):
     def outputs(self) -> tuple[Path, ...]:
         return (*self.targets, self.sheet) if self.sheet else self.targets
 
+    @property
+    def is_done(self) -> bool:
+        """Whether all outputs are there, and whole."""
+        return all(map(is_done, self.outputs))
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -59,8 +65,10 @@ class Options:
       fit: whether those that do not fit in memory are restored in tiles instead.
       buckets: those of the sizes of pictures that share a program.
       quality: of JPEG and other files that lose something, 1 to 100; `None` for that of the source.
+      png_level: of PNG files, 0 to 9; `None` for a quick one.
       chunk, overlap: frames at a time, as of `tlc_jax.restore_clip`.
       overwrite: whether outputs that are there are replaced; else only what is missing is written.
+      devices: how many of this machine's share the pictures, or the frames of a video.
       complain: told at once of a frame of a clip that cannot be read; the others are restored.
     """
 
@@ -72,9 +80,11 @@ class Options:
     fit: bool = True
     buckets: Mapping[Size, Size] = dataclasses.field(default_factory=dict)
     quality: int | None = None
+    png_level: int | None = None
     chunk: int = 10
     overlap: int = 5
     overwrite: bool = False
+    devices: int = 1
     complain: Callable[[Exception], None] = lambda error: None
 
 
@@ -93,7 +103,8 @@ class Outcome:
       before: the picture as it was read, of a pair its first view.
       after: what was written of it, (H, W, C) whole numbers.
       mode: "local" or "global", the statistics that it was restored with.
-      compiling, running: seconds; those of a video are together.
+      psnr: of the picture and of what was made of it, in dB, where there is a reference.
+      reading, compiling, running, writing: seconds; those of a video are together.
       memory: bytes that XLA plans for a picture.
     """
 
@@ -104,6 +115,9 @@ class Outcome:
     before: Picture | None = None
     after: np.ndarray | None = None
     mode: str = ""
+    psnr: tuple[float, ...] = ()
+    reading: float = 0.0
     compiling: float = 0.0
     running: float = 0.0
+    writing: float = 0.0
     memory: int = 0

@@ -1,7 +1,9 @@
 """One picture, or the two views of a pair, restored from file to file."""
 
 import itertools
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from tlc_jax.inference.fitting import COPIES
 from tlc_jax.inference.timed import NotFiniteError, Timed, Watch, restore_timed
 from tlc_jax.jobs.job import Job, JobError, Networks, Options, Outcome
 from tlc_jax.jobs.needs import needs_of
+from tlc_jax.layers import Network
 from tlc_jax.ops.pixels import from_float, to_float
 from tlc_jax.ops.windows import Size
 
@@ -28,89 +31,162 @@ FALSE_COLOURS = "local statistics make false colours here, so these are global o
 IN_TILES = "restored in parts of {1}x{0}, which overlap, to take less memory"
 
 
+class Before(NamedTuple):
+    """What was read for a job.
+
+    Attributes:
+      job: the job.
+      pictures: those of its sources.
+      pixels: (H, W, C) of all, views one after the other; whole numbers if all have one depth.
+      seconds: that it took.
+    """
+
+    job: Job
+    pictures: list[Picture]
+    pixels: np.ndarray
+    seconds: float
+
+
+class After(NamedTuple):
+    """What was made of it.
+
+    Attributes:
+      made: the result, whose pixels are whole numbers already, if it came out of a batch.
+      other: that of the other mode, to compare with, or why there is none.
+      notes: what there is to say.
+      unchanged: whether the result is the source.
+      at_once: how many pictures were restored with it.
+    """
+
+    made: Timed
+    other: Timed | Exception | None = None
+    notes: tuple[str, ...] = ()
+    unchanged: bool = False
+    at_once: int = 1
+
+
 def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch) -> Outcome:
     """Restore a picture, or a pair of views into one picture or two; arguments as for `run`."""
     watch("reading")
-    views, channels = len(job.sources), networks[0][0].inp_channels
+    before = read(job, networks, options)
+    after = compute(before, networks, options, watch)
+    watch("writing")
+    return write(before, after, options)
+
+
+def read(job: Job, networks: Networks, options: Options) -> Before:
+    """Read the sources of a job, and refuse what cannot be restored or written."""
+    start = time.perf_counter()
+    model, _ = networks[0]
+    views, channels = len(job.sources), model.inp_channels
     pictures = [read_picture(path, channels=channels // views) for path in job.sources]
     for path, picture in zip(job.sources, pictures, strict=True):
         check_size(path, picture, job.sources[0], pictures[0], "the views of a pair")
     height, width, _ = pictures[0].pixels.shape
     try:
-        check_pixels(width, height, 4 * channels * COPIES)
+        check_pixels(width, height, bytes_of_a_pixel(model))
     except TooLargeError as error:
         raise ImageError(f"cannot restore {job.sources[0]}: {error}.") from None
-    before = np.concatenate([to_float(picture.pixels) for picture in pictures], axis=-1)
-    scale = networks[0][0].scale
     for target in job.targets:
-        check_holds(target, height * scale, width * scale)
-    bucket = options.buckets.get((height, width))
-    chosen = []
+        check_holds(target, height * model.scale, width * model.scale)
+    parts = [picture.pixels for picture in pictures]
+    if len({part.dtype for part in parts}) > 1:
+        parts = [to_float(part) for part in parts]
+    return Before(job, pictures, np.concatenate(parts, axis=-1), time.perf_counter() - start)
+
+
+def bytes_of_a_pixel(model: Network) -> int:
+    """That a picture takes on its way from file to file."""
+    return 4 * model.inp_channels * COPIES
+
+
+def compute(before: Before, networks: Networks, options: Options, watch: Watch) -> After:
+    """Restore what was read by itself, on the first device."""
+    job, pixels, notes = before.job, to_float(before.pixels), ()
+    bucket = options.buckets.get(pixels.shape[:2])
     if options.auto:
         watch("looking for noise and blur")
-        needs = needs_of(before)
+        needs = needs_of(pixels)
         networks = list(itertools.compress(networks, needs.tasks))
-        chosen = [str(needs)]
+        notes = (str(needs),)
 
     def timed(networks: Networks, name: str, guard: bool, watch: Watch) -> Timed:
         try:
-            return _restored(before, networks, options, bucket, guard, watch)
+            return _restored(pixels, networks, options, bucket, guard, watch)
         except NotFiniteError as error:
             raise ImageError(f"{name}: {error}") from None
 
-    made = timed(networks, str(job.sources[0]), options.guard, watch)
-    watch("writing")
-    pixels = from_float(made.pixels, np.result_type(*(picture.pixels for picture in pictures)))
-    notes = chosen + ([FALSE_COLOURS] if options.guard and made.mode == "global" else [])
+    made, other = timed(networks, str(job.sources[0]), options.guard, watch), None
+    if job.sheet is not None:
+        mode = "global" if made.mode == "local" else "local"
+        others = [(model.clone(local_mode=mode == "local"), params) for model, params in networks]
+        try:
+            other = timed(
+                others, f"{job.sources[0]} in {mode} mode", False,
+                lambda words: watch(f"{words}, in {mode} mode"),
+            )._replace(mode=mode)  # fmt: skip
+        except Exception as error:  # told once the result is written
+            other = error
+    return After(made, other, notes, not networks or options.strength == 0)
+
+
+def write(before: Before, after: After, options: Options) -> Outcome:
+    """Write what was made of a job, and tell of it."""
+    start = time.perf_counter()
+    (job, pictures, *_), made = before, after.made
+    height, width, channels = before.pixels.shape
+    pixels = made.pixels
+    if not np.issubdtype(pixels.dtype, np.integer):
+        pixels = from_float(pixels, np.result_type(*(picture.pixels for picture in pictures)))
+    notes = [*after.notes] + ([FALSE_COLOURS] if options.guard and made.mode == "global" else [])
     if made.tile is not None:
         notes.append(IN_TILES.format(*made.tile))
         if made.mode == "global":
             notes.append("global statistics are those of each part")
     written = []
     parts = np.split(pixels, len(job.targets), axis=-1)
-    unchanged = not networks or options.strength == 0
     for source, target, part, picture in zip(
         job.sources, job.targets, parts, pictures, strict=False
     ):
         if options.overwrite or not is_done(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            if unchanged and options.quality is None and has_format(target, picture):
+            if after.unchanged and options.quality is None and has_format(target, picture):
                 copy_picture(source, target)  # or a JPEG would lose something for nothing
                 notes.append("copied as it is")
             else:
                 notes += picture.notes
-                notes += write_restored(target, part, picture, options.quality)
+                notes += write_restored(target, part, picture, options.quality, options.png_level)
             written.append(target)
-    if job.sheet is not None:
+    if isinstance(after.other, Exception):
+        raise after.other
+    if job.sheet is not None and after.other is not None:
         from tlc_jax.evaluation.sheets import comparison  # brings Pillow
 
-        other = "global" if made.mode == "local" else "local"
-        others = [(model.clone(local_mode=other == "local"), params) for model, params in networks]
-        compared = timed(
-            others, f"{job.sources[0]} in {other} mode", False,
-            lambda words: watch(f"{words}, in {other} mode"),
-        )  # fmt: skip
-        results = {made.mode: made.pixels, other: compared.pixels}
-        write_image(job.sheet, comparison(before, results["global"], results["local"]))
+        results = {result.mode: result.pixels for result in (made, after.other)}
+        sheet = comparison(to_float(before.pixels), results["global"], results["local"])
+        write_image(job.sheet, sheet)
         written.append(job.sheet)
-    problem = None
+    problem, psnr = None, ()
     try:
-        truth = _truth(options, job, (*made.pixels.shape[:2], channels // views))
+        truth = _truth(options, job, (*made.pixels.shape[:2], channels // len(pictures)))
         if truth is not None:
             files = [
                 read_picture(target, channels=truth.shape[2] // len(parts))
                 for target in job.targets
             ]
             stored = np.concatenate([to_float(file.pixels) for file in files], axis=-1)
-            notes.append(_scores(before, made.pixels, stored, truth))
+            psnr, scores = _scores(to_float(before.pixels), made.pixels, stored, truth)
+            notes.append(scores)
     except (JobError, ImageError) as error:  # the result is there all the same
         problem = str(error)
     h, w, _ = made.pixels.shape
+    bucket = options.buckets.get((height, width))
     facts = [
         f"{width}x{height}",
         f" to {w}x{h}" if (h, w) != (height, width) else "",
         f" in {bucket[1]}x{bucket[0]}" if bucket else "",
         f", compiled in {made.compiling:.1f} s, ran in {made.running:.1f} s",
+        f", one of {after.at_once} at once" if after.at_once > 1 else "",
     ]
     return Outcome(
         written=tuple(written),
@@ -120,8 +196,11 @@ def restore_picture(job: Job, networks: Networks, options: Options, watch: Watch
         before=pictures[0],
         after=pixels,
         mode=made.mode,
+        psnr=psnr,
+        reading=before.seconds,
         compiling=made.compiling,
         running=made.running,
+        writing=time.perf_counter() - start,
         memory=made.memory,
     )
 
@@ -210,12 +289,13 @@ def _truth(options: Options, job: Job, shape: tuple[int, ...]) -> np.ndarray | N
 
 def _scores(
     before: np.ndarray, restored: np.ndarray, written: np.ndarray, truth: np.ndarray
-) -> str:
-    """PSNR and SSIM, from those of the input where that is of the same size."""
+) -> tuple[tuple[float, ...], str]:
+    """PSNR, and it and SSIM in words, from those of the input where that is of the same size."""
     images = [image for image in (before, restored) if image.shape == truth.shape]
-    psnr = " -> ".join(f"{float(metrics.psnr(image, truth)):.3f}" for image in images)
-    text = f"PSNR {psnr} dB ({float(metrics.psnr(written, truth)):.3f} as written)"
+    psnr = tuple(float(metrics.psnr(image, truth)) for image in images)
+    shown = " -> ".join(f"{number:.3f}" for number in psnr)
+    text = f"PSNR {shown} dB ({float(metrics.psnr(written, truth)):.3f} as written)"
     if min(truth.shape[:2]) >= metrics.TAPS:
         ssim = " -> ".join(f"{float(metrics.ssim(image, truth)):.4f}" for image in images)
         text += f", SSIM per channel {ssim}"
-    return text
+    return psnr, text

@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,6 @@ from tlc_jax.files.datasets import PICTURES, file_pairs, is_visible_file
 from tlc_jax.files.paths import real_path
 from tlc_jax.files.pictures import FORMATS, RAW, ImageError, picture_size
 from tlc_jax.files.video import VIDEOS, WRITABLE
-from tlc_jax.inference.buckets import choose_buckets
 from tlc_jax.inference.timed import Watch
 from tlc_jax.jobs.job import Job, JobError
 from tlc_jax.layers import Network
@@ -77,14 +76,12 @@ def plan(
     return jobs
 
 
-def buckets(jobs: Iterable[Job], waste: float) -> dict[Size, Size]:
-    """The buckets of `choose_buckets` for the pictures of jobs, but those that cannot be read."""
-    sizes = []
-    for job in jobs:
-        if not is_video(job.sources[0]):
-            with contextlib.suppress(ImageError):
-                sizes.append(picture_size(job.sources[0]))
-    return choose_buckets(sizes, waste)
+def size_of(job: Job) -> Size | None:
+    """(height, width) of a job's picture; `None` of a video, a clip and what cannot be read."""
+    if not is_video(job.sources[0]) and not job.is_clip:
+        with contextlib.suppress(ImageError):
+            return picture_size(job.sources[0])
+    return None
 
 
 def is_video(path: Path) -> bool:

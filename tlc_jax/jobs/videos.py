@@ -12,12 +12,16 @@ from tlc_jax.evaluation import metrics
 from tlc_jax.files.pictures import ImageError, Picture, read_picture
 from tlc_jax.files.video import VideoError, VideoWriter, read_video
 from tlc_jax.files.writing import write_restored
+from tlc_jax.inference.batches import Batches, batches_pay
 from tlc_jax.inference.clips import restore_clip
+from tlc_jax.inference.pipeline import ahead, behind
 from tlc_jax.inference.timed import Watch, check_finite
 from tlc_jax.jobs.job import Job, JobError, Options, Outcome
 from tlc_jax.jobs.pictures import check_size, read_truth
 from tlc_jax.layers.network import Network, Params
 from tlc_jax.ops.pixels import from_float, to_float, to_gray
+
+AHEAD = 2  # frames that are decoded before they are restored, and restored before they are encoded
 
 
 def restore_video(
@@ -41,9 +45,12 @@ def restore_video(
     watch("compiling")
     of = f" of {video.frames}" if video.frames else ""
     with VideoWriter(target, video) as writer:
-        restored = _restored(model, params, frames(), source, options)
-        for count, pixels in enumerate(restored, 1):
+
+        def encode(pixels: np.ndarray) -> None:
             writer.write(times.popleft(), np.repeat(pixels, 3, axis=-1) if gray else pixels)
+
+        restored = _restored(model, params, ahead(frames(), AHEAD), source, options)
+        for count, _ in enumerate(behind(encode, restored, AHEAD), 1):
             watch(f"frame {count}{of}")
     sound = "its sound" if writer.has_audio else "no sound"
     problem = None
@@ -60,6 +67,7 @@ def restore_video(
         f"{sound}",
         notes=(*writer.notes, *(["colours converted to gray"] if gray else [])),
         problem=problem,
+        running=time.perf_counter() - start,
     )
 
 
@@ -114,6 +122,7 @@ def restore_frames(
         facts=_pace(count, shape, start),
         notes=tuple(notes),
         problem=problem,
+        running=time.perf_counter() - start,
     )
 
 
@@ -121,9 +130,12 @@ def _restored(
     model: Network, params: Params, frames: Iterator[np.ndarray], source: Path, options: Options
 ) -> Iterator[np.ndarray]:
     """Restored frames; what `restore_clip` refuses becomes a sentence about `source`."""
-    chunk, overlap = options.chunk, options.overlap
     try:
-        for restored in restore_clip(model, params, frames, chunk=chunk, overlap=overlap):
+        if model.takes == "pictures" and batches_pay(options.devices):
+            yield from Batches(model, params, options.devices).each(frames)
+            return
+        made = restore_clip(model, params, frames, chunk=options.chunk, overlap=options.overlap)
+        for restored in made:
             check_finite(restored)
             yield restored
     except (JobError, ImageError, VideoError):
