@@ -58,8 +58,8 @@ def test_more_devices_than_rows(random_params):
 def test_in_tiles_and_in_integers(random_params):
     model = NETWORKS["nafnet"].clone(local_mode=True)
     params = random_params(model)
-    image = np.round(255 * photo(60, 40, 3)).astype(np.uint8)
-    way = tlc.tiled(32)
+    image = np.round(255 * photo(100, 40, 3)).astype(np.uint8)
+    way = tlc.tiled(48)
     alone = tlc.restore(model, params, image, way=way)
     divided = tlc.restore(model, params, image, way=way, devices=3)
     assert divided.dtype == np.uint8
@@ -91,6 +91,36 @@ def test_a_network_of_ones_own():
         np.testing.assert_allclose(tlc.restore(one, params, image, devices=4), alone, atol=1e-5)
 
 
+def test_the_command(random_params, tmp_path, terminal):
+    model = tlc.NAFNet(4, (1,), 1, (1,), train_size=(16, 16))
+    blocks = tlc.Maxim(
+        features=4, depth=2, num_stages=1, num_groups=1, num_bottleneck_blocks=1,
+        block_size_hr=(2, 2), block_size_lr=(2, 2), train_size=(16, 16),
+    )  # fmt: skip
+    for name, net in {"net": model, "blocks": blocks}.items():
+        tlc.save(tmp_path / name, net, random_params(net))
+    (tmp_path / "in").mkdir()
+    for i in range(2):
+        tlc.write_image(tmp_path / f"in/{i}.png", photo(44 + i, 40, 3))
+
+    def restore(*options):
+        return terminal(tmp_path, "restore", "in", "--overwrite", "--checkpoint", *options)
+
+    assert restore("net", "-o", "one").code == 0
+    assert restore("net", "-o", "four", "--split", "4").code == 0
+    for i in range(2):
+        one, four = (tlc.read_image(tmp_path / out / f"{i}.net.png") for out in ("one", "four"))
+        assert np.abs(one - four).max() < 1.01 / 255
+    for options, sentence in {
+        ("net", "--split", "9"): "devices 9: this machine has 8; say 1 to 8, or all.",
+        ("net", "--split", "2", "--devices", "2"): "--split divides each; choose one.",
+        ("blocks", "--split", "all"): "--split all: Maxim cannot be divided; leave it out.",
+    }.items():
+        code, _, err = restore(*options)
+        assert code == 2
+        assert sentence in err
+
+
 class Unpadded(Network):
     buckets = True
 
@@ -103,9 +133,9 @@ def test_what_cannot_be_divided():
     image = photo(32, 32, 3)
     with pytest.raises(ValueError, match="Maxim mixes rows from all over a picture"):
         tlc.restore(tlc.Maxim(), {}, image, devices=2)
-    with pytest.raises(ValueError, match="there are 8 devices, got devices=9"):
+    with pytest.raises(ValueError, match="devices 9: this machine has 8; say 1 to 8, or all"):
         tlc.restore(NETWORKS["nafnet"], {}, image, devices=9)
-    with pytest.raises(ValueError, match="there are 8 devices, got devices=0"):
+    with pytest.raises(ValueError, match="devices 0: this machine has 8"):
         tlc.planned_memory(NETWORKS["nafnet"], (32, 32), devices=0)
     with pytest.raises(ValueError, match="in a bucket is not divided"):
         tlc.restore(NETWORKS["nafnet"], {}, image, devices=2, bucket=(64, 64))
@@ -117,7 +147,10 @@ def test_what_cannot_be_divided():
 def test_each_device_holds_its_part(name):
     model = NETWORKS[name].clone(local_mode=True)
     size, params = (512, 96), abstract_params(NETWORKS[name])
-    program = forward_divided.lower(model, params, *divided_shape(model, size, 8)).compile()
+    mesh = mesh_of(model, 8)
+    program = forward_divided.lower(
+        model, params, *divided_shape(model, size, mesh), mesh
+    ).compile()
     text = program.as_text()
     assert not re.findall(r" (?:all-gather|all-to-all)[\w-]*\(", text)
     assert re.findall(r" collective-permute\(", text)
@@ -131,10 +164,10 @@ def test_each_device_holds_its_part(name):
 def divided(function, height, devices, *maps):
     """A function of `Rows` and the rows of each device, put together again."""
     rows = -(-height // devices)
-    here = Rows(height, devices)
+    here, mesh = Rows(height, devices), mesh_of(NETWORKS["nafnet"], devices)
 
     @functools.partial(
-        jax.shard_map, mesh=mesh_of(devices), in_specs=PartitionSpec(None, ROWS),
+        jax.shard_map, mesh=mesh, in_specs=PartitionSpec(None, ROWS),
         out_specs=PartitionSpec(None, ROWS), check_vma=False,
     )  # fmt: skip
     def run(*maps):

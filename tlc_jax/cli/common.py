@@ -25,7 +25,7 @@ from tlc_jax.files.choosing import Quality, Task, choose, tasks_of
 from tlc_jax.files.pictures import ImageError
 from tlc_jax.files.printable import printable
 from tlc_jax.files.video import VideoError
-from tlc_jax.inference.batches import count_devices
+from tlc_jax.inference.machine import count_devices
 from tlc_jax.inference.programs import is_out_of_memory
 from tlc_jax.inference.ways import Precision
 from tlc_jax.jobs import JobError
@@ -151,11 +151,11 @@ def open_network(
 
 
 def parse_devices(wanted: str) -> int:
-    """How many devices --devices names."""
+    """How many devices --devices or --split names."""
     try:
         return count_devices(wanted)
     except ValueError as error:
-        raise UserError(f"--{error}") from None
+        raise UserError(str(error)) from None
 
 
 def load_params(

@@ -125,6 +125,14 @@ def restore(
         ),
     ] = None,
     devices: common.Devices = "1",
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="N",
+            help="Divide each picture over devices of this machine, or all: what is too large for "
+            "one fits, and is done sooner.",
+        ),
+    ] = "1",
     max_pixels: common.MaxPixels = PIXELS,
     settings: common.Settings = None,
     overwrite: Annotated[
@@ -144,12 +152,19 @@ def restore(
         if not path.exists():
             raise UserError(f"cannot read {path}: no such file or folder.")
     part = None if shard is None else parse_shard(shard, os.environ)
-    sharing = common.parse_devices(devices)
+    sharing, dividing = map(common.parse_devices, (devices, split))
+    if sharing > 1 and dividing > 1:
+        raise UserError("--devices shares pictures out and --split divides each; choose one.")
     folders = common.choose_checkpoints(checkpoint, task, quality)
     opened = [common.open_network(folder, mode, window, dtype, settings) for folder in folders]
     models = [model for model, _ in opened]
     _check_order(models)
     _check_tiles(models, tiles)
+    for model in models:
+        if dividing > 1 and not model.divides:
+            raise UserError(
+                f"--split {split}: {type(model).__name__} cannot be divided; leave it out."
+            )
     changed = {
         mode: mode != "local",
         f"window{window}": window is not None,
@@ -176,6 +191,7 @@ def restore(
         "--mode auto": mode == "auto",
         "--shifts": shifts > 1,
         "--tiles": tiles is not None,
+        "--split": dividing > 1,
         "--strength": strength != 1,
         f"--task {task}": len(models) > 1,
     }
@@ -195,7 +211,10 @@ def restore(
         for folder, (model, shapes) in zip(folders, opened, strict=True)
     ]
     with_buckets = (
-        waste and shifts == 1 and not tiles and all(model.has_buckets for model in models)
+        waste
+        and (shifts, dividing) == (1, 1)
+        and not tiles
+        and all(model.has_buckets for model in models)
     )
     options = jobs.Options(
         reference=reference,
@@ -210,6 +229,7 @@ def restore(
         overlap=overlap,
         overwrite=overwrite,
         devices=sharing,
+        split=dividing,
         complain=common.complain,
     )
     summary = jobs.Summary()

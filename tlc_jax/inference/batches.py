@@ -32,23 +32,6 @@ ENOUGH = 2**22  # pixels on a GPU or TPU at once; more would only wait for their
 MANY = 2**30  # pictures, of which nobody knows how many there are
 
 
-def count_devices(wanted: int | str) -> int:
-    """So many devices of this machine, or "all".
-
-    Raises:
-      ValueError: there are fewer, or it is no such number.
-    """
-    if str(wanted) == "1":
-        return 1  # which there is, before JAX looks for them
-    there_are = jax.local_device_count()
-    if wanted == "all":
-        return there_are
-    if str(wanted).isdecimal() and 1 <= int(wanted) <= there_are:
-        return int(wanted)
-    numbers = f"1 to {there_are}" if there_are > 1 else "1"
-    raise ValueError(f"devices {wanted}: this machine has {there_are}; say {numbers}, or all.")
-
-
 def batches_pay(devices: int) -> bool:
     """Whether several pictures at once take less time: one CPU is busy with a single one."""
     return devices > 1 or jax.default_backend() != "cpu"

@@ -16,6 +16,7 @@ from flax.linen.module import InterceptorContext
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tlc_jax.inference.machine import Devices, count_devices
 from tlc_jax.layers import (
     Conv1x1,
     CutRows,
@@ -31,45 +32,36 @@ from tlc_jax.ops.divided import ROWS, Rows
 from tlc_jax.ops.windows import Size
 
 
-def mesh_of(devices: int) -> Mesh:
-    """The first so many devices.
+def mesh_of(model: Network, devices: Devices) -> Mesh:
+    """The devices over which an image is divided.
 
     Raises:
-      ValueError: there are fewer.
+      ValueError: there are fewer, or the network cannot be divided.
     """
-    there_are = jax.devices()
-    if not 1 <= devices <= len(there_are):
-        raise ValueError(f"there are {len(there_are)} devices, got devices={devices}.")
-    return Mesh(np.array(there_are[:devices]), (ROWS,))
-
-
-def divided_shape(
-    model: Network, size: Size, devices: int
-) -> tuple[jax.ShapeDtypeStruct, int, Mesh]:
-    """What `divide` makes of an image of `size`, without the image; its errors."""
-    mesh = mesh_of(devices)
-    if not model.divides:
+    count = count_devices(devices)
+    if count > 1 and not model.divides:
         raise ValueError(
             f"{type(model).__name__} mixes rows from all over a picture, or frames, so nothing is "
             "divided over devices; restore on one, or in tiles."
         )
+    return Mesh(np.array(jax.local_devices()[:count]), (ROWS,))
+
+
+def divided_shape(model: Network, size: Size, mesh: Mesh) -> tuple[jax.ShapeDtypeStruct, int]:
+    """What `divide` makes of an image of `size`, without the image."""
     one = jax.eval_shape(model.pad, model.example_input(size))
     _, height, width, channels = one.shape
     multiple = model.multiple if isinstance(model.multiple, int) else model.multiple[0]
-    rows = -(-height // (multiple * devices)) * multiple
-    shape, sharding = (rows * devices, width, channels), NamedSharding(mesh, PartitionSpec(ROWS))
-    return jax.ShapeDtypeStruct(shape, one.dtype, sharding=sharding), height, mesh
+    shape = (-(-height // (multiple * mesh.size)) * multiple * mesh.size, width, channels)
+    sharding = NamedSharding(mesh, PartitionSpec(ROWS))
+    return jax.ShapeDtypeStruct(shape, one.dtype, sharding=sharding), height
 
 
-def divide(model: Network, image: np.ndarray, devices: int) -> tuple[jax.Array, int, Mesh]:
-    """Divide an image (H, W, C) over devices, with the network's padding, for `forward_divided`.
-
-    Raises:
-      ValueError: there are fewer devices, or the network cannot be divided.
-    """
-    whole, height, mesh = divided_shape(model, image.shape[:2], devices)
+def divide(model: Network, image: np.ndarray, mesh: Mesh) -> tuple[jax.Array, int]:
+    """An image (H, W, C) divided over devices, and its height with the network's padding."""
+    whole, height = divided_shape(model, image.shape[:2], mesh)
     image = np.pad(model.pad(image), [(0, whole.shape[0] - height), (0, 0), (0, 0)])
-    return jax.device_put(image, whole.sharding), height, mesh
+    return jax.device_put(image, whole.sharding), height
 
 
 def replicated(params: Params, mesh: Mesh) -> Params:

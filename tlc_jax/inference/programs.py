@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from tlc_jax.inference.buckets import forward_within, put_into
-from tlc_jax.inference.divided import divide, divided_shape, forward_divided, replicated
+from tlc_jax.inference.divided import divide, divided_shape, forward_divided, mesh_of, replicated
+from tlc_jax.inference.machine import Devices
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params, check_network
 from tlc_jax.ops.pixels import check_range, to_float
@@ -20,14 +21,14 @@ def _forward(model: Network, params: Params, image: jax.Array) -> jax.Array:
 
 
 def _program(
-    model: Network, params: Params, pixels: np.ndarray, bucket: Size | None, devices: int
+    model: Network, params: Params, pixels: np.ndarray, bucket: Size | None, devices: Devices
 ) -> tuple:
     """The jitted function for an image, alone, in its bucket or divided, and its last arguments."""
     if bucket is not None and devices != 1:
         raise ValueError("an image in a bucket is not divided over devices; leave one of them out.")
     if devices != 1:
-        image, height, mesh = divide(model, pixels, devices)
-        return forward_divided, replicated(params, mesh), image, height, mesh
+        mesh = mesh_of(model, devices)
+        return forward_divided, replicated(params, mesh), *divide(model, pixels, mesh), mesh
     if bucket is None:
         return _forward, params, pixels
     if not model.has_buckets:
@@ -40,7 +41,7 @@ def forward(
     params: Params,
     pixels: np.ndarray,
     bucket: Size | None = None,
-    devices: int = 1,
+    devices: Devices = 1,
 ) -> np.ndarray:
     """Run a network on an image from `as_input`: (H, W, C) float32 in, float32 out."""
     program, *arguments = _program(model, params, pixels, bucket, devices)
@@ -54,7 +55,7 @@ def compile_for(
     params: Params,
     pixels: np.ndarray,
     bucket: Size | None = None,
-    devices: int = 1,
+    devices: Devices = 1,
 ) -> int:
     """Compile what `forward` runs, without running it; return the bytes that XLA plans for it."""
     program, *arguments = _program(model, params, pixels, bucket, devices)
@@ -107,7 +108,7 @@ def is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def planned_memory(model: Network, size: Size, *, devices: int = 1) -> int:
+def planned_memory(model: Network, size: Size, *, devices: Devices = 1) -> int:
     """Bytes that XLA plans for one image: parameters, image, result and all intermediates.
 
     It compiles what `restore` runs for an image without a bucket, and runs nothing.
@@ -127,7 +128,8 @@ def planned_memory(model: Network, size: Size, *, devices: int = 1) -> int:
     refuse_clips(model)
     params = abstract_params(model, size)
     if devices != 1:
-        program = forward_divided.lower(model, params, *divided_shape(model, size, devices))
+        mesh = mesh_of(model, devices)
+        program = forward_divided.lower(model, params, *divided_shape(model, size, mesh), mesh)
     else:
         image = model.example_input(size)
         image = jax.ShapeDtypeStruct(image.shape[1:], image.dtype)

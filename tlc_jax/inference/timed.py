@@ -10,6 +10,7 @@ import numpy as np
 
 from tlc_jax.inference.fitting import may_fit, room_for, tile_for
 from tlc_jax.inference.guard import guarded
+from tlc_jax.inference.machine import Devices
 from tlc_jax.inference.programs import as_input, forward
 from tlc_jax.inference.ways import Way, at_once, compile_way, tiled
 from tlc_jax.layers import Network
@@ -55,7 +56,7 @@ def restore_timed(
     *,
     way: Way = at_once,
     bucket: Size | None = None,
-    devices: int = 1,
+    devices: Devices = 1,
     fit: bool = False,
     guard: bool = False,
     watch: Watch = lambda words: None,
@@ -79,7 +80,7 @@ def restore_timed(
     room = room_for(model, pixels) if fit else math.inf
     planned, tile = None, None
     watch(f"compiling for {width}x{height}")
-    if devices > 1 or may_fit(model, (height, width), room):
+    if devices != 1 or may_fit(model, (height, width), room):
         planned = compile_way(way, model, params, pixels, bucket, devices)
     if planned is None or planned.memory > room:
         tile = tile_for(model, (height, width), room)

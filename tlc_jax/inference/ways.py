@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
+from tlc_jax.inference.machine import Devices
 from tlc_jax.inference.programs import as_input, compile_for, forward
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
@@ -42,7 +43,7 @@ def restore(
     *,
     way: Way = at_once,
     bucket: Size | None = None,
-    devices: int = 1,
+    devices: Devices = 1,
     precision: Precision | None = None,
 ) -> np.ndarray:
     """Restore one image with a network, global or local as `model.local_mode` says.
@@ -97,7 +98,7 @@ def compile_way(
     params: Params,
     pixels: np.ndarray,
     bucket: Size | None = None,
-    devices: int = 1,
+    devices: Devices = 1,
 ) -> Compiled:
     """Compile all programs that a way runs for an image as from `as_input`, without running them.
 

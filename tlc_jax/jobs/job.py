@@ -69,6 +69,7 @@ class Options:
       chunk, overlap: frames at a time, as of `tlc_jax.restore_clip`.
       overwrite: whether outputs that are there are replaced; else only what is missing is written.
       devices: how many of this machine's share the pictures, or the frames of a video.
+      split: over how many the rows of each picture are divided.
       complain: told at once of a frame of a clip that cannot be read; the others are restored.
     """
 
@@ -85,6 +86,7 @@ class Options:
     overlap: int = 5
     overwrite: bool = False
     devices: int = 1
+    split: int = 1
     complain: Callable[[Exception], None] = lambda error: None
 
 

@@ -76,7 +76,7 @@ class _Work:
             batches_pay(options.devices)
             and model.takes != "clips"
             and not (others or options.auto or options.guard)
-            and (options.way, options.strength) == (at_once, 1)
+            and (options.way, options.strength, options.split) == (at_once, 1, 1)
         ):
             self.batches = Batches(model, params, options.devices)
         self.compiled: set[Program] = set()  # of which it was told

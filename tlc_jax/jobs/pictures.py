@@ -218,7 +218,8 @@ def _restored(
     for model, params in networks:
         step = restore_timed(
             model, params, made.pixels,
-            way=options.way, bucket=bucket, fit=options.fit, guard=guard, watch=watch,
+            way=options.way, bucket=bucket, devices=options.split, fit=options.fit, guard=guard,
+            watch=watch,
         )  # fmt: skip
         made = Timed(
             step.pixels,

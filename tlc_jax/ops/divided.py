@@ -8,7 +8,7 @@ the map are added up; no device ever holds a whole map.
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -78,29 +78,39 @@ class Rows(NamedTuple):
         Returns:
           (N, r, W - k_w + 1, C) float32, or one row if the window covers all of the map's.
         """
-        k_h, k_w = clip_window(window, (self.height, x.shape[2]))
-        (sums,) = self._slide(x, window, SUMS)
-        return sums / np.float32(k_h * k_w)
+        (mean,) = self._slide(x, window, SUMS, lambda total, count: total / count)
+        return mean
 
     def window_moments(self, x: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
         """As `ops.window_moments`, arranged as in `window_mean`."""
         mean, variance = self._slide(x, window, MOMENTS)
         return mean, variance
 
-    def _slide(self, x: jax.Array, window: Window, statistic: Statistic) -> Runs:
+    def _slide(
+        self,
+        x: jax.Array,
+        window: Window,
+        statistic: Statistic,
+        finish: Callable[[jax.Array, np.float32], jax.Array] = lambda x, count: x,
+    ) -> Runs:
+        """The statistic of each window, of which `finish` makes what is wanted, by its pixels."""
         k_h, k_w = clip_window(window, (self.height, x.shape[2]))
+        count = np.float32(k_h * k_w)
         # Columns first: there are fewer of them to send.
         runs = along(statistic.first(x), 2, k_w, statistic)
         runs = tuple(x.astype(jnp.float32) for x in runs)
         if k_h == self.height:
             runs = tuple(map(self.zero_beyond, runs))
-            return self._whole_sums(*runs) if statistic is SUMS else self._whole_moments(*runs)
+            whole = self._whole_sums if statistic is SUMS else self._whole_moments
+            return tuple(finish(x, count) for x in whole(*runs))
         above, below = (k_h - 1) // 2, k_h // 2
         position = self.positions(x)
 
         # Some columns after the others: with the rows around, all of them take a multiple of x.
         columns = runs[0].shape[2]
-        strips = min(4 * (1 + -(-k_h // x.shape[1])), columns)
+        least = min(4 * (1 + -(-k_h // x.shape[1])), columns)
+        # Evenly, or columns have to be added.
+        strips = next((n for n in range(least, 4 * least) if columns % n == 0), least)
         width = -(-columns // strips)
 
         def strip(number: jax.Array, runs: Runs) -> Runs:
@@ -108,7 +118,7 @@ class Rows(NamedTuple):
             few = (lax.dynamic_slice_in_dim(x, begin, width, axis=2) for x in runs)
             around = tuple(self.with_neighbours(x, above, below) for x in few)
             made = (
-                self._repeated(x, position, above, self.height - 1 - below)
+                finish(self._repeated(x, position, above, self.height - 1 - below), count)
                 for x in along(around, 1, k_h, statistic)
             )
             return tuple(
