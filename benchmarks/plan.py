@@ -4,12 +4,14 @@
     pip install 'jax[cuda12]'   # for --target h100; 6 GB
     python -m benchmarks plan --target v5e --network nafnet restormer --size 720x1280
     python -m benchmarks plan --target v5e --check   # has what TLC costs grown? a minute
+    python -m benchmarks plan --target v5e --size 16384x16384 --devices 16   # one image over 16
 
 Bytes are what the instructions of the program read and write in the device's memory, as padded by
 the layout; an operand counts whole, even if a slice of it is read. Those in a TPU's on-chip memory,
-which is ten times faster, are told apart. Divided by the rate of the memory (v5e 819 GB/s, H100
-3350 GB/s) they are near the time of a network that is bound by memory. But a plan is no
-measurement.
+which is ten times faster, are told apart. Of an image over several devices all figures are those of
+one; there a loop over columns counts once, but for what it sends. Divided by the rate of the memory
+(v5e 819 GB/s, H100 3350 GB/s) bytes are near the time of a network that is bound by memory. But a
+plan is no measurement.
 """
 
 import argparse
@@ -67,10 +69,12 @@ class Case:
     size: tuple[int, int] = (720, 1280)
     dtype: str = "bfloat16"
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    devices: int = 1
 
     def __str__(self) -> str:
         fields = "".join(f" {name}={value}" for name, value in self.fields.items())
-        return f"{self.target} {self.network}{fields} {report.size(self.size)} {self.dtype}"
+        over = f" over {self.devices}" if self.devices > 1 else ""
+        return f"{self.target} {self.network}{fields} {report.size(self.size)} {self.dtype}{over}"
 
 
 # For `--check`: the widest maps, which take most of the bytes, once each way.
@@ -118,8 +122,22 @@ def traffic(program: str) -> tuple[Counter[str], int]:
     return places, on_chip
 
 
-def device(target: str) -> Any:
-    """A device to compile for, which is not there."""
+def sent(jaxpr: Any) -> int:
+    """Bytes that each device sends to others in a traced program, loops as often as they run."""
+    import jax
+
+    total = 0
+    for step in jaxpr.eqns:
+        if step.primitive.name in ("ppermute", "psum"):
+            total += sum(x.aval.size * x.aval.dtype.itemsize for x in step.outvars)
+        # Of the forms for several backends, of which one is compiled, the one that sends most.
+        inner = [sent(each) for each in jax.core.jaxprs_in_params(step.params)]
+        total += step.params.get("length", 1) * max(inner, default=0)
+    return total
+
+
+def devices(target: str, count: int) -> list[Any]:
+    """Devices to compile for, which are not there."""
     import jax
     from jax.experimental import topologies
 
@@ -128,7 +146,8 @@ def device(target: str) -> Any:
     jax.devices()  # looks for plugins
     try:
         if target == "v5e":
-            topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+            name = "v5e:2x2" if count <= 4 else f"v5e:4x{-(-count // 4)}"
+            topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
         else:
             topology = topologies.get_topology_desc(
                 platform="cuda", topology_name="one", target_config=H100, topology="1x1x1"
@@ -139,26 +158,36 @@ def device(target: str) -> Any:
             f"--target {target}: {first_line(error)} Type pip install 'jax[{extra}]', of the "
             f"version that is here, {jax.__version__}."
         ) from None
-    return topology.devices[0]
+    return topology.devices[:count]
 
 
 def plan(case: Case, mode: str, top: int = 0) -> dict[str, Any]:
     """Compile for a target that is not there, and print where the most bytes go."""
     import jax
     import jax.numpy as jnp
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+    from tlc_jax.inference.divided import divided_shape, forward_divided
     from tlc_jax.layers.network import abstract_params
     from tlc_jax.models import MODELS
+    from tlc_jax.ops.divided import ROWS
 
     model = MODELS[case.network](
         dtype=jnp.dtype(case.dtype), local_mode=mode == "local", **case.fields
     )
-    here = jax.sharding.SingleDeviceSharding(device(case.target))
-    image = jax.ShapeDtypeStruct((1, *case.size, model.inp_channels), jnp.float32, sharding=here)
-    params = jax.tree.map(lambda leaf: leaf.update(sharding=here), abstract_params(model))
+    mesh = Mesh(np.array(devices(case.target, case.devices)), (ROWS,))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    params = jax.tree.map(lambda leaf: leaf.update(sharding=everywhere), abstract_params(model))
     platform = "tpu" if case.target == "v5e" else "cuda"
     start = time.monotonic()
-    traced = jax.jit(model.apply).trace({"params": params}, image)
+    if case.devices > 1:
+        image, height = divided_shape(model, case.size, mesh)
+        traced = forward_divided.trace(model, params, image, height, mesh)
+    else:
+        shape = 1, *case.size, model.inp_channels
+        image = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=everywhere)
+        traced = jax.jit(model.apply).trace({"params": params}, image)
     compiled = traced.lower(lowering_platforms=(platform,)).compile()
     seconds = time.monotonic() - start
     program = compiled.as_text()
@@ -172,6 +201,7 @@ def plan(case: Case, mode: str, top: int = 0) -> dict[str, Any]:
         "GB on chip": on_chip / 1e9,
         "GFLOP": cost.get("flops", 0.0) / 1e9,
         "Mcycles": sum(cycles) / 1e6,
+        "GB sent": sent(traced.jaxpr.jaxpr) / 1e9,
         "temporaries GiB": memory.temp_size_in_bytes / 2**30,
         "compile s": round(seconds, 1),
         "jax": jax.__version__,
@@ -209,6 +239,8 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, nargs="+", default=["nafnet"])
     parser.add_argument("--size", type=report.parse_size, default=[(720, 1280)], nargs="+")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--devices", type=int, default=1, help="over which an image is divided")
+    parser.add_argument("--width", type=int, help="of NAFNet")
     parser.add_argument("--top", type=int, default=0, help="so many places that move the most")
     parser.add_argument("--check", action="store_true", help="compare two small networks")
     parser.add_argument("--record", action="store_true", help=f"add to {RECORDED}")
@@ -216,8 +248,9 @@ def main() -> None:
     os.environ.update(ENVIRONMENT)
 
     recorded = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+    fields = {"width": given.width} if given.width else {}
     cases = [
-        Case(given.target, network, size, given.dtype)
+        Case(given.target, network, size, given.dtype, fields, given.devices)
         for network, size in itertools.product(given.network, given.size)
     ]
     if given.check:

@@ -33,9 +33,7 @@ from tlc_jax.ops.pixels import FARTHEST, check_range, from_float, to_float, to_g
 
 # As Pillow takes it, or for PNG imagecodecs.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "PNG": {
-        "level": 3
-    },  # libpng's; 6 takes three times as long, for a tenth less of a smooth picture
+    "PNG": {"level": 3},  # of libpng; 6 takes three times as long, for a tenth less
     "JPEG": {"quality": 95},
     "TIFF": {},
     "WEBP": {"lossless": True},

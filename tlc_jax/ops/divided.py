@@ -48,11 +48,11 @@ class Rows(NamedTuple):
         position = self.positions(x, border)
         return (position >= 0) & (position < self.height)
 
-    def zero_beyond(self, x: jax.Array, border: int = 0) -> jax.Array:
+    def zero_beyond(self, x: jax.Array) -> jax.Array:
         """x with zeros in the rows that lie beyond the map."""
-        if border == 0 and x.shape[1] * self.devices == self.height:
+        if x.shape[1] * self.devices == self.height:
             return x
-        return jnp.where(_of_rows(self.inside(x, border)), x, jnp.zeros((), x.dtype))
+        return jnp.where(_of_rows(self.inside(x)), x, jnp.zeros((), x.dtype))
 
     def with_neighbours(self, x: jax.Array, above: int, below: int) -> jax.Array:
         """Rows of the devices above and below added: (N, above + r + below, W, C).
@@ -208,7 +208,7 @@ class Rows(NamedTuple):
         # Beyond the map its last row is repeated.
         position = self.positions(around, 1)
         nearest = jnp.clip(position, 0, self.height - 1) - position[0]
-        around = jnp.take(around, nearest.clip(0, x.shape[1] + 1), axis=1, mode="clip")
+        around = jnp.take(around, nearest, axis=1, mode="clip")
         resized = resize_bilinear(around, levels)
         return resized[:, 2**levels : resized.shape[1] - 2**levels]
 
