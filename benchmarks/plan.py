@@ -124,14 +124,14 @@ def traffic(program: str) -> tuple[Counter[str], int]:
 
 def sent(jaxpr: Any) -> int:
     """Bytes that each device sends to others in a traced program, loops as often as they run."""
-    import jax
+    from jax.extend.core import jaxprs_in_params
 
     total = 0
     for step in jaxpr.eqns:
         if step.primitive.name in ("ppermute", "psum"):
             total += sum(x.aval.size * x.aval.dtype.itemsize for x in step.outvars)
         # Of the forms for several backends, of which one is compiled, the one that sends most.
-        inner = [sent(each) for each in jax.core.jaxprs_in_params(step.params)]
+        inner = [sent(each) for each in jaxprs_in_params(step.params)]
         total += step.params.get("length", 1) * max(inner, default=0)
     return total
 
