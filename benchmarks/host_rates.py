@@ -7,7 +7,7 @@ so that neither the disk nor a busy machine counts. A device's are planned, not 
 of `benchmarks/results/planned.json` over the rate of its memory, in proportion to the pixels.
 """
 
-import io
+import functools
 import itertools
 import json
 import math
@@ -22,14 +22,13 @@ from PIL import Image
 from benchmarks import plan, report
 from tlc_jax.files.pictures import picture_size, read_picture
 from tlc_jax.files.writing import write_restored
-from tlc_jax.ops.pixels import from_float, to_float
 
 LARGE = "4000x3000"
 SIZES = {"1280x720": (720, 1280), LARGE: (3000, 4000)}
 PHOTOGRAPH = Path(__file__).parent.parent / "tlc_jax/examples/kodim.png"
 NOISE = 2  # levels, as cameras leave it, or an enlarged photograph would be too easy to encode
 RUNS = 5
-LEVELS = (1, 3, 6, 9)  # of PNG; Pillow's own, which the writer takes, is 6
+LEVELS = (1, 3, 6, 9)  # of PNG
 RATES = {"v5e": 819e9, "h100": 3350e9}  # bytes a second
 CLOCK = 1.5e9  # of a v5e: 197 TFLOP/s by 4 arrays of 128 x 128, which multiply and add at once
 NETWORKS = ("nafnet", "restormer")
@@ -55,25 +54,20 @@ def tasks(folder: Path, size: tuple[int, int]) -> Iterator[tuple[str, Callable[[
         source, target = folder / f"source.{suffix}", folder / f"restored.{suffix}"
         Image.fromarray(pixels).save(source, **saving)
         picture = read_picture(source)
-        yield f"read {suffix}", lambda source=source: read_picture(source), source
+        yield f"read {suffix}", functools.partial(read_picture, source), source
         yield (
             f"write {suffix}",
-            lambda target=target, picture=picture: write_restored(target, pixels, picture),
+            functools.partial(write_restored, target, pixels, picture),
             target,
         )
-        yield f"size of {suffix}", lambda source=source: picture_size(source), source
+        yield f"size of {suffix}", functools.partial(picture_size, source), source
     for level in LEVELS:
         file = folder / f"level{level}.png"
-
-        def encode(file: Path = file, level: int = level) -> None:
-            encoded = io.BytesIO()
-            Image.fromarray(pixels).save(encoded, "PNG", compress_level=level)
-            file.write_bytes(encoded.getbuffer())
-
-        yield f"png of level {level}", encode, file
-    floats = to_float(pixels)
-    yield "to floats", lambda: to_float(pixels), folder
-    yield "to whole numbers", lambda: from_float(floats, np.uint8), folder
+        yield (
+            f"png of level {level}",
+            functools.partial(write_restored, file, pixels, picture, png_level=level),
+            file,
+        )
 
 
 def host() -> dict[tuple[str, str], float]:
@@ -108,7 +102,7 @@ def devices(measured: dict[tuple[str, str], float]) -> None:
             "hours for a million": taken * 1e6 / 3600,
         }
         for kind in ("jpg", "png"):
-            around = f"read {kind}", "to floats", "to whole numbers", f"write {kind}"
+            around = f"read {kind}", f"write {kind}"  # whole numbers go to the device, and back
             row[f"cores, {kind}"] = sum(measured[LARGE, task] for task in around) / taken
         if "Mcycles" in planned:
             row["s by XLA's cycles"] = ratio * planned["Mcycles"] * 1e6 / CLOCK
