@@ -673,10 +673,10 @@ def test_one_bad_picture_among_others(run, tmp_path):
 def test_out_of_memory(run, tmp_path, monkeypatch):
     """One picture may be too large; the others need not be."""
 
-    def forward(model, params, image, bucket):
+    def forward(model, params, image, *options):
         if image.shape[0] == 40:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")
-        return programs.forward(model, params, image, bucket)
+        return programs.forward(model, params, image, *options)
 
     monkeypatch.setattr("tlc_jax.inference.timed.forward", forward)
     code, _, err = run("restore", "pictures", "-o", tmp_path / "out", "--checkpoint", "net")

@@ -172,9 +172,9 @@ def test_seconds_are_without_compilation(world, monkeypatch):
     )
     during = []
 
-    def forward(*arguments, bucket):
+    def forward(*arguments):
         before = len(compilations)
-        result = programs.forward(*arguments, bucket)
+        result = programs.forward(*arguments)
         during.append(len(compilations) - before)
         return result
 

@@ -52,6 +52,13 @@ config = Config(
 """
 
 
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """As most machines have it; what takes several starts a process of its own."""
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:1])
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Halved:
     """Somebody's own degradation, a wrong one."""
