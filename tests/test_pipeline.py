@@ -316,8 +316,10 @@ def test_devices_change_no_picture(world, terminal, options):
     differ = total = 0
     for name in names(world / "out1"):
         one, all_ = (read_picture(world / f"out{devices}" / name).pixels for devices in (1, "all"))
-        assert one.dtype == all_.dtype and np.abs(one.astype(int) - all_).max() <= 1
-        differ, total = differ + (one != all_).sum(), total + one.size
+        most = 4 if name.endswith("jpg") else 1  # to which a JPEG may turn one level before it
+        assert one.dtype == all_.dtype and np.abs(one.astype(int) - all_).max() <= most, name
+        if one.dtype == U1 and name.endswith("png"):  # the levels of 16 bits are 257 times finer
+            differ, total = differ + (one != all_).sum(), total + one.size
     assert differ <= total / 1000
 
 
