@@ -197,3 +197,13 @@ def test_a_worker_of_ray_is_killed(world, tmp_path, commanded):
         assert ray.wait(120) == 0
     assert len(list((tmp_path / "workers").iterdir())) == 3
     assert contents(tmp_path / "restored") == contents(commanded)
+
+
+def test_a_picture_is_not_its_own_target(world):
+    source = next(iter(sorted(world.rglob("*.png"))))
+    before = source.read_bytes()
+    batch = {name: np.array([str(source)], object) for name in ("path", "target")}
+    for overwrite in (False, True):
+        (error,) = Restorer("denoise", overwrite=overwrite)(batch)["error"]
+        assert error.endswith("this would replace an input; choose another output.")
+    assert source.read_bytes() == before

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 import tlc_jax as tlc
 from tlc_jax import ops
 from tlc_jax.inference.divided import divided_shape, forward_divided, mesh_of
+from tlc_jax.inference.timed import restore_timed
 from tlc_jax.layers import LocalPool, Network
 from tlc_jax.layers.network import abstract_params
 from tlc_jax.ops.backends import forms_of
@@ -156,6 +157,24 @@ def test_each_device_holds_its_part(name):
     assert re.findall(r" collective-permute\(", text)
     whole, part = (tlc.planned_memory(model, size, devices=n) for n in (1, 8))
     assert part < 0.3 * whole
+
+
+def test_devices_of_a_cpu_share_its_memory(random_params, monkeypatch):
+    """What fits each of them alone need not fit all at once."""
+    model = NETWORKS["nafnet"].clone(local_mode=True)
+    params, image = random_params(model), photo(2080, 2080, 3)
+    each = tlc.planned_memory(model, image.shape[:2], devices=8)
+    monkeypatch.setattr("tlc_jax.inference.timed.room_for", lambda *_: 2.0 * each)
+    tile = []
+
+    def stop(model, size, room):
+        tile.append(room)
+        raise MemoryError
+
+    monkeypatch.setattr("tlc_jax.inference.timed.tile_for", stop)
+    with pytest.raises(MemoryError):
+        restore_timed(model, params, image, devices=8, fit=True)
+    assert tile == [2.0 * each]
 
 
 # The operations by themselves.

@@ -187,3 +187,11 @@ def test_tiles_of_shifted_pictures():
 def test_contexts_that_leave_nothing_of_a_tile(arguments, words):
     with pytest.raises(ValueError, match=words):
         restore(NET, PARAMS, noise(100, 120, 3), way=tiled(**arguments))
+
+
+def test_a_tile_of_any_size_takes_no_more_memory_than_the_picture(random_params):
+    model = tlc.NAFNet(4, (1,), 1, (1,), train_size=(16, 16))
+    params, image = random_params(model), np.zeros((20, 30, 3), np.float32)
+    whole = tlc.restore(model, params, image)
+    for way in (tlc.tiled(2**62), tlc.tiled(2**62, 8), tlc.tiled(2**62, context=8)):
+        assert np.array_equal(tlc.restore(model, params, image, way=way), whole)

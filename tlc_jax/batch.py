@@ -121,6 +121,8 @@ class Restorer:
 
     def _file(self, source: Path, target: Path) -> str:
         """Write the target, or tell in a sentence why that could not be done."""
+        if target.exists() and source.exists() and target.samefile(source):
+            return printable(f"{target}: this would replace an input; choose another output.")
         if is_done(target) and not self._options.overwrite:
             return ""
         try:

@@ -76,7 +76,9 @@ HowWell = Annotated[
 ]
 WindowSide = Annotated[
     int | None,
-    typer.Option(min=1, help="Side of the window, input pixels [1.5 x the training crops]."),
+    typer.Option(
+        min=1, max=2**31 - 1, help="Side of the window, input pixels [1.5 x the training crops]."
+    ),
 ]
 MaxPixels = Annotated[
     int,

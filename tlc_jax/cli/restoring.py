@@ -90,6 +90,7 @@ def restore(
         int | None,
         typer.Option(
             min=0,
+            max=2**31 - 1,
             help="Restore in parts of this side, in pixels, to save memory; they overlap. 0 never "
             "does [what fits in memory].",
         ),

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from tlc_jax.inference.fitting import may_fit, room_for, tile_for
 from tlc_jax.inference.guard import guarded
-from tlc_jax.inference.machine import Devices
+from tlc_jax.inference.machine import Devices, count_devices
 from tlc_jax.inference.programs import as_input, forward
 from tlc_jax.inference.ways import Way, at_once, compile_way, tiled
 from tlc_jax.layers import Network
@@ -78,11 +79,13 @@ def restore_timed(
     height, width, _ = pixels.shape
     start = time.perf_counter()
     room = room_for(model, pixels) if fit else math.inf
+    # The devices of a CPU have one memory.
+    sharing = count_devices(devices) if jax.default_backend() == "cpu" else 1
     planned, tile = None, None
     watch(f"compiling for {width}x{height}")
     if devices != 1 or may_fit(model, (height, width), room):
         planned = compile_way(way, model, params, pixels, bucket, devices)
-    if planned is None or planned.memory > room:
+    if planned is None or planned.memory * sharing > room:
         tile = tile_for(model, (height, width), room)
         way, bucket = tiled(tile), None
         watch(f"compiling for {tile[1]}x{tile[0]}")

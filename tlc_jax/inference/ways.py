@@ -203,7 +203,7 @@ Tiles = list[tuple[slice, np.ndarray]]
 
 
 def _averaged(length: int, side: int, overlap: int) -> Tiles:
-    return _weighed(length, side, side - overlap, np.ones(side, np.float32))
+    return _weighed(length, side, side - overlap, np.ones(min(side, length), np.float32))
 
 
 def _with_context(length: int, side: int, step: int, context: int) -> Tiles:
@@ -215,7 +215,7 @@ def _with_context(length: int, side: int, step: int, context: int) -> Tiles:
             f"tiles of {side} pixels leave nothing beside a context of {context} on both sides, "
             f"{FADE} that fade and a network that moves in steps of {step}; take larger tiles."
         )
-    inside = np.clip((np.arange(side) + 0.5 - context) / FADE, 0, 1)
+    inside = np.clip((np.arange(min(side, length)) + 0.5 - context) / FADE, 0, 1)
     return _weighed(length, side, stride, np.sin(np.pi / 2 * inside) ** 2)
 
 
