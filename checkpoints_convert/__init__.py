@@ -1,4 +1,4 @@
-"""Convert published weights: PyTorch .pth and .safetensors, MAXIM's .npz and its packages of npm.
+"""Convert published weights: of PyTorch, .safetensors, MAXIM's .npz and its packages of npm.
 
     python -m checkpoints_convert SOURCE [DESTINATION]
 
@@ -6,6 +6,7 @@ The network and its configuration are recognised from the tensors' names and sha
 """
 
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -16,9 +17,10 @@ import jax
 import numpy as np
 
 from checkpoints_convert import hinet, maxim, mprnet, nafnet, nafssr, restormer, rnn_mbp
-from checkpoints_convert.engine import ConversionError, fill
+from checkpoints_convert.engine import ConversionError, fill, from_mlx
 from checkpoints_convert.packages import is_package, read_package
-from checkpoints_convert.sources import problems_told, read_tensors
+from checkpoints_convert.parts import Part, find_parts
+from checkpoints_convert.sources import Source, problems_told, read_source
 from tlc_jax.files import catalogue
 from tlc_jax.files.atomic import first_line
 from tlc_jax.files.checkpoints import check_absent, config_fields, home, save
@@ -37,6 +39,11 @@ RELEASES = {
     for name, release in module.RELEASES.items()
 }
 
+ONLY_RELEASES = (
+    "only networks as their authors publish them are converted; for one of your own, see "
+    "tlc_jax.localize."
+)
+
 # The task, by a pattern in the published file name.
 TASKS = (
     (r"dual_pixel_defocus", catalogue.DUAL_PIXEL),
@@ -52,59 +59,29 @@ TASKS = (
 
 
 def convert_state_dict(
-    tensors: Mapping[str, np.ndarray], **overrides: Any
+    tensors: Mapping[str, Any], *, part: str | None = None, **overrides: Any
 ) -> tuple[Network, Params]:
     """Turn a release's state dict into a network and its parameters.
 
     Args:
       tensors: NumPy arrays by the release's names: a PyTorch state dict, or MAXIM's flat dictionary
-        of paths, without wrappers such as "params".
+        of paths. Dictionaries around it, and names of modules before the release's, are found.
+      part: where in `tensors` the network is, as "net_g", if several places hold one.
       **overrides: fields of the network that replace what the shapes tell, e.g. `train_size`.
 
     Returns:
       The network, global, and its parameter tree of NumPy arrays.
 
     Raises:
-      ConversionError: the network is unknown, or a tensor is unknown, missing, misshapen or not
-        finite.
+      ConversionError: the network is unknown, a tensor is unknown, missing, misshapen or not
+        finite, or several networks fit.
 
     Examples:
       >>> tensors = {k: v.numpy() for k, v in module.state_dict().items()}  # doctest: +SKIP
       >>> model, params = convert_state_dict(tensors)  # doctest: +SKIP
     """
-    name = _recognise(tensors)
-    release, cls = RELEASES[name], MODELS[name]
-    fields = config_fields(cls)
-    if unknown := ", ".join(sorted(overrides.keys() - fields)):
-        raise ConversionError(f"{cls.__name__} has no field {unknown}; it has {', '.join(fields)}.")
-    for field, value in overrides.items():
-        if type(value) is not type(default := getattr(cls, field)):
-            raise ConversionError(f"{field}={value} is not of the kind of {field}={default}.")
-    try:
-        config = release.infer_config({name: tensor.shape for name, tensor in tensors.items()})
-    except Exception as error:  # whatever unforeseen shapes lead to
-        missing = isinstance(error, KeyError)
-        reason = f"{error} is missing" if missing else f"an unexpected shape: {error}"
-        raise ConversionError(
-            f"looks like {cls.__name__}, but its configuration cannot be told ({reason}); take the "
-            "file as its authors publish it."
-        ) from None
-    try:
-        model = cls(**(config | overrides))
-        model.check_windows()
-        target = abstract_params(model, most=len(tensors))
-    except Exception as error:  # whatever a network raises for impossible fields
-        raise ConversionError(
-            f"looks like {cls.__name__}, which cannot be of this configuration: "
-            f"{first_line(error).rstrip('.')}; take the file as its authors publish it, and fields "
-            "that fit it."
-        ) from None
-    try:
-        return model, fill(target, tensors, release.rules, release.unused)
-    except ConversionError as error:
-        raise ConversionError(
-            f"looks like {cls.__name__}, but {error}\nTake the file as its authors publish it."
-        ) from None
+    _, model, params = _convert(Source(tensors), part, overrides)
+    return model, params
 
 
 def convert_file(
@@ -112,16 +89,21 @@ def convert_file(
     destination: str | os.PathLike | None = None,
     /,
     *,
+    part: str | None = None,
+    licence: str | None = None,
     half: bool = False,
     **overrides: Any,
 ) -> Path:
     """Convert published weights into a checkpoint folder, atomically.
 
     Args:
-      source: a .pth, .pt, .safetensors or MAXIM .npz file, or one of MAXIM's packages of npm, as a
-        .tgz or as the folder that it was unpacked to.
+      source: a file of PyTorch, safetensors or NumPy with any suffix, or one of MAXIM's packages of
+        npm, as a .tgz or as the folder that it was unpacked to.
       destination: a folder that does not exist yet; `None` installs the checkpoint by a name, such
         as maxim-gopro, for `tlc_jax.load` to find.
+      part: where in the file the network is, as "state_dict.net_g", if several places hold one.
+        Averaged weights, such as params_ema, are taken first.
+      licence: of the weights, if you know it; else that of the published file with these bytes.
       half: store the parameters as float16; they load as float32.
       **overrides: fields of the network, as for `convert_state_dict`.
 
@@ -139,28 +121,105 @@ def convert_file(
     if is_package(source):
         with problems_told(source):
             tensors, told = read_package(source)
+            held = Source(tensors)
     else:
-        tensors, told = read_tensors(source), _told(source)
-    try:
-        model, params = convert_state_dict(tensors, **overrides)
+        held, told = read_source(source), _told(source)
+    with problems_told(source):
+        found, model, params = _convert(held, part, overrides)
         params = _halved(params) if half else params
-    except ConversionError as error:
-        raise ConversionError(f"{source}: {error}") from None
-    name = _recognise(tensors)
     if destination is None:
         rest = told["dataset"] if is_package(source) and told["dataset"] else real_path(source).stem
         rest = printable(rest)
-        destination = home() / catalogue.checkpoint_name(name, rest)
+        destination = home() / catalogue.checkpoint_name(found.network, rest)
+    if found.name:
+        told["source"]["part"] = printable(found.name)
     save(
         destination,
         model,
         params,
         **told,
-        weights_licence=catalogue.LICENCES[name],
-        assumed=[field for field in RELEASES[name].assumed if field not in overrides],
+        weights_licence=licence or _licence(found.network, told["source"]["sha256"]),
+        assumed=[field for field in RELEASES[found.network].assumed if field not in overrides],
         **({"stored": "float16"} if half else {}),
     )
     return Path(destination)
+
+
+def _convert(
+    source: Source, part: str | None, overrides: Mapping[str, Any]
+) -> tuple[Part, Network, Params]:
+    """The network that a file holds; of several the averaged one, or the one that `part` names."""
+    parts = find_parts(source.content, RELEASES)
+    if part is not None and not (parts := [one for one in parts if one.name == part]):
+        names = {one.name or "the whole file" for one in find_parts(source.content, RELEASES)}
+        raise ConversionError(f"part {part}: a network may be in {', '.join(sorted(names))}.")
+    refused: list[ConversionError] = []
+    for _, group in itertools.groupby(parts, lambda one: one.averaged):
+        fitting = []
+        for one in group:
+            try:
+                fitting.append((one, *_fit(one, source, overrides)))
+            except ConversionError as error:
+                refused.append(error)
+        if any(not _same(fitting[0], other) for other in fitting[1:]):
+            names = [one.name or "the file itself" for one, *_ in fitting]
+            raise ConversionError(
+                f"holds {len(fitting)} networks that differ, in {', '.join(names)}; choose one, as "
+                f"with --part {names[-1]}."
+            )
+        if fitting:
+            return fitting[0]
+    raise min(refused, key=lambda error: str(error).count("\n"))
+
+
+def _fit(part: Part, source: Source, overrides: Mapping[str, Any]) -> tuple[Network, Params]:
+    release, cls = RELEASES[part.network], MODELS[part.network]
+    whose = f"{part.name} looks" if part.name else "looks"
+    fields = config_fields(cls)
+    if unknown := ", ".join(sorted(overrides.keys() - fields)):
+        raise ConversionError(f"{cls.__name__} has no field {unknown}; it has {', '.join(fields)}.")
+    for field, value in overrides.items():
+        if type(value) is not type(default := getattr(cls, field)):
+            raise ConversionError(f"{field}={value} is not of the kind of {field}={default}.")
+    if sum(x.nbytes for x in part.tensors.values()) > source.most:
+        raise ConversionError("refused, its tensors are far larger than the file.")
+    tensors = from_mlx({name: source.array(x) for name, x in part.tensors.items()})
+    try:
+        config = release.infer_config({name: tensor.shape for name, tensor in tensors.items()})
+    except Exception as error:  # whatever unforeseen shapes lead to
+        missing = isinstance(error, KeyError)
+        reason = f"{error} is missing" if missing else f"an unexpected shape: {error}"
+        raise ConversionError(
+            f"{whose} like {cls.__name__}, but its configuration cannot be told ({reason}); "
+            f"{ONLY_RELEASES}"
+        ) from None
+    try:
+        model = cls(**(config | overrides))
+        model.check_windows()
+        target = abstract_params(model, most=len(tensors))
+    except Exception as error:  # whatever a network raises for impossible fields
+        raise ConversionError(
+            f"{whose} like {cls.__name__}, which cannot be of this configuration: "
+            f"{first_line(error).rstrip('.')}; {ONLY_RELEASES}"
+        ) from None
+    try:
+        return model, fill(target, tensors, release.rules, release.unused)
+    except ConversionError as error:
+        raise ConversionError(
+            f"{whose} like {cls.__name__}, but {error}\n{ONLY_RELEASES.capitalize()}"
+        ) from None
+
+
+def _same(one: tuple[Part, Network, Params], other: tuple[Part, Network, Params]) -> bool:
+    return one[1] == other[1] and jax.tree.all(jax.tree.map(np.array_equal, one[2], other[2]))
+
+
+def _licence(network: str, sha256: str) -> str:
+    """Of weights, known for the very bytes that authors publish."""
+    if catalogue.of_digest(sha256) is not None:
+        return catalogue.LICENCES[network]
+    theirs = catalogue.LICENCES[network]
+    return f"unknown; the authors of {MODELS[network].__name__} publish theirs under: {theirs}"
 
 
 def _told(source: Path) -> dict[str, Any]:
@@ -183,13 +242,3 @@ def _halved(params: Params) -> Params:
         return x.astype(np.float16)
 
     return jax.tree.map_with_path(halve, params)
-
-
-def _recognise(tensors: Mapping[str, np.ndarray]) -> str:
-    for name, release in RELEASES.items():
-        if any(re.fullmatch(release.mark, tensor) for tensor in tensors):
-            return name
-    first = ", ".join(list(tensors)[:3])
-    raise ConversionError(
-        f"weights of no known network (first tensors: {first}); known are {', '.join(RELEASES)}."
-    )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -39,6 +40,18 @@ def _from_iohw(x: np.ndarray) -> np.ndarray:
     return x.transpose(2, 3, 0, 1)[::-1, ::-1] if x.ndim == 4 else x
 
 
+def from_mlx(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Kernels as PyTorch has them, OIHW, where they are as MLX has them, OHWI."""
+    kernels = {name for name, x in tensors.items() if name.endswith(".weight") and x.ndim == 4}
+    sides = [tensors[name].shape[1:] for name in kernels]
+    # All kernels are square, and few have as many features as rows.
+    if all(h == w for h, w, _ in sides) and any(w != c for _, w, c in sides):
+        return {
+            name: x.transpose(0, 3, 1, 2) if name in kernels else x for name, x in tensors.items()
+        }
+    return dict(tensors)
+
+
 # Kinds of module: each tensor of the release -> the parameter it becomes and how.
 CONV = {"weight": ("kernel", _from_oihw), "bias": ("bias", _as_it_is)}
 NORM = {"weight": ("scale", _as_it_is), "bias": ("bias", _as_it_is)}
@@ -62,6 +75,9 @@ class Rule(NamedTuple):
     path: str
     kind: Mapping[str, tuple[str, Transform]]
     shared: bool = False  # many modules of the release hold this one parameter, all the same
+
+
+NOWHERE = Rule("", "", {})
 
 
 class Release(NamedTuple):
@@ -88,20 +104,24 @@ def fill(
 
     Raises:
       ConversionError: lists every tensor that is unknown, misshapen, not finite, repeated or
-        missing.
+        missing, by the release's names where these can be told.
     """
     wanted = jax.tree.map(lambda leaf: leaf.shape, flatten_dict(target, sep="/"))
     filled: dict[str, np.ndarray] = {}
+    modules: dict[str, tuple[str, Rule]] = {}  # by our path, how the release's names begin
     problems: list[str] = []
     for name, tensor in tensors.items():
-        path, transform, shared = _place(name, rules)
+        path, transform, rule = _place(name, rules)
         name = printable(name)
         if path not in wanted:
             if not re.fullmatch(unused, name):
                 problems.append(f"{name} {tensor.shape}: the network has no such tensor")
             continue
+        modules[path.rpartition("/")[0]] = re.sub(r"\w+$", "", name), rule
         value = transform(np.asarray(tensor, np.float32))
-        if path in filled and shared:
+        if not jnp.issubdtype(tensor.dtype, jnp.floating):
+            problems.append(f"{name}: holds {tensor.dtype}, of which the scale is not known")
+        elif path in filled and rule.shared:
             if not np.array_equal(value, filled[path]):
                 problems.append(f"{name}: unlike the others that share the parameter {path}")
         elif path in filled:
@@ -111,14 +131,20 @@ def fill(
         elif not np.isfinite(value).all():
             problems.append(f"{name}: holds NaN or infinite numbers")
         filled.setdefault(path, value)
-    problems += [f"{path}: no tensor for this parameter" for path in wanted if path not in filled]
+    for path in wanted.keys() - filled.keys():
+        module, parameter = path.rpartition("/")[::2]
+        name, rule = modules.get(module, ("", None))
+        theirs = [key for key, (ours, _) in rule.kind.items() if ours == parameter] if rule else []
+        missing = f"{name}{theirs[0]} is missing, " if theirs else ""
+        problems.append(f"{missing}{path}: no tensor for this parameter")
     if problems:
-        raise ConversionError("\n  ".join([f"{len(problems)} tensors do not fit:", *problems]))
+        count = f"{len(problems)} tensors do" if len(problems) > 1 else "1 tensor does"
+        raise ConversionError("\n  ".join([f"{count} not fit:", *sorted(problems)]))
     return unflatten_dict(filled, sep="/")
 
 
-def _place(name: str, rules: Sequence[Rule]) -> tuple[str, Transform, bool]:
-    """The path of a tensor in our tree, its transform, and whether other tensors share the path.
+def _place(name: str, rules: Sequence[Rule]) -> tuple[str, Transform, Rule]:
+    """The path of a tensor in our tree, its transform, and the rule that says so.
 
     The path is empty for a name that matches no rule.
     """
@@ -129,5 +155,5 @@ def _place(name: str, rules: Sequence[Rule]) -> tuple[str, Transform, bool]:
         if module and tensor in rule.kind:
             parameter, transform = rule.kind[tensor]
             path = rule.path.format(*(group.replace(".", "_") for group in module.groups()))
-            return f"{path}/{parameter}".lstrip("/"), transform, rule.shared
-    return "", _as_it_is, False
+            return f"{path}/{parameter}".lstrip("/"), transform, rule
+    return "", _as_it_is, NOWHERE

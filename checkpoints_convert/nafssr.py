@@ -26,4 +26,6 @@ def _infer_nafssr(shapes: Shapes) -> Config:
     }
 
 
-RELEASES = {"nafssr": Release(r"body\.\d+\.module\.fusion\.beta", _infer_nafssr, RULES)}
+RELEASES = {
+    "nafssr": Release(r"body\.\d+\.module\.fusion\.beta|up\.0\.weight", _infer_nafssr, RULES)
+}

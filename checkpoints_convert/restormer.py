@@ -12,28 +12,36 @@ RULES = (
     Rule(BLOCK_NAME + r"\.(attn|ffn)\.(qkv|(?:qkv_)?dwconv|project_(?:in|out))", "{}/{}/{}", CONV),
 )
 PUBLISHED_EXPANSION = 2.66
+LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 
 
 def _infer_restormer(shapes: Shapes) -> Config:
     dim, inp_channels = shapes["patch_embed.proj.weight"][:2]
-    levels = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
+
+    def heads(*stacks: str) -> int:
+        """Of a level; of one without blocks no parameter depends on them."""
+        names = (f"{stack}.0.attn.temperature" for stack in stacks)
+        return next((shapes[name][0] for name in names if name in shapes), 1)
+
     return {
         "inp_channels": inp_channels,
         "out_channels": shapes["output.weight"][0],
         "dim": dim,
-        "num_blocks": tuple(count(shapes, rf"{level}\.(\d+)\.") for level in levels),
+        "num_blocks": tuple(count(shapes, rf"{level}\.(\d+)\.") for level in LEVELS),
         "num_refinement_blocks": count(shapes, r"refinement\.(\d+)\."),
-        "heads": tuple(shapes[f"{level}.0.attn.temperature"][0] for level in levels),
-        "ffn_expansion_factor": _expansion(shapes, levels),
-        "bias": "encoder_level1.0.attn.qkv.bias" in shapes,
-        "norm_bias": "encoder_level1.0.norm1.body.bias" in shapes,
+        "heads": (heads("encoder_level1", "refinement"), *map(heads, LEVELS[1:])),
+        "ffn_expansion_factor": _expansion(shapes),
+        "bias": any(name.endswith(".attn.qkv.bias") for name in shapes),
+        "norm_bias": any(name.endswith(".norm1.body.bias") for name in shapes),
         "dual_pixel_task": "skip_conv.weight" in shapes,
     }
 
 
-def _expansion(shapes: Shapes, levels: tuple[str, ...]) -> float:
-    """An f with int(dim * f) hidden channels at every level; the published one if it fits."""
-    sizes = [shapes[f"{level}.0.ffn.project_out.weight"][:2] for level in levels]
+def _expansion(shapes: Shapes) -> float:
+    """An f with int(dim * f) hidden channels in every block; the published one if it fits."""
+    sizes = [
+        shape[:2] for name, shape in shapes.items() if name.endswith(".ffn.project_out.weight")
+    ]
     low = max(hidden / dim for dim, hidden in sizes)
     high = min((hidden + 1) / dim for dim, hidden in sizes)
     return PUBLISHED_EXPANSION if low <= PUBLISHED_EXPANSION < high else (low + high) / 2
@@ -41,6 +49,9 @@ def _expansion(shapes: Shapes, levels: tuple[str, ...]) -> float:
 
 RELEASES = {
     "restormer": Release(
-        r".+\.attn\.temperature", _infer_restormer, RULES, ("train_size", "ffn_expansion_factor")
+        BLOCK_NAME + r"\.attn\.temperature",
+        _infer_restormer,
+        RULES,
+        ("train_size", "ffn_expansion_factor"),
     )
 }

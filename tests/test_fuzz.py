@@ -85,7 +85,9 @@ def folder(tmp_path_factory):
     with contextlib.suppress(ImportError):
         import torch
 
-        torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, folder / "whole.pth")
+        state = {k: torch.from_numpy(v) for k, v in tensors.items()}
+        torch.save(state, folder / "whole.pth")
+        torch.save(state, folder / "old.pth", _use_new_zipfile_serialization=False)
     tlc.write_image(folder / "a.png", np.zeros((8, 8, 3), np.uint8))
     return folder
 
@@ -160,10 +162,10 @@ def test_configurations(folder, field, value):
         file.write_bytes(whole)
 
 
-@pytest.mark.parametrize("name", ["whole.safetensors", "whole.npz", "whole.pth"])
+@pytest.mark.parametrize("name", ["whole.safetensors", "whole.npz", "whole.pth", "old.pth"])
 @given(st.data())
 def test_weights(folder, name, data):
-    if name == "whole.pth":
+    if name.endswith("pth"):
         pytest.importorskip("torch")
     path = folder / f"damaged{Path(name).suffix}"
     path.write_bytes(data.draw(damaged((folder / name).read_bytes())))

@@ -154,7 +154,10 @@ def test_convert(run):
     assert "| 67,888,835 | 33.08 | 33.71 | MIT |" in text  # under headings that say "published"
     assert re.search(r"network +nafnet\nparameters +972075\n.*'train_size': \[96, 96\]", text)
     assert "every parameter as it was: True" in text
-    assert "1 tensors do not fit:\n  intro/bias: no tensor for this parameter" in text
+    assert (
+        "1 tensor does not fit:\n  intro.bias is missing, intro/bias: no tensor for this parameter"
+        in text
+    )
     by_mode = [
         numbers(rf"\| {mode} +\| +(\S+) \|", text[text.index("Measured here:") :])[0]
         for mode in ("input", "global", "local")

@@ -295,13 +295,13 @@ def truncate(files):
 
 WEIGHTS = ("weightsManifest", 0, "weights")
 HOSTILE = {
-    "no gzip": (in_bytes(lambda x: b"hello" * 99), "damaged or not a .tgz file"),
-    "empty": (in_bytes(lambda x: b""), "damaged or not a .tgz file"),
-    "no tar": (in_bytes(lambda x: gzip.compress(b"hello" * 999)), "damaged or not a .tgz file"),
-    "cut": (in_bytes(lambda x: x[: len(x) // 2]), "damaged or not a .tgz file"),
-    "cut at the end": (in_bytes(lambda x: x[:-6]), "damaged or not a .tgz file"),
-    "a wrong checksum": (in_bytes(lambda x: x[:-6] + b"wrong!"), "damaged or not a .tgz file"),
-    "a bit flipped": (in_bytes(flip), "damaged or not a .tgz file"),
+    "no gzip": (in_bytes(lambda x: b"hello" * 99), "damaged"),
+    "empty": (in_bytes(lambda x: b""), "damaged"),
+    "no tar": (in_bytes(lambda x: gzip.compress(b"hello" * 999)), "damaged"),
+    "cut": (in_bytes(lambda x: x[: len(x) // 2]), "damaged"),
+    "cut at the end": (in_bytes(lambda x: x[:-6]), "damaged"),
+    "a wrong checksum": (in_bytes(lambda x: x[:-6] + b"wrong!"), "damaged"),
+    "a bit flipped": (in_bytes(flip), "damaged"),
     "a bomb": (
         in_bytes(lambda x: b"".join([x, *[gzip.compress(bytes(2**22))] * 129])),
         "more than 536,870,912 bytes when unpacked",
@@ -383,10 +383,10 @@ HOSTILE = {
     "a broken side": (in_weights(lambda one: one["shape"].__setitem__(0, 3.0)), "not the shape"),
     "a side of truth": (in_weights(lambda one: one["shape"].__setitem__(0, True)), "not the shape"),
     "many sides": (in_weights(lambda one: one["shape"].extend([1] * 99)), "not the shape"),
-    "another shape": (in_weights(lambda one: one["shape"].reverse()), "tensors do not fit"),
+    "another shape": (in_weights(lambda one: one["shape"].reverse()), "not fit"),
     "doubles": (in_weights(lambda one: one.update(dtype="float64")), "only float32 is read"),
     "bytes": (in_weights(lambda one: one.update(dtype="uint8")), "only float32 is read"),
-    "integers for a weight": (in_weights(lambda one: one.update(dtype="int32")), "do not fit"),
+    "integers for a weight": (in_weights(lambda one: one.update(dtype="int32")), "not fit"),
     "quantised": (in_weights(lambda one: one.update(quantization={})), "quantised"),
     "a name twice": (in_graph(name_twice), "there are two weights of this name"),
     "used twice": (in_graph(use_twice), "uses this weight 2 times"),
@@ -408,8 +408,8 @@ def test_packages_that_are_refused(made, make, words, tmp_path):
         convert_file(source, tmp_path / "out")
     message = str(caught.value)
     assert message.startswith(f"{source}: ") and "Traceback" not in message
-    assert "\n" not in message or "do not fit" in message
-    assert message.isprintable() or "do not fit" in message
+    assert "\n" not in message or "not fit" in message
+    assert message.isprintable() or "not fit" in message
     assert os.listdir(tmp_path) == ["in.tgz"]
 
 

@@ -121,12 +121,19 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A published .pth, .pt, .safetensors or .npz, or what 'npm pack' made of MAXIM."
+            help="A file of PyTorch, .safetensors or .npz, or what 'npm pack' made of MAXIM."
         ),
     ],
     destination: Annotated[
         Path | None,
         typer.Argument(help="A folder that does not exist yet [it is installed by a name]."),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="Where in the file, as state_dict.net_g, if it holds several networks."),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Of the weights [that of the published file, if it is one].")
     ] = None,
     half: Annotated[
         bool, typer.Option("--half", help="Store it as float16, half as large.")
@@ -142,10 +149,14 @@ def convert(
     """
     from checkpoints_convert import convert_file  # the converter builds on this package
 
-    made = convert_file(source, destination, half=half, **common.parse_settings(settings))
+    given = common.parse_settings(settings)
+    if named := ", ".join(sorted({"part", "licence", "half"} & given.keys())):
+        raise UserError(f"--set {named}: is an option of its own, --{named.split(', ')[0]}.")
+    made = convert_file(source, destination, part=part, licence=licence, half=half, **given)
     description = checkpoints.describe(made)
+    found = description["source"].get("part")
     say(
-        f"{source} -> {made}: {description['network']}, "
+        f"{source}{f' ({found})' if found else ''} -> {made}: {description['network']}, "
         f"{description['parameters']:,} parameters, licence of the weights: "
         f"{description['weights_licence']}; assumed, as shapes cannot tell: "
         f"{', '.join(description['assumed']) or 'nothing'}"
