@@ -569,6 +569,33 @@ def test_a_signal_ends_it(world, tmp_path, monkeypatch, number, after):
     assert not list(tmp_path.glob("out/.*"))
 
 
+LONG = """
+import jax, tlc_jax.__main__, tlc_jax.cli
+
+def compute(arguments):
+    print("computing", flush=True)
+    jax.lax.while_loop(lambda x: x < 2, jax.numpy.sin, 1.0).block_until_ready()  # for ever
+
+tlc_jax.cli.main = compute
+tlc_jax.__main__.main()
+"""
+
+
+def test_a_signal_ends_what_xla_computes():
+    """Where no code of Python runs that could take it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.readline()
+    time.sleep(3)  # it is compiled
+    process.send_signal(2)
+    try:
+        _, err = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert (process.returncode, len(err.splitlines())) == (130, 1) and "interrupted" in err
+
+
 def test_compare(run, tmp_path):
     """A sheet beside each picture, whatever the mode; it alone is made where it is missing."""
     expected = comparison(

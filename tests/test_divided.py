@@ -113,7 +113,7 @@ def test_the_command(random_params, tmp_path, terminal):
         one, four = (tlc.read_image(tmp_path / out / f"{i}.net.png") for out in ("one", "four"))
         assert np.abs(one - four).max() < 1.01 / 255
     for options, sentence in {
-        ("net", "--split", "9"): "devices 9: this machine has 8; say 1 to 8, or all.",
+        ("net", "--split", "9"): "--split 9: this machine has 8; say 1 to 8, or all.",
         ("net", "--split", "2", "--devices", "2"): "--split divides each; choose one.",
         ("blocks", "--split", "all"): "--split all: Maxim cannot be divided; leave it out.",
     }.items():

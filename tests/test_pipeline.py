@@ -338,7 +338,7 @@ def test_what_no_batch_does(world, terminal, option):
 def test_devices_that_there_are_not(world, terminal, devices, random_params):
     code, _, err = terminal(world, "restore", "in", "--checkpoint", "net", "--devices", devices)
     assert code == 2 and len(err.splitlines()) == 1
-    assert f"devices {devices}: this machine has 8; say 1 to 8, or all." in err
+    assert f"--devices {devices}: this machine has 8; say 1 to 8, or all." in err
     with pytest.raises(ValueError, match=f"devices {devices}: this machine has 8"):
         tlc.restore_files(NET, {}, world / "in", world / "out", devices=devices)
 

@@ -189,6 +189,12 @@ def test_contexts_that_leave_nothing_of_a_tile(arguments, words):
         restore(NET, PARAMS, noise(100, 120, 3), way=tiled(**arguments))
 
 
+@pytest.mark.parametrize("tile", [-5, 0, "a", (64,), (64, 0), (64, 64, 3)])
+def test_what_is_no_tile(tile):
+    with pytest.raises(ValueError, match="a tile is a side in pixels or"):
+        tlc.tiled(tile)
+
+
 def test_a_tile_of_any_size_takes_no_more_memory_than_the_picture(random_params):
     model = tlc.NAFNet(4, (1,), 1, (1,), train_size=(16, 16))
     params, image = random_params(model), np.zeros((20, 30, 3), np.float32)

@@ -152,12 +152,12 @@ def open_network(
     return model, shapes
 
 
-def parse_devices(wanted: str) -> int:
-    """How many devices --devices or --split names."""
+def parse_devices(wanted: str, option: str = "--devices") -> int:
+    """How many devices an option names."""
     try:
         return count_devices(wanted)
     except ValueError as error:
-        raise UserError(str(error)) from None
+        raise UserError(str(error).replace("devices", option, 1)) from None
 
 
 def load_params(

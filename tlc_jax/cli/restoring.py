@@ -99,6 +99,7 @@ def restore(
         int,
         typer.Option(
             min=1,
+            max=64**2,  # of which no two need be the same
             help="Average so many results, of the picture at other places against the blocks that "
             "MAXIM works in; it takes as many times as long.",
         ),
@@ -153,7 +154,7 @@ def restore(
         if not path.exists():
             raise UserError(f"cannot read {path}: no such file or folder.")
     part = None if shard is None else parse_shard(shard, os.environ)
-    sharing, dividing = map(common.parse_devices, (devices, split))
+    sharing, dividing = common.parse_devices(devices), common.parse_devices(split, "--split")
     if sharing > 1 and dividing > 1:
         raise UserError("--devices shares pictures out and --split divides each; choose one.")
     folders = common.choose_checkpoints(checkpoint, task, quality)

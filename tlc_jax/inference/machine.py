@@ -1,5 +1,6 @@
 """The devices of this machine."""
 
+import re
 from typing import Literal
 
 import jax
@@ -18,7 +19,7 @@ def count_devices(wanted: int | str) -> int:
     there_are = jax.local_device_count()
     if wanted == "all":
         return there_are
-    if str(wanted).isdecimal() and 1 <= int(wanted) <= there_are:
+    if re.fullmatch("[0-9]+", str(wanted)) and 1 <= int(wanted) <= there_are:
         return int(wanted)
     numbers = f"1 to {there_are}" if there_are > 1 else "1"
     raise ValueError(f"devices {wanted}: this machine has {there_are}; say {numbers}, or all.")

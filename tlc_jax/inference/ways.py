@@ -149,7 +149,9 @@ def tiled(tile: int | Size, overlap: int | None = None, *, context: int | None =
       >>> tlc.restore(model, params, np.zeros((100, 150, 3), np.uint8), way=tiled(96)).shape
       (100, 150, 3)
     """
-    sides = (tile, tile) if isinstance(tile, int) else tile
+    sides = (tile, tile) if isinstance(tile, int) else tuple(tile)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"a tile is a side in pixels or (height, width), got {tile!r}.")
     if overlap is not None and context is not None:
         raise ValueError("tiles have an overlap that is averaged or a context; give one of them.")
     if overlap is not None and not 0 <= overlap < min(sides):

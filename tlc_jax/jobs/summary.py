@@ -8,6 +8,8 @@ import numpy as np
 from tlc_jax.inference.pipeline import THREADS
 from tlc_jax.jobs.job import Job, JobError, Outcome
 
+NAMED = 10  # of those that failed, at most; each was told of before
+
 
 @dataclasses.dataclass
 class Summary:
@@ -67,4 +69,8 @@ class Summary:
             line += f" ({steps}; {self.bottleneck} took longest)"
         if self.psnr:
             line += f", mean PSNR {self.psnr[0]:.3f} -> {self.psnr[1]:.3f} dB"
-        return f"{line}; failed: {', '.join(self.failures)}" if self.failures else line
+        if not self.failures:
+            return line
+        more = len(self.failures) - NAMED
+        names = ", ".join([*self.failures][:NAMED])
+        return f"{line}; failed: {names}{f' and {more} more' if more > 0 else ''}"
