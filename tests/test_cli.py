@@ -373,9 +373,11 @@ def test_recursive(run, tmp_path):
     (tmp_path / "in/loop").symlink_to(tmp_path / "in")
     (tmp_path / "in/more/notes.txt").write_text("none")
     (tmp_path / "in/more/e.dng").write_text("none")
+    (tmp_path / "in/astray.png").symlink_to(tmp_path / "nowhere")
     arguments = (tmp_path / "in", "-o", tmp_path / "in/out", "--checkpoint", "net", "--recursive")
     out = restored(run, *arguments)
     assert f"{tmp_path}/in/more/e.dng: left out, raw files of cameras; develop them first" in out
+    assert f"{tmp_path}/in/astray.png: left out, links that lead nowhere" in out
     assert f"{tmp_path}/in/more/notes.txt: left out, not called like" in out
     expected = {Path("a.net.png"), Path("more/b.net.png"), Path("more/deep/c.net.png")}
     assert {path for path in files(tmp_path / "in/out") if path.suffix} == expected
@@ -538,6 +540,15 @@ def test_what_nobody_thought_of(run, monkeypatch):
     assert "(ZeroDivisionError: of a kind); 'tlc-jax --debug' with the same" in err
     with pytest.raises(ZeroDivisionError):
         cli.main(["--debug", "restore", "a.png", "--checkpoint", "net"])
+
+
+def test_not_enough_memory(run, monkeypatch):
+    def fails(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("tlc_jax.files.checkpoints.array_store", fails)
+    code, _, err = run("restore", "a.png", "--checkpoint", "net")
+    assert code == 2 and err.startswith("tlc-jax: not enough memory; close other programs")
 
 
 def interrupted(number, after, folder):

@@ -18,6 +18,7 @@ from tlc_jax.cli.training import train
 from tlc_jax.cli.weights import convert, info, models
 from tlc_jax.files.atomic import first_line
 from tlc_jax.files.printable import printable
+from tlc_jax.inference.programs import is_out_of_memory
 
 app = typer.Typer(
     help="Restore photographs with JAX networks, with local statistics (TLC) or global ones.",
@@ -81,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if _shown["debug"]:
             raise
+        if is_out_of_memory(error):
+            complain(UserError("not enough memory; close other programs, or raise the limit."))
+            sys.exit(2)
         complain(
             UserError(
                 f"this failed in a way that nobody thought of ({type(error).__name__}: "

@@ -291,6 +291,8 @@ def _stored(folder: Path) -> dict[str, tuple[int, ...]]:
             raise ValueError
         if wanted > MOST_PACKED * there + 2**24 or there > 2 * wanted + 2**24:
             raise ValueError
+    except MemoryError:
+        raise
     except Exception:  # tensorstore meets damaged files with almost any exception
         raise _damaged(folder) from None
     return stored
@@ -354,6 +356,8 @@ def load_params(path: str | os.PathLike, target: Params) -> Params:
             params = checkpointer.restore(folder, target)
         # Orbax does not refuse arrays of another shape.
         fits = jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, target)
+    except MemoryError:
+        raise
     except Exception:  # it refuses another tree with almost any exception
         fits = False
     if not fits:

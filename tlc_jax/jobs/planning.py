@@ -112,9 +112,10 @@ def _found(model: Network, path: Path, output: Path, recursive: bool, watch: Wat
     inside = [file for file in path.glob("[!.]*") if file.is_dir() and not _same(file, output)]
     if inside and not recursive:
         watch(f"{path}: the folders in it are left out; --recursive takes them, too")
-    found, left_out = [], []
+    found, left_out, astray = [], [], []
     for folder in (path, *(_folders(path, output) if recursive else ())):
         files = sorted(filter(is_visible_file, folder.iterdir()), key=_in_order)
+        astray += [x for x in folder.glob("[!.]*") if x.is_symlink() and not x.exists()]
         frames = [file for file in files if file.suffix.lower() in PICTURES]
         videos = [file for file in files if is_video(file)]
         known, names = {*frames, *videos}, {name for x in files for name in (x.stem, x.name)}
@@ -131,6 +132,8 @@ def _found(model: Network, path: Path, output: Path, recursive: bool, watch: Wat
     if not found:
         kinds = ", ".join((*PICTURES, *VIDEOS))
         raise JobError(f"{path}: no pictures or videos in this folder ({kinds}).")
+    if astray:
+        watch(f"{_listed(astray)}: left out, links that lead nowhere")
     raw = [file for file in left_out if file.suffix.lower() in RAW]
     if raw:
         watch(f"{_listed(raw)}: left out, raw files of cameras; develop them first")
