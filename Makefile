@@ -23,8 +23,8 @@ BIN := $(VENV)/bin
 
 # Operations, networks, conversion, restoring and the command line; all that needs torch. The
 # published files are the same for all versions.
-CORE := $(patsubst %,tests/test_%.py,attention spatial shape_and_conv convert checkpoints restore \
-  cli torch_peer) $(addprefix tests/test_,box.py::test_against_float64 \
+CORE := $(patsubst %,tests/test_%.py,attention spatial shape_and_conv convert convert_wild \
+  checkpoints restore cli torch_peer) $(addprefix tests/test_,box.py::test_against_float64 \
   networks.py::test_numbers_of_the_release maxim.py::test_equals_the_release) \
   --deselect tests/test_convert.py::test_every_published_file_fits
 
