@@ -19,6 +19,7 @@ from checkpoints_convert import hinet, maxim, mprnet, nafnet, nafssr, restormer,
 from checkpoints_convert.engine import ConversionError, fill
 from checkpoints_convert.packages import is_package, read_package
 from checkpoints_convert.sources import problems_told, read_tensors
+from tlc_jax import published
 from tlc_jax.files import catalogue
 from tlc_jax.files.atomic import first_line
 from tlc_jax.files.checkpoints import check_absent, config_fields, home, save
@@ -119,7 +120,8 @@ def convert_file(
 
     Args:
       source: a .pth, .pt, .safetensors or MAXIM .npz file, or one of MAXIM's packages of npm, as a
-        .tgz or as the folder that it was unpacked to.
+        .tgz or as the folder that it was unpacked to; or the address of such a file, as a string
+        that begins with https://, or hf://owner/repo/file, with @revision after it if need be.
       destination: a folder that does not exist yet; `None` installs the checkpoint by a name, such
         as maxim-gopro, for `tlc_jax.load` to find.
       half: store the parameters as float16; they load as float32.
@@ -131,11 +133,31 @@ def convert_file(
     Raises:
       ConversionError: the source cannot be read, does not fit a network, or holds numbers that
         float16 cannot.
-      tlc_jax.files.checkpoints.CheckpointError: the destination exists or cannot be written.
+      tlc_jax.files.checkpoints.CheckpointError: the destination exists or cannot be written, or
+        what lies at an address cannot be fetched.
+
+    Examples:
+      >>> convert_file("NAFNet-GoPro-width32.pth", "nafnet")  # doctest: +SKIP
+      >>> convert_file("hf://nyanko7/nafnet-models/NAFNet-GoPro-width32.pth")  # doctest: +SKIP
     """
-    source = Path(source)
     if destination is not None:
         check_absent(Path(destination))
+    if not published.is_address(source):
+        return _convert(Path(source), destination, half, overrides)
+    with published.fetched(os.fspath(source)) as came:
+        try:
+            return _convert(came.path, destination, half, overrides, came)
+        except ConversionError as error:
+            raise ConversionError(str(error).replace(str(came.path), str(source))) from None
+
+
+def _convert(
+    source: Path,
+    destination: str | os.PathLike | None,
+    half: bool,
+    overrides: dict[str, Any],
+    came: published.Fetched | None = None,
+) -> Path:
     if is_package(source):
         with problems_told(source):
             tensors, told = read_package(source)
@@ -147,6 +169,11 @@ def convert_file(
     except ConversionError as error:
         raise ConversionError(f"{source}: {error}") from None
     name = _recognise(tensors)
+    if came is not None:
+        told["source"] |= {key: printable(text) for key, text in came.origin.items()}
+        if one := came.published:
+            told |= {"task": one.task, "dataset": one.dataset}
+            destination = home() / one.name if destination is None else destination
     if destination is None:
         rest = told["dataset"] if is_package(source) and told["dataset"] else real_path(source).stem
         rest = printable(rest)
@@ -165,13 +192,13 @@ def convert_file(
 
 def _told(source: Path) -> dict[str, Any]:
     """What the name of a published file tells of its weights."""
-    published = catalogue.FILES.get(source.name)
+    known = catalogue.FILES.get(source.name)
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "source": {"file": printable(source.name), "sha256": digest},
         "task": next((task for mark, task in TASKS if re.search(mark, source.name, re.I)), None),
-        "dataset": published.dataset if published else None,
+        "dataset": known.dataset if known else None,
     }
 
 
