@@ -175,7 +175,9 @@ def _convert(
             told |= {"task": one.task, "dataset": one.dataset}
             destination = home() / one.name if destination is None else destination
     if destination is None:
-        rest = told["dataset"] if is_package(source) and told["dataset"] else real_path(source).stem
+        # What the hub's client has fetched is a link to a file that is called by its digest.
+        file = source if came is not None else real_path(source)
+        rest = told["dataset"] if is_package(source) and told["dataset"] else file.stem
         rest = printable(rest)
         destination = home() / catalogue.checkpoint_name(name, rest)
     save(

@@ -217,14 +217,14 @@ def _receive(address: str, part: _Part, size: int | None, instead: str, watch: W
     if mark and there == total:
         return
     headers = {"User-Agent": "tlc-jax", "Accept-Encoding": "identity"}
-    if mark and there:
+    if mark and there and total:
         headers |= {"Range": f"bytes={there}-", "If-Range": mark}
     with _opened(address, headers, instead) as response:
         if response.headers.get_content_type() == "text/html":
             raise CheckpointError(f"{address}: the server answers with a page, no file; {instead}.")
         if response.status != 206:
             there, total = 0, response.length
-        elif response.headers.get("Content-Range") != f"bytes {there}-{total - 1}/{total}":
+        elif response.headers.get("Content-Range") != f"bytes {there}-{(total or 0) - 1}/{total}":
             part.described.unlink()
             raise _Interrupted(ANOTHER_PART, 0)
         if total is not None and total > LARGEST:
@@ -233,14 +233,14 @@ def _receive(address: str, part: _Part, size: int | None, instead: str, watch: W
             raise CheckpointError(
                 f"{address}: has {total:,} bytes, where {size:,} are published; {instead}."
             )
-        if not there:
-            part.begin(_mark(response), total)
         missing = (total or size or 0) - there
         if shutil.disk_usage(part.file.parent).free < missing:
             raise CheckpointError(
                 f"{part.file.parent}: there is no room for the {missing:,} bytes of {address}; "
                 "free some, or set TLC_JAX_CACHE to a folder on another disk."
             )
+        if not there:
+            part.begin(_mark(response), total)
         most = total or size or LARGEST
         with part.file.open("ab", buffering=0) as file:
             for data in _read(response):

@@ -44,16 +44,16 @@ def fetch_from_hub(address: str) -> tuple[Path, str]:
         raise CheckpointError(
             f"{address}: needs huggingface_hub; install it with pip install 'tlc-jax[hub]'."
         ) from None
-    what = {"repo_id": parts["repo"], "filename": parts["file"]}
-    what["revision"] = parts["early"] or parts["late"] or "main"
+    repo, file, revision = parts["repo"], parts["file"], parts["early"] or parts["late"]
+    get = huggingface_hub.hf_hub_download
     try:
-        found = huggingface_hub.hf_hub_download(**what, dry_run=True)
+        found = get(repo, file, revision=revision, dry_run=True)
         if (found.file_size or 0) > LARGEST:
             raise CheckpointError(
                 f"{address}: has {found.file_size:,} bytes, more than any weights."
             )
-        what["revision"] = found.commit_hash  # should there be a later one in the meantime
-        return Path(huggingface_hub.hf_hub_download(**what)), found.commit_hash
+        path = Path(get(repo, file, revision=revision))
+        return path, path.parents[file.count("/")].name  # snapshots/COMMIT/file, as is documented
     except CheckpointError:
         raise
     except Exception as error:  # of the hub, of its client, and of the network
@@ -62,7 +62,7 @@ def fetch_from_hub(address: str) -> tuple[Path, str]:
 
 def _why(error: Exception) -> str:
     """What an error of the client means, and what to do, as part of a sentence."""
-    from huggingface_hub import errors
+    from huggingface_hub import errors, is_offline_mode
 
     if isinstance(error, errors.GatedRepoError):
         return "is not for everybody; accept its terms on the hub, then type 'hf auth login'"
@@ -73,10 +73,13 @@ def _why(error: Exception) -> str:
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return "there is no such revision; leave out what follows the @, or look at its history"
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, and the file is not here; unset it"
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        return "the hub cannot be reached; look at the network of this machine, or at HF_ENDPOINT"
+    if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
+        if is_offline_mode():
+            return "HF_HUB_OFFLINE is set, and the file is not here; unset it"
+        return (
+            "the hub cannot be reached or gives no answer; look at the network of this machine and "
+            "at HF_ENDPOINT, or try again later"
+        )
     if isinstance(error, errors.EntryNotFoundError):
         return "there is no such file in the repository; look at its list of files on the hub"
     if isinstance(error, errors.HfHubHTTPError) and error.response is not None:
