@@ -1,6 +1,5 @@
 """The command line for pairs of views, videos, clips and gray networks."""
 
-import re
 import shutil
 from fractions import Fraction
 from pathlib import Path

@@ -132,7 +132,7 @@ def _of_name(name: str) -> Published:
 
 def needs_accepting(one: Published) -> bool:
     """Whether the licence of weights restricts their use, and was not accepted here so far."""
-    return "non-commercial" in one.licence and not _accepted(one).exists()
+    return one.licence.startswith("non-commercial") and not _accepted(one).exists()
 
 
 def accept(one: Published) -> None:

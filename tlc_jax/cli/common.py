@@ -128,12 +128,17 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
 
 def download(one: Published, accept_licence: bool = False) -> Path:
     """Install published weights, once their licence is accepted; tells of both."""
-    size = "" if one.size is None else f", {one.size / 1e6:,.0f} MB"
-    say(f"{one.name}: fetching {one.address}{size}, licence of the weights: {one.licence}")
-    if published.needs_accepting(one) and not accept_licence and sys.stdin.isatty():
-        accept_licence = typer.confirm(f"Do you accept this licence? See {one.source}", err=True)
+    open_to_all = not published.needs_accepting(one)
+    if not open_to_all and not accept_licence and sys.stdin.isatty():
+        question = (
+            f"The licence of {one.name} is {one.licence}, see {one.source}. Do you accept it?"
+        )
+        accept_licence = typer.confirm(question, err=True)
         if not accept_licence:
             raise UserError(f"{one.name}: not downloaded, as its licence is not accepted.")
+    if open_to_all or accept_licence:
+        size = "" if one.size is None else f", {one.size / 1e6:,.0f} MB"
+        say(f"{one.name}: fetching {one.address}{size}, licence of the weights: {one.licence}")
     return published.download(one.name, accept_licence=accept_licence)
 
 

@@ -313,7 +313,7 @@ def _opened(address: str, headers: dict[str, str], instead: str) -> Iterator[Any
     except urllib.error.URLError as error:
         raise CheckpointError(
             f"{address}: cannot be reached ({_reason(error)}); look at the network of this "
-            f"machine, or {instead} on another."
+            f"machine, or {instead}."
         ) from None
     with response:
         yield response

@@ -46,6 +46,9 @@ def fetch_from_hub(address: str) -> tuple[Path, str]:
         ) from None
     repo, file, revision = parts["repo"], parts["file"], parts["early"] or parts["late"]
     get = huggingface_hub.hf_hub_download
+    logging = huggingface_hub.logging
+    told = logging.get_verbosity()
+    logging.set_verbosity_error()  # what goes wrong is told once, below
     try:
         found = get(repo, file, revision=revision, dry_run=True)
         if (found.file_size or 0) > LARGEST:
@@ -58,6 +61,8 @@ def fetch_from_hub(address: str) -> tuple[Path, str]:
         raise
     except Exception as error:  # of the hub, of its client, and of the network
         raise CheckpointError(f"{address}: {_why(error)}.") from None
+    finally:
+        logging.set_verbosity(told)
 
 
 def _why(error: Exception) -> str:
