@@ -115,7 +115,8 @@ LICENCES = {  # under which the authors publish weights of these networks
     "nafnet": "MIT",
     "baseline": "MIT",
     "nafssr": "MIT",
-    "restormer": "non-commercial academic use (the authors' licence)",
+    # Several public repositories report the change, one with its day; the licence is their LICENSE.md.
+    "restormer": "MIT (since October 2025; before, for academic use alone)",
     "mprnet": "non-commercial academic use (the authors' licence)",
     "hinet": "MIT",
     "rnn_mbp": "none stated by the authors",
