@@ -115,7 +115,7 @@ LICENCES = {  # under which the authors publish weights of these networks
     "nafnet": "MIT",
     "baseline": "MIT",
     "nafssr": "MIT",
-    # Several public repositories report the change, one with its day; the licence is their LICENSE.md.
+    # As several public repositories tell of its LICENSE.md; one names the day, 2025-10-23.
     "restormer": "MIT (since October 2025; before, for academic use alone)",
     "mprnet": "non-commercial academic use (the authors' licence)",
     "hinet": "MIT",

@@ -340,7 +340,7 @@ def _named_problems() -> Iterator[None]:
         raise
     except TimeoutError:
         raise _Interrupted(f"nothing came for {SILENCE:.0f} seconds") from None
-    except (http.client.HTTPException, ConnectionError, ssl.SSLError) as error:
+    except (http.client.HTTPException, OSError) as error:
         raise _Interrupted(f"the connection failed ({printable(first_line(error))})") from None
 
 
