@@ -21,6 +21,7 @@ from checkpoints_convert.engine import ConversionError, fill, from_mlx
 from checkpoints_convert.packages import is_package, read_package
 from checkpoints_convert.parts import Part, find_parts
 from checkpoints_convert.sources import Source, problems_told, read_source
+from tlc_jax import published
 from tlc_jax.files import catalogue
 from tlc_jax.files.atomic import first_line
 from tlc_jax.files.checkpoints import check_absent, config_fields, home, save
@@ -98,7 +99,9 @@ def convert_file(
 
     Args:
       source: a file of PyTorch, safetensors or NumPy with any suffix, or one of MAXIM's packages of
-        npm, as a .tgz or as the folder that it was unpacked to.
+        npm, as a .tgz or as the folder that it was unpacked to; or the address of such a file, as a
+        string that begins with https://, or hf://owner/repo/file, with @revision after it if need
+        be.
       destination: a folder that does not exist yet; `None` installs the checkpoint by a name, such
         as maxim-gopro, for `tlc_jax.load` to find.
       part: where in the file the network is, as "state_dict.net_g", if several places hold one.
@@ -113,11 +116,33 @@ def convert_file(
     Raises:
       ConversionError: the source cannot be read, does not fit a network, or holds numbers that
         float16 cannot.
-      tlc_jax.files.checkpoints.CheckpointError: the destination exists or cannot be written.
+      tlc_jax.files.checkpoints.CheckpointError: the destination exists or cannot be written, or
+        what lies at an address cannot be fetched.
+
+    Examples:
+      >>> convert_file("NAFNet-GoPro-width32.pth", "nafnet")  # doctest: +SKIP
+      >>> convert_file("hf://nyanko7/nafnet-models/NAFNet-GoPro-width32.pth")  # doctest: +SKIP
     """
-    source = Path(source)
     if destination is not None:
         check_absent(Path(destination))
+    if not published.is_address(source):
+        return _install(Path(source), destination, part, licence, half, overrides)
+    with published.fetched(os.fspath(source)) as came:
+        try:
+            return _install(came.path, destination, part, licence, half, overrides, came)
+        except ConversionError as error:
+            raise ConversionError(str(error).replace(str(came.path), str(source))) from None
+
+
+def _install(
+    source: Path,
+    destination: str | os.PathLike | None,
+    part: str | None,
+    licence: str | None,
+    half: bool,
+    overrides: dict[str, Any],
+    came: published.Fetched | None = None,
+) -> Path:
     if is_package(source):
         with problems_told(source):
             tensors, told = read_package(source)
@@ -127,18 +152,32 @@ def convert_file(
     with problems_told(source):
         found, model, params = _convert(held, part, overrides)
         params = _halved(params) if half else params
-    if destination is None:
-        rest = told["dataset"] if is_package(source) and told["dataset"] else real_path(source).stem
-        rest = printable(rest)
-        destination = home() / catalogue.checkpoint_name(found.network, rest)
     if found.name:
         told["source"]["part"] = printable(found.name)
+    # Its authors' own address tells whose it is, as the bytes of a copy do.
+    known = catalogue.of_digest(told["source"]["sha256"])
+    if came is not None:
+        told["source"] |= {key: printable(text) for key, text in came.origin.items()}
+        if one := came.published:
+            known = one
+            told |= {"task": one.task, "dataset": one.dataset}
+            destination = home() / one.name if destination is None else destination
+    if destination is None:
+        # What the hub's client has fetched is a link to a file that is called by its digest.
+        file = source if came is not None else real_path(source)
+        rest = told["dataset"] if is_package(source) and told["dataset"] else file.stem
+        destination = home() / catalogue.checkpoint_name(found.network, printable(rest))
+    if licence is None:
+        licence = catalogue.LICENCES[found.network]
+        if known is None:
+            whose = type(model).__name__
+            licence = f"unknown; the authors of {whose} publish theirs under: {licence}"
     save(
         destination,
         model,
         params,
         **told,
-        weights_licence=licence or _licence(found.network, told["source"]["sha256"]),
+        weights_licence=licence,
         assumed=[field for field in RELEASES[found.network].assumed if field not in overrides],
         **({"stored": "float16"} if half else {}),
     )
@@ -214,23 +253,15 @@ def _same(one: tuple[Part, Network, Params], other: tuple[Part, Network, Params]
     return one[1] == other[1] and jax.tree.all(jax.tree.map(np.array_equal, one[2], other[2]))
 
 
-def _licence(network: str, sha256: str) -> str:
-    """Of weights, known for the very bytes that authors publish."""
-    if catalogue.of_digest(sha256) is not None:
-        return catalogue.LICENCES[network]
-    theirs = catalogue.LICENCES[network]
-    return f"unknown; the authors of {MODELS[network].__name__} publish theirs under: {theirs}"
-
-
 def _told(source: Path) -> dict[str, Any]:
     """What the name of a published file tells of its weights."""
-    published = catalogue.FILES.get(source.name)
+    known = catalogue.FILES.get(source.name)
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "source": {"file": printable(source.name), "sha256": digest},
         "task": next((task for mark, task in TASKS if re.search(mark, source.name, re.I)), None),
-        "dataset": published.dataset if published else None,
+        "dataset": known.dataset if known else None,
     }
 
 

@@ -162,7 +162,7 @@ def _unpickle(file: IO[bytes]) -> Any:
         length = file.tell() - start
         if length > MOST_NAMES:
             raise ConversionError(TOO_LONG)
-        if opcode.name.endswith("PUT") and argument > length:
+        if opcode.name.endswith("PUT") and (argument or 0) > length:
             raise pickle.UnpicklingError("a place beyond its end")
     end = file.tell()
     file.seek(start)

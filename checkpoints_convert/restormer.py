@@ -1,4 +1,4 @@
-"""Restormer as its authors publish it (non-commercial academic licence): tensors under `params`."""
+"""Restormer as its authors publish it (academic licence at first): tensors under `params`."""
 
 from checkpoints_convert.engine import CONV, NORM, Config, Release, Rule, Shapes, count, vectors
 

@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         return  # has what the environment says already
     os.environ["TLC_JAX_HOME"] = os.devnull  # no test depends on what is installed
+    os.environ["TLC_JAX_OFFLINE"] = "1"  # or reaches the network
     # Compiling takes most of the time, and LLVM's optimisations half of that.
     flags = "--xla_backend_optimization_level=0", os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = " ".join(flags)

@@ -1,6 +1,5 @@
 """The command line for pairs of views, videos, clips and gray networks."""
 
-import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +12,7 @@ from PIL import Image
 from skimage.data import stereo_motorcycle
 
 import tlc_jax as tlc
+from tlc_jax.files import catalogue
 from tlc_jax.files.pictures import read_picture
 from tlc_jax.files.video import read_video
 from tlc_jax.ops.pixels import from_float, to_float
@@ -464,8 +464,12 @@ def test_colours_for_a_gray_network(run, tmp_path):
 def test_models_lists_every_published_file(run):
     code, out, err = run("models")
     assert (code, err) == (0, "")
-    assert len(re.findall(r"^  \S+\.(?:pth|npz) ", out, re.M)) == 49  # and one without a suffix
-    row = next(line for line in out.splitlines() if "motion_deblurring.pth" in line)
-    assert all(word in row for word in ("motion deblurring", "GoPro", "26,126,644", "33.57"))
+    rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
+    listed = {one.name if one.address else one.file for one in catalogue.PUBLISHED}
+    assert listed <= rows.keys() and len(listed) == 50
+    row = rows["restormer-motion-deblurring"]
+    assert all(word in row for word in ("motion deblurring", "GoPro", "104.7 MB", "33.57"))
+    assert "20,127,073" in rows["model_deblurring.pth"]
+    assert "'tlc-jax download NAME'" in out and "'tlc-jax convert FILE'" in out
     assert "non-commercial" in out and "https://github.com/" in out
     assert max(map(len, out.splitlines())) < 125

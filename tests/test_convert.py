@@ -215,7 +215,7 @@ def test_convert_file_writes_a_checkpoint_that_says_where_it_comes_from(nafnet, 
     ("name", "licence", "assumed"),
     [
         ("baseline_a", "MIT", ["train_size"]),
-        ("restormer_gray", "non-commercial", ["train_size", "ffn_expansion_factor"]),
+        ("restormer_gray", "MIT", ["train_size", "ffn_expansion_factor"]),
         ("maxim_b", "Apache-2.0", ["train_size"]),
         ("hinet_right", "MIT", ["train_size"]),
         ("mprnet_a", "non-commercial", ["train_size"]),

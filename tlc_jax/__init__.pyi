@@ -2,7 +2,7 @@
 
 from . import evaluation, files, inference, jobs, layers, models, ops, transform
 from .evaluation.metrics import psnr, ssim
-from .files.checkpoints import CheckpointError, load, save
+from .files.checkpoints import CheckpointError, save
 from .files.pictures import ImageError, read_image
 from .files.writing import write_image
 from .inference.buckets import choose_buckets
@@ -23,6 +23,7 @@ from .ops import (
     spatial_attention,
     transposed_attention,
 )
+from .published import download, load
 from .transform import LocalizeError, localize
 
 __version__: str
@@ -42,6 +43,7 @@ __all__ = [
     "Restormer",
     "Site",
     "choose_buckets",
+    "download",
     "evaluation",
     "files",
     "inference",

@@ -12,7 +12,7 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from tlc_jax.files import checkpoints
+from tlc_jax import published
 from tlc_jax.files.datasets import PICTURES
 from tlc_jax.files.pictures import RAW, ImageError
 from tlc_jax.files.printable import printable
@@ -78,7 +78,7 @@ class Restorer:
             raise ValueError(f"dtype is float32, bfloat16 or float16, got {dtype!r}.")
         if quality not in (None, *range(1, 101)):
             raise ValueError(f"quality is 1 to 100, got {quality!r}.")
-        model, params = checkpoints.load(checkpoint)
+        model, params = published.load(checkpoint)
         if model.takes != "pictures":
             raise JobError(f"{checkpoint}: {type(model).__name__} takes no single pictures.")
         computed = None if dtype == "float32" else jnp.dtype(dtype)

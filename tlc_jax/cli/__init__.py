@@ -15,7 +15,7 @@ from tlc_jax.cli.evaluating import evaluate
 from tlc_jax.cli.restoring import restore
 from tlc_jax.cli.serving import serve_page
 from tlc_jax.cli.training import train
-from tlc_jax.cli.weights import convert, info, models
+from tlc_jax.cli.weights import convert, download, info, models
 from tlc_jax.files.atomic import first_line
 from tlc_jax.files.printable import printable
 from tlc_jax.inference.programs import is_out_of_memory
@@ -53,7 +53,7 @@ def _options(
     _shown["debug"] = debug
 
 
-for command in (restore, evaluate, train, models, convert, info):
+for command in (restore, evaluate, train, models, download, convert, info):
     app.command()(command)
 app.command("app")(serve_page)
 

@@ -18,8 +18,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tlc_jax import published
 from tlc_jax.evaluation.evaluating import EvaluationError
 from tlc_jax.files import checkpoints
+from tlc_jax.files.catalogue import Published
 from tlc_jax.files.checkpoints import CheckpointError
 from tlc_jax.files.choosing import Quality, Task, choose, tasks_of
 from tlc_jax.files.pictures import ImageError
@@ -59,7 +61,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(
-        help="A folder that 'tlc-jax convert' or 'tlc-jax train' wrote, or an installed one's name."
+        help="A folder that 'tlc-jax convert' or 'tlc-jax train' wrote, an installed one's name, "
+        "or one that 'tlc-jax models' lists, which is downloaded."
     ),
 ]
 ToDo = Annotated[
@@ -117,6 +120,28 @@ Settings = Annotated[
 ]
 
 
+def find_checkpoint(checkpoint: str | Path) -> Path:
+    """The folder of a checkpoint that was named; what is only published is downloaded."""
+    one = published.missing(checkpoint)
+    return checkpoints.find(checkpoint) if one is None else download(one)
+
+
+def download(one: Published, accept_licence: bool = False) -> Path:
+    """Install published weights, once their licence is accepted; tells of both."""
+    open_to_all = not published.needs_accepting(one)
+    if not open_to_all and not accept_licence and sys.stdin.isatty():
+        question = (
+            f"The licence of {one.name} is {one.licence}, see {one.source}. Do you accept it?"
+        )
+        accept_licence = typer.confirm(question, err=True)
+        if not accept_licence:
+            raise UserError(f"{one.name}: not downloaded, as its licence is not accepted.")
+    if open_to_all or accept_licence:
+        size = "" if one.size is None else f", {one.size / 1e6:,.0f} MB"
+        say(f"{one.name}: fetching {one.address}{size}, licence of the weights: {one.licence}")
+    return published.download(one.name, accept_licence=accept_licence)
+
+
 def choose_checkpoint(checkpoint: Path | None, task: str | None, quality: Quality | None) -> Path:
     """The folder that the three options name; tells of one that nobody named."""
     if checkpoint is None:
@@ -127,7 +152,7 @@ def choose_checkpoint(checkpoint: Path | None, task: str | None, quality: Qualit
     for option, value in (("task", task), ("quality", quality)):
         if value is not None:
             raise UserError(f"--{option} {value}: chooses a checkpoint; leave --checkpoint out.")
-    return checkpoints.find(checkpoint)
+    return find_checkpoint(checkpoint)
 
 
 def choose_checkpoints(

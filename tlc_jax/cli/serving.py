@@ -9,7 +9,7 @@ import typer
 
 from tlc_jax.app import Limits, of_folder, of_tasks, serve
 from tlc_jax.app.visits import most_disk, most_memory, most_pixels
-from tlc_jax.cli.common import UserError, reason, say
+from tlc_jax.cli.common import UserError, find_checkpoint, reason, say
 from tlc_jax.files import checkpoints
 from tlc_jax.models import MODELS
 
@@ -20,8 +20,9 @@ def serve_page(
     checkpoint: Annotated[
         list[str] | None,
         typer.Option(
-            help="A folder to choose from, an installed one's name, or 'denoise' or 'deblur', "
-            "which are ours; can be repeated [all tasks, by ours and by the best installed]."
+            help="A folder to choose from, the name of an installed or a published one, or "
+            "'denoise' or 'deblur', which are ours; can be repeated [all tasks, by ours and by the "
+            "best installed]."
         ),
     ] = None,
     host: Annotated[
@@ -61,7 +62,7 @@ def serve_page(
 ) -> None:
     """Restore pictures in the browser, on this machine only unless told otherwise."""
     offers = {} if checkpoint else of_tasks()
-    for folder in map(checkpoints.find, checkpoint or ()):
+    for folder in map(find_checkpoint, checkpoint or ()):
         _check_network(folder)
         name = checkpoints.network_name(folder)
         offers[str(folder) if name in offers else name] = of_folder(folder.absolute())

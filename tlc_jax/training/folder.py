@@ -23,6 +23,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from tlc_jax import published
 from tlc_jax.files import atomic, checkpoints
 from tlc_jax.files.paths import real_path
 from tlc_jax.layers.network import Params
@@ -141,7 +142,7 @@ def _origin(config: Config) -> dict[str, str]:
     """Where the model comes from, for its description; it keeps the licence of `init_from`."""
     if config.init_from is None:
         return {"source": "trained with tlc-jax"}
-    begun = checkpoints.describe(config.init_from)
+    begun = checkpoints.describe(published.find(config.init_from))
     origin = {"source": f"trained with tlc-jax from: {begun.get('source', config.init_from)}"}
     if "weights_licence" in begun:
         origin["weights_licence"] = begun["weights_licence"]

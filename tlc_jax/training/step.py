@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from tlc_jax.files import checkpoints
+from tlc_jax import published
 from tlc_jax.layers.network import Params, abstract_params
 from tlc_jax.ops.pixels import to_float
 from tlc_jax.training.config import Config, Loss, TrainingError
@@ -78,7 +78,7 @@ def init(config: Config) -> State:
       TrainingError: `init_from` holds another network.
       CheckpointError: it cannot be read.
     """
-    found = {} if config.init_from is None else checkpoints.load(config.init_from)[1]
+    found = {} if config.init_from is None else published.load(config.init_from)[1]
     wanted = abstract_params(config.model)
     here, there = (flatten_dict(jax.tree.map(jnp.shape, tree)) for tree in (wanted, found))
     if not there.items() <= here.items():
