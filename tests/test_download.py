@@ -416,13 +416,6 @@ def test_nothing_is_fetched_offline(server, publish, monkeypatch):
     assert server.asked == []
 
 
-def test_what_would_not_be_read_is_not_fetched(server, publish, monkeypatch):
-    publish("NAFNet-tiny.pth")
-    monkeypatch.setattr(published.importlib.util, "find_spec", lambda name: None)
-    fails(lambda: tlc.load(NAME), "needs PyTorch", "pip install 'tlc-jax[convert]'")
-    assert server.asked == []
-
-
 @pytest.mark.parametrize(
     ("name", "words"),
     [

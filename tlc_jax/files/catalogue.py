@@ -116,8 +116,7 @@ LICENCES = {  # under which the authors publish weights of these networks
     "baseline": "MIT",
     "nafssr": "MIT",
     # Several public repositories tell of another LICENSE.md there by now; none was read here.
-    "restormer": "non-commercial academic use, as released; its repository is said to be under MIT "
-    "since October 2025",
+    "restormer": "non-commercial academic use (as released; said to be MIT by now, see its page)",
     "mprnet": "non-commercial academic use (the authors' licence)",
     "hinet": "MIT",
     "rnn_mbp": "none stated by the authors",
