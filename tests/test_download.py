@@ -24,7 +24,6 @@ import pytest
 
 import tlc_jax as tlc
 from checkpoints_convert import convert_file
-from tlc_jax import published
 from tlc_jax.cli import common
 from tlc_jax.files import catalogue, checkpoints, fetching
 from tlc_jax.files.catalogue import Published
