@@ -248,7 +248,9 @@ def _decibels(error: jax.Array) -> jax.Array:
 def _check_fits(name: str, x: jax.Array, least: int) -> None:
     h, w = x.shape[-3:-1]
     if min(h, w) < least:
-        raise ValueError(f"{name} needs images of at least {least} x {least} pixels, got {h} x {w}.")
+        raise ValueError(
+            f"{name} needs images of at least {least} x {least} pixels, got {h} x {w}."
+        )
 
 
 def _gaussian() -> jax.Array:
