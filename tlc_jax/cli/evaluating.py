@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -20,7 +19,7 @@ from tlc_jax.evaluation.metrics import Protocol
 from tlc_jax.evaluation.sources import Source, parse_sigmas, read_subset
 from tlc_jax.files import checkpoints
 from tlc_jax.files import datasets as data
-from tlc_jax.files.limits import PIXELS, limit_pixels, open_file
+from tlc_jax.files.limits import PIXELS, limit_pixels
 from tlc_jax.files.paths import real_path
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params

@@ -40,7 +40,7 @@ OF_NAFNET = (
 OF_SKIMAGE = (
     "SSIM is the mean over channels, under even windows of 7 x 7 pixels, as scikit-image's default."
 )
-SSIM_NOTES = {ssim: OF_WANG, ssim3d: OF_NAFNET, ssim_uniform: OF_SKIMAGE}
+SSIM_NOTES: dict[Any, str] = {ssim: OF_WANG, ssim3d: OF_NAFNET, ssim_uniform: OF_SKIMAGE}
 
 
 def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str, Any]:
@@ -287,5 +287,6 @@ def plot(report: dict[str, Any], path: Path) -> None:
     by_size.axhline(0, color="gray", linewidth=0.8)
     by_size.set(xlabel="size, megapixels", ylabel=f"gain in PSNR over {base}, dB")
     for axes in (by_image, by_size):
-        axes.legend()
+        if axes.get_legend_handles_labels()[0]:  # one mode without an input has no gain
+            axes.legend()
     figure.savefig(path, dpi=150)
