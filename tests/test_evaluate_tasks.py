@@ -21,7 +21,7 @@ from tlc_jax.files.views import view_dataset, view_pairs
 from tlc_jax.ops.pixels import from_float, to_float
 
 SINGLE = tlc.NAFNet(4, (), 1, (), train_size=(16, 16))
-STEREO = tlc.NAFSSR(2, width=4, num_blks=1, train_size=(8, 12))
+STEREO = tlc.NAFSSR(2, width=4, num_blks=1, train_size=(4, 6))
 DUAL_PIXEL = tlc.Restormer(
     inp_channels=6,
     dim=4,
@@ -45,10 +45,11 @@ SIZE = (24, 32)
 def weights(random_params):
     """Small ones for the deep networks, so that results stay pictures."""
     scales = {"dual-pixel": 0.3, "video": 0.3}
-    return {
-        name: jax.tree.map(lambda x, by=scales.get(name, 1.0): by * x, random_params(model))
-        for name, model in NETWORKS.items()
-    }
+
+    def smaller(name):
+        return jax.tree.map(lambda x: scales.get(name, 1.0) * x, random_params(NETWORKS[name]))
+
+    return {name: smaller(name) for name in NETWORKS}
 
 
 @pytest.fixture(scope="module")
@@ -397,7 +398,7 @@ def test_windows(world, measured, weights, run):
     now = json.loads((world / "single/model.json").read_text())
     assert now.pop("window") == [best, best] and now == kept
     # Without another one asked for it is the window, and the report says so.
-    assert run("evaluate", *command.split(), *"--mode local --report kept.json".split()).code == 0
+    assert run("evaluate", *f"{command} --mode local --report kept.json".split()).code == 0
     kept = json.loads((world / "kept.json").read_text())
     assert kept["settings"]["window"] == [best, best]
     assert kept["mean"]["local"]["psnr"] == pytest.approx(max(means.values()), abs=1e-4)

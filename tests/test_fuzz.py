@@ -180,7 +180,8 @@ ODD = st.one_of(
 COMMANDS = {
     "restore": ["--checkpoint", "--task", "--mode", "--window", "--tiles", "--strength", "--set",
                 "--max-pixels", "--quality-jpeg", "--dtype", "-o", "--reference", "--shifts"],
-    "evaluate": ["--checkpoint", "--mode", "--crop", "--max-pixels", "--report"],
+    "evaluate": ["--checkpoint", "--mode", "--window", "--noise", "--target", "--subset", "--seed",
+                 "--max-pixels", "--report"],
     "convert": ["--set", "--half", "--name"],
     "info": ["--size", "--set", "--mode"],
     "models": ["--task"],
