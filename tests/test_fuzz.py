@@ -182,9 +182,10 @@ ODD = st.one_of(
 COMMANDS = {
     "restore": ["--checkpoint", "--task", "--mode", "--window", "--tiles", "--strength", "--set",
                 "--max-pixels", "--quality-jpeg", "--dtype", "-o", "--reference", "--shifts"],
-    "evaluate": ["--checkpoint", "--mode", "--crop", "--max-pixels", "--report"],
+    "evaluate": ["--checkpoint", "--mode", "--window", "--noise", "--target", "--subset", "--seed",
+                 "--max-pixels", "--report"],
     "download": ["--accept-licence"],
-    "convert": ["--set", "--half", "--name"],
+    "convert": ["--set", "--half", "--part", "--licence"],
     "info": ["--size", "--set", "--mode"],
     "models": ["--task"],
     "app": ["--port", "--host", "--jobs", "--timeout", "--max-disk"],

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.ndimage import correlate1d
+from skimage.metrics import structural_similarity
 
-from tlc_jax.evaluation.metrics import Protocol, luma, measure, psnr, ssim
+from tlc_jax.evaluation.metrics import Protocol, luma, measure, psnr, ssim, ssim3d, ssim_uniform
 
 
 def pair(*shape, noise=0.1, seed=0):
@@ -38,6 +40,27 @@ def ssim_by_loops(x, y):
     return np.mean(values)
 
 
+def ssim_of_nafnet(x, y):
+    """A Gaussian of three dimensions in float64, SciPy's; beyond the borders the nearest number."""
+    line = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+
+    def mean(z):
+        for axis in range(3):
+            z = correlate1d(z, line / line.sum(), axis, mode="nearest")
+        return z
+
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    a, b = mean(x), mean(y)
+    variances, covariance = mean(x * x) - a * a + mean(y * y) - b * b, mean(x * y) - a * b
+    luminance = (2 * a * b + 0.01**2) / (a * a + b * b + 0.01**2)
+    return (luminance * (2 * covariance + 0.03**2) / (variances + 0.03**2)).mean()
+
+
+def ssim_of_skimage(x, y):
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    return structural_similarity(x, y, data_range=1, channel_axis=2)
+
+
 def test_psnr_by_hand():
     reference = np.zeros((2, 2, 3), np.float32)
     image = reference.copy()
@@ -57,7 +80,17 @@ def test_psnr_sees_every_pixel_and_does_not_round():
 def test_equal_images():
     image, _ = pair(16, 12, 3)
     assert psnr(image, image) == np.inf
-    assert ssim(image, image) == pytest.approx(1, abs=1e-6)
+    for similarity in (ssim, ssim3d, ssim_uniform):
+        assert similarity(image, image) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("protocol", Protocol)
+def test_equal_files_have_no_error(protocol, dtype):
+    """Whatever a compiler makes of the division by full scale; 1 x 1 is what it likes best."""
+    file = np.array([[[51, 3, 200]]], dtype) * dtype(np.iinfo(dtype).max // 255)
+    found = measure(file, file, protocol)
+    assert found.psnr == np.inf and found.mae == 0 and psnr(file, file) == np.inf
 
 
 @pytest.mark.parametrize("shape", [(11, 11, 1), (14, 19, 3), (23, 11, 2)])
@@ -65,6 +98,16 @@ def test_ssim_by_loops(shape):
     image, reference = pair(*shape)
     for x, y in [(image, reference), (0.05 * image, 0.1 * reference)]:  # in the dark K1 counts
         assert ssim(x, y) == pytest.approx(ssim_by_loops(x, y), abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(11, 7, 1), (14, 19, 3)])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(ssim3d, ssim_of_nafnet), (ssim_uniform, ssim_of_skimage)]
+)
+def test_other_kinds_of_ssim(ours, theirs, shape):
+    image, reference = pair(*shape)
+    assert ours(image, reference) == pytest.approx(theirs(image, reference), abs=1e-6)
+    assert abs(theirs(image, reference) - theirs(reference, 1 - reference)) > 0.01
 
 
 def test_ssim_of_a_bright_flat_region():
@@ -129,11 +172,13 @@ def test_other_types(metric):
 
 # Protocols
 
+KINDS = "rgb", "y", "sidd"  # each of the others has the PSNR of one of these
+
 
 def by_protocol(image, reference, protocol):
     """What is compared, in float64: both images, as the protocol has them."""
     x, y = image.astype(np.float64).clip(0, 1), reference.astype(np.float64) / 255
-    if protocol != "sidd":
+    if protocol not in ("sidd", "nafnet-sidd", "dpdd"):
         x = np.rint(x * 255) / 255
     if protocol == "y":
         x, y = (
@@ -151,17 +196,20 @@ def test_protocols(protocol):
     reference = np.rint(255 * reference.clip(0, 1)).astype(np.uint8)
     x, y = by_protocol(image, reference, protocol)
     found = measure(image, reference, protocol)
-    assert found[0] == pytest.approx(-10 * np.log10(np.mean((x - y) ** 2)), abs=1e-3)
-    assert found[1] == pytest.approx(ssim_by_loops(x, y), abs=1e-5)
-    # Far above what the tolerance forgives, protocols differ, and all differ from `psnr`.
-    others = [measure(image, reference, other)[0].item() for other in Protocol]
+    kind = {"nafnet": ssim_of_nafnet, "nafnet-sidd": ssim_of_nafnet}
+    kind |= {"nafssr": ssim_of_skimage, "dpdd": ssim_of_skimage}
+    assert found.psnr == pytest.approx(-10 * np.log10(np.mean((x - y) ** 2)), abs=1e-3)
+    assert found.ssim == pytest.approx(kind.get(protocol, ssim_by_loops)(x, y), abs=1e-5)
+    assert found.mae == pytest.approx(np.abs(x - y).mean(), rel=1e-4)
+    # Far above what the tolerance forgives, kinds of PSNR differ, and all differ from `psnr`.
+    others = [measure(image, reference, Protocol(other)).psnr.item() for other in KINDS]
     assert np.diff(sorted([*others, psnr(image, reference).item()])).min() > 0.01
 
 
 def test_rounding_to_the_truth_leaves_nothing():
     reference = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
     image = reference / np.float32(255) + np.float32(0.4 / 255)
-    assert measure(image, reference, Protocol.RGB)[0] > 150  # equal but for the last bit
+    assert measure(image, reference, Protocol.RGB)[0] == np.inf
     assert measure(image, reference, Protocol.SIDD)[0] == pytest.approx(56.1, abs=0.1)
 
 

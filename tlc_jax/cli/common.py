@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -171,7 +171,7 @@ def open_network(
     model, shapes = checkpoints.load_abstract(checkpoint)
     model = with_settings(model, settings).clone(
         local_mode=mode in ("local", "auto"),
-        window=None if window is None else (window, window),
+        window=model.window if window is None else (window, window),
         dtype=None if dtype == "float32" else jnp.dtype(dtype),
     )
     return model, shapes
@@ -270,8 +270,13 @@ def reason(error: OSError) -> str:
 def check_writable(folder: Path) -> None:
     """Refuse before the work what would fail after it; the folder is made when it is needed."""
     present = next(path for path in (folder, *folder.parents) if path.exists())
-    if not present.is_dir() or not os.access(present, os.W_OK):
-        raise UserError(f"{present}: not a folder that can be written to; choose another output.")
+    try:
+        with tempfile.TemporaryFile(dir=present):  # what rights say is not what can be done
+            pass
+    except OSError:
+        raise UserError(
+            f"{present}: not a folder that can be written to; choose another output."
+        ) from None
 
 
 def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:

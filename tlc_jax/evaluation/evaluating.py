@@ -1,14 +1,15 @@
 """How well a network restores pictures whose ground truth is known, in one or several modes.
 
-Modes are "local" (TLC), "global", and "tiles:SIZE/OVERLAP", where the global network restores
-overlapping tiles as if each were an image.
+Modes are "local" (TLC), "local:WINDOW" with a window of its own, "global", and
+"tiles:SIZE/OVERLAP", where the global network restores overlapping tiles as if each were an image.
 """
 
 import contextlib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +18,18 @@ from tlc_jax.evaluation.metrics import Protocol, measure
 from tlc_jax.files.datasets import PICTURES, Pair
 from tlc_jax.files.pictures import ImageError, picture_size
 from tlc_jax.inference.batches import Batches, Program, batches_pay
+from tlc_jax.inference.clips import restore_clip
 from tlc_jax.inference.fitting import COPIES
 from tlc_jax.inference.pipeline import pipeline
-from tlc_jax.inference.timed import NotFiniteError, Timed, restore_timed
+from tlc_jax.inference.timed import NotFiniteError, Timed, check_finite, restore_timed
 from tlc_jax.inference.ways import at_once, tiled
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
+from tlc_jax.models import RNNMBP
 from tlc_jax.ops.pixels import to_float
+from tlc_jax.ops.windows import Size
+
+VIEW = 3  # channels of a view of a pair
 
 
 class EvaluationError(ValueError):
@@ -37,13 +43,17 @@ def parse_modes(text: str) -> list[str]:
       EvaluationError: an unknown mode, one named twice, or tiles no larger than their overlap.
 
     Examples:
-      >>> parse_modes("local,tiles:256/32")
-      ['local', 'tiles:256/32']
+      >>> parse_modes("local,local:2x,tiles:256/32")
+      ['local', 'local:2x', 'tiles:256/32']
     """
     modes = [mode.strip() for mode in text.split(",")]
     for mode in modes:
+        if is_local(mode):
+            if mode != "local":
+                window_of(mode.removeprefix("local:"), (1, 1))
+            continue
         tiles = _tiles(mode)
-        if mode not in ("local", "global") and (tiles is None or tiles[1] >= tiles[0]):
+        if mode != "global" and (tiles is None or tiles[1] >= tiles[0]):
             raise EvaluationError(
                 f"mode {mode!r}: the modes are local, global and tiles:SIZE/OVERLAP, with the "
                 "overlap smaller than the size, as in tiles:256/32."
@@ -51,6 +61,46 @@ def parse_modes(text: str) -> list[str]:
     if len({*modes}) < len(modes):
         raise EvaluationError(f"modes {text}: name each one once.")
     return modes
+
+
+def is_local(mode: str) -> bool:
+    """Whether a mode has local statistics."""
+    return mode.partition(":")[0] == "local"
+
+
+def window_of(text: str, train_size: Size) -> Size:
+    """The window that a side in pixels, or a factor of the training crops, stands for.
+
+    Args:
+      text: such as "384", a square, or "1.5x".
+      train_size: (height, width) of the training crops.
+
+    Raises:
+      EvaluationError: it is neither.
+
+    Examples:
+      >>> window_of("1.5x", (30, 90)), window_of("384", (30, 90))
+      ((45, 135), (384, 384))
+    """
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(x?)", text)
+    number = Fraction(match[1]) if match else Fraction(0)
+    if match is None or not number or (match[2] == "" and number.denominator > 1):
+        raise EvaluationError(
+            f"window {text!r}: a window is a side in pixels, as 384, or a factor of the training "
+            "crops, as 1.5x."
+        )
+    height, width = (max(1, int(number * n)) if match[2] else int(number) for n in train_size)
+    return height, width
+
+
+def networks_of(model: Network, modes: Sequence[str]) -> dict[str, Network]:
+    """The network of each mode; its parameters are the same."""
+    networks = {mode: model.clone(local_mode=is_local(mode)) for mode in modes}
+    for mode in modes:
+        if mode.startswith("local:"):
+            window = window_of(mode.removeprefix("local:"), model.train_size)
+            networks[mode] = networks[mode].clone(window=window)
+    return networks
 
 
 def _tiles(mode: str) -> tuple[int, int] | None:
@@ -69,16 +119,17 @@ def evaluate(
     """Restore one picture in several modes, and measure each result against the ground truth.
 
     Args:
-      model: a network of 1 or 3 channels; the modes decide whether it is local.
+      model: a network for pictures or for pairs of views; the modes decide whether it is local.
       params: its parameter tree.
-      pair: the picture and its ground truth.
+      pair: the picture, or both views as one, and the ground truth.
       modes: as `parse_modes` returns them.
-      protocol: how PSNR and SSIM are measured.
+      protocol: how PSNR and SSIM are measured; of two views their mean counts.
 
     Returns:
       What a report has for this image: "size" [H, W], and for "input" and each mode a dict with
-      "psnr" in dB, "ssim" (`None` for images smaller than its window) and, but for the input,
-      "seconds" without compilation.
+      "psnr" in dB, "ssim" (`None` for images smaller than its window), "mae" in [0, 1] and, but for
+      the input, "seconds" without compilation. There is no "input" where it is not of the target's
+      size and channels.
 
     Raises:
       ImageError: the picture or its ground truth cannot be read, or they differ in size.
@@ -107,7 +158,7 @@ def evaluate_all(
     Returns:
       Each pair, in their order, with what `evaluate` returns or raises for it.
     """
-    networks = {mode: model.clone(local_mode=mode == "local") for mode in modes}
+    networks = networks_of(model, modes)
     batches = {
         mode: Batches(network, params, devices)
         for mode, network in networks.items()
@@ -149,7 +200,7 @@ def evaluate_all(
 
     def score(read: _Read, made: dict[str, Timed | Exception]) -> dict[str, Any]:
         pair, image, truth = read
-        result = {"size": list(image.shape[:2]), "input": _score(image, truth, protocol)}
+        result = _of_input(image, truth, protocol)
         for mode, one in made.items():
             if isinstance(one, Exception):
                 raise EvaluationError(f"picture {pair.name}: in mode {mode} {one}")
@@ -163,7 +214,7 @@ def evaluate_all(
         return 0.0
 
     return pipeline(
-        pairs, lambda pair: _Read(pair, *pair.read(model.inp_channels)), begin, score,
+        pairs, lambda pair: _Read(pair, *_read(model, pair)), begin, score,
         key=lambda read: (read.image.shape, read.image.dtype) if batches else None,
         at_once=count, weigh=weigh,
     )  # fmt: skip
@@ -177,9 +228,116 @@ class _Read(NamedTuple):
     truth: np.ndarray
 
 
+def _read(model: Network, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    return pair.read(model.inp_channels, of_target=model.out_channels, scale=model.scale)
+
+
+def measured_frames(model: RNNMBP, frames: Sequence[Pair]) -> Sequence[Pair]:
+    """The frames of a clip that count: those with as many neighbours as in training.
+
+    For the others the release gives no result.
+    """
+    return frames[model.past_frames : max(0, len(frames) - model.future_frames)]
+
+
+def evaluate_clip(
+    model: RNNMBP,
+    params: Params,
+    frames: Sequence[Pair],
+    modes: Sequence[str],
+    protocol: Protocol = Protocol.RGB,
+    *,
+    chunk: int = 10,
+    overlap: int = 5,
+) -> dict[str, dict[str, Any]]:
+    """Restore a clip in several modes, and measure its frames against their ground truth.
+
+    Args:
+      model, params: a network for clips.
+      frames: in their order; each is read when it is its turn.
+      modes, protocol: as for `evaluate`, but without tiles.
+      chunk, overlap: as for `tlc_jax.restore_clip`.
+
+    Returns:
+      Of each of the `measured_frames` by its name what `evaluate` returns, but without "seconds":
+      frames are not restored one by one.
+
+    Raises:
+      ImageError, EvaluationError: as `evaluate`; a clip that is too short, or whose frames differ
+        in size.
+    """
+    counted = {pair.name for pair in measured_frames(model, frames)}
+    results = {
+        pair.name: _of_input(*_read(model, pair), protocol)
+        for pair in frames
+        if pair.name in counted
+    }
+    for mode, network in networks_of(model, modes).items():
+        images = (to_float(_read(model, pair)[0]) for pair in frames)
+        restored = restore_clip(network, params, images, chunk=chunk, overlap=overlap)
+        for pair in frames:
+            try:
+                pixels = next(restored)
+                check_finite(pixels)
+            except ImageError:  # which is a ValueError, too
+                raise
+            except ValueError as error:
+                raise EvaluationError(f"frame {pair.name}: in mode {mode} {error}") from None
+            if pair.name in counted:
+                truth = pair.target(model.out_channels)
+                results[pair.name][mode] = _score(pixels, truth, protocol)
+    return results
+
+
+def evaluate_clips(
+    model: RNNMBP,
+    params: Params,
+    clips: Mapping[str, Sequence[Pair]],
+    modes: Sequence[str],
+    protocol: Protocol = Protocol.RGB,
+    *,
+    chunk: int = 10,
+    overlap: int = 5,
+) -> "Iterator[tuple[str, Future[dict[str, dict[str, Any]]]]]":
+    """Evaluate clips one after the other.
+
+    Args:
+      clips: frames by the names of the clips, as of `tlc_jax.files.datasets.clips`.
+      model, params, modes, protocol, chunk, overlap: as for `evaluate_clip`.
+
+    Returns:
+      The name of each clip, with what `evaluate_clip` returns or raises for it.
+    """
+    for name, frames in clips.items():
+        came: Future[dict[str, dict[str, Any]]] = Future()
+        try:
+            came.set_result(
+                evaluate_clip(model, params, frames, modes, protocol, chunk=chunk, overlap=overlap)
+            )
+        except Exception as error:
+            came.set_exception(error)
+        yield name, came
+
+
+def _of_input(image: np.ndarray, truth: np.ndarray, protocol: Protocol) -> dict[str, Any]:
+    """The size of an image, and how near it is to the truth before it is restored."""
+    result: dict[str, Any] = {"size": list(image.shape[:2])}
+    if image.shape == truth.shape:
+        result["input"] = _score(image, truth, protocol)
+    return result
+
+
 def _score(
     image: np.ndarray, ground_truth: np.ndarray, protocol: Protocol
 ) -> dict[str, float | None]:
-    psnr, ssim = map(float, measure(image, ground_truth, protocol))
+    """The scores of an image, or their means over its views."""
+    views = max(1, image.shape[-1] // VIEW)
+    parts = zip(*(np.split(x, views, axis=-1) for x in (image, ground_truth)), strict=True)
+    scores = np.array([measure(x, y, protocol) for x, y in parts], np.float64)
+    psnr, ssim, mae = map(float, scores.mean(axis=0))
     # JSON has neither infinity, the PSNR of equal images, nor NaN.
-    return {"psnr": psnr if np.isfinite(psnr) else None, "ssim": None if np.isnan(ssim) else ssim}
+    return {
+        "psnr": psnr if np.isfinite(psnr) else None,
+        "ssim": None if np.isnan(ssim) else ssim,
+        "mae": mae,
+    }

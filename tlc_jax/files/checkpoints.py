@@ -24,11 +24,18 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from tlc_jax.files import catalogue
-from tlc_jax.files.atomic import first_line, folder_atomically, reserve, why_not_written
+from tlc_jax.files.atomic import (
+    first_line,
+    folder_atomically,
+    reserve,
+    why_not_written,
+    write_atomically,
+)
 from tlc_jax.files.paths import real_path
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
 from tlc_jax.models import MODELS
+from tlc_jax.ops.windows import Size
 
 FORMAT = 1
 DESCRIBED = 2**20  # bytes of a model.json, at most
@@ -47,7 +54,7 @@ MOST_PACKED = 100  # times that parameters are larger than their files; of ours 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 SHIPPED = ("denoise", "deblur")
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # which steer a terminal
-# How a network is run, which is not kept.
+# How a network is run, which is not kept; but for a window, see `keep_window`.
 RUN_FIELDS = {"local_mode", "local_attention", "local_grid", "window", "padding", "dtype"}
 
 
@@ -77,7 +84,8 @@ def save(path: str | os.PathLike, model: Network, params: Params, **metadata: An
     Args:
       path: a folder that does not exist yet.
       model: a network of `tlc_jax.models.MODELS`. How it is run is not kept: `load` gives a global
-        one with the defaults for `window`, `dtype` and what else no parameter depends on.
+        one with the defaults for `window`, `dtype` and what else no parameter depends on; to keep
+        a window call `keep_window` after it.
       params: its parameter tree.
       **metadata: further JSON entries of model.json (source, licence of the weights, task, ...).
 
@@ -116,6 +124,35 @@ def save(path: str | os.PathLike, model: Network, params: Params, **metadata: An
         raise CheckpointError(
             f"{path}: cannot be written ({why_not_written(error)}); free some space or choose "
             "another destination."
+        ) from None
+
+
+def keep_window(path: str | os.PathLike, window: Size) -> None:
+    """Write into a checkpoint the window that its network has unless another one is asked for.
+
+    The parameters stay as they are, and so does their digest; only model.json gets an entry, or
+    another value of it.
+
+    Args:
+      path: a checkpoint folder, not one of the package.
+      window: (height, width) in input pixels.
+
+    Raises:
+      CheckpointError: not a checkpoint, one of the package, or it cannot be written.
+    """
+    folder = find(path)
+    if real_path(folder).parent == real_path(WEIGHTS):
+        raise CheckpointError(
+            f"{folder}: comes with the package and stays as it is; copy the folder, and name the "
+            "copy with --checkpoint."
+        )
+    description = describe(folder) | {"window": list(window)}
+    try:
+        write_atomically(folder / "model.json", (json.dumps(description, indent=2) + "\n").encode())
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder / 'model.json'}: cannot be written ({why_not_written(error)}); mend that "
+            "and run it again."
         ) from None
 
 
@@ -248,7 +285,8 @@ def load_abstract(path: str | os.PathLike) -> tuple[Network, Params]:
         # Before anything is made of it: a level has twice the features of the one above.
         if (depth := description["config"].get("depth", 0)) > len(stored):
             raise ValueError(f"it has {depth} levels, and there are {len(stored)} arrays")
-        model = network(**config)
+        window = description.get("window")
+        model = network(**config, window=tuple(window) if isinstance(window, list) else window)
         model.check_windows()
         params = abstract_params(model, most=len(stored))
     except Exception as error:  # whatever a network raises for sizes that it cannot have
@@ -333,6 +371,7 @@ def load(path: str | os.PathLike) -> tuple[Network, Params]:
 
     Returns:
       The network, global, and its parameters. `model.clone(local_mode=True)` takes the same ones.
+      Its window is the one that `keep_window` wrote, if it did.
 
     Raises:
       CheckpointError: not a checkpoint, incomplete, or not of the network that it names.

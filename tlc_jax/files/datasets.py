@@ -2,7 +2,7 @@
 
 A source is a folder of pictures, an LMDB folder as BasicSR writes it, or a .mat file of blocks as
 the SIDD benchmark has it; pictures of two sources pair by name. Only the blocks of a .mat file are
-read before they are asked for.
+read before they are asked for. `files.views` has data sets of two views.
 """
 
 import importlib.util
@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -20,6 +20,7 @@ import numpy as np
 from tlc_jax.files.limits import open_file
 from tlc_jax.files.paths import real_path
 from tlc_jax.files.pictures import ImageError, read_picture
+from tlc_jax.ops.pixels import to_float
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".avif", ".heic", ".heif")
 PICTURES += (".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -36,8 +37,13 @@ LAYOUTS = {
     "val/blur_300.lmdb": "sharp_300.lmdb",  # REDS of NAFNet, the 300 that it publishes results for
     "val/input_crops.lmdb": "gt_crops.lmdb",  # SIDD of NAFNet
     "ValidationNoisyBlocksSrgb.mat": "ValidationGtBlocksSrgb.mat",  # SIDD of its authors
+    "test_c/source": "target",  # DPDD of its authors, the combined view
+    "test/inputC": "target",  # DPDD of Restormer
+    "inputC": "target",
     "input": "target",
 }
+# Those in which a picture and its target are two photographs, numbered by the camera.
+IN_ORDER = ("test_c/source", "test/inputC", "inputC")
 
 T = TypeVar("T")
 
@@ -47,7 +53,11 @@ class DataError(ImageError):
 
 
 class Reader(NamedTuple):
-    """A picture that is not read yet; called with 1 or 3 channels, (H, W, C) uint8 or uint16."""
+    """A picture that is not read yet; called with 1 or 3 channels, (H, W, C) uint8 or uint16.
+
+    Two views in one, of 6 channels, are float32 where the depths of their files differ, and so is
+    what noise was added to.
+    """
 
     file: Path  # that holds it, maybe among others
     read: Callable[[int], np.ndarray]
@@ -63,21 +73,58 @@ class Pair(NamedTuple):
     input: Reader
     target: Reader
 
-    def read(self, channels: int) -> tuple[np.ndarray, np.ndarray]:
-        """Input and target, (H, W, channels) uint8 or uint16.
+    def read(
+        self, channels: int, *, of_target: int | None = None, scale: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Input and target.
+
+        Args:
+          channels: of the input.
+          of_target: channels of the target; `None` for as many.
+          scale: how many times the target's sides are the input's.
+
+        Returns:
+          (H, W, channels) and (scale H, scale W, of_target), as their readers give them.
 
         Raises:
-          ImageError: if one cannot be read, or they differ in size.
+          ImageError: if one cannot be read, or their sizes do not fit.
         """
-        image, target = self.input(channels), self.target(channels)
+        image = self.input(channels)
+        target = self.target(channels if of_target is None else of_target)
         (h, w, c), (height, width, _) = image.shape, target.shape
-        if (h, w) != (height, width):
+        if (scale * h, scale * w) != (height, width):
+            times = f", and the network makes {scale * w}x{scale * h} of it" if scale > 1 else ""
             raise DataError(
-                f"picture {self.name}: is {w}x{h}, but its target is {width}x{height}; mend one."
+                f"picture {self.name}: is {w}x{h}{times}, but its target is {width}x{height}; "
+                "mend one."
             )
         if c != channels:
             raise DataError(f"picture {self.name}: has {c} channels, the network takes {channels}.")
         return image, target
+
+
+def under_noise(clean: Reader, sigma: float, seed: int = 0) -> Reader:
+    """A clean picture under Gaussian noise as the authors of denoisers test with: not clipped.
+
+    The numbers are those of NumPy's generator of old, Mersenne Twister, which those authors use,
+    begun anew for each picture; NumPy promises never to change them. So pictures of one size have
+    the same noise.
+
+    Args:
+      clean: the picture.
+      sigma: standard deviation, of a full scale of 255.
+      seed: of the generator; theirs is 0.
+
+    Returns:
+      A reader of float32.
+    """
+
+    def read(channels: int) -> np.ndarray:
+        pixels = to_float(clean(channels))
+        noise = np.random.RandomState(seed).normal(0, sigma / 255, pixels.shape)
+        return (pixels + noise).astype(np.float32)
+
+    return Reader(clean.file, read)
 
 
 def pairs(inputs: Path, targets: Path, *, spare_targets: bool = False) -> list[Pair]:
@@ -94,7 +141,7 @@ def pairs(inputs: Path, targets: Path, *, spare_targets: bool = False) -> list[P
     Raises:
       DataError: a source that is not there, is empty or cannot be read, or names without partner.
     """
-    return [Pair(*pair) for pair in _paired(inputs, targets, _readers, spare_targets)]
+    return [Pair(*pair) for pair in paired(inputs, targets, _readers, spare=spare_targets)]
 
 
 def photographs(source: Path) -> dict[str, Reader]:
@@ -108,15 +155,61 @@ def photographs(source: Path) -> dict[str, Reader]:
 
 def file_pairs(left: Path, right: Path) -> list[tuple[Path, Path]]:
     """The files of two folders of pictures, paired by name; otherwise as `pairs`."""
-    return [(one, other) for _, one, other in _paired(left, right, _files)]
+    return [(one, other) for _, one, other in paired(left, right, _files)]
 
 
-def _paired(
-    here: Path, there: Path, find: Callable[[Path], dict[str, T]], spare: bool = False
+def in_order(*folders: Path) -> list[tuple[str, tuple[Reader, ...]]]:
+    """Pictures of several folders that belong together by their place in the order of names.
+
+    Returns:
+      Of each place the name in the first folder, and the picture of each folder.
+
+    Raises:
+      DataError: a folder that is not there or empty, or one with more pictures than another.
+    """
+    found = [photographs(folder) for folder in folders]
+    if len({len(pictures) for pictures in found}) > 1:
+        counts = ", ".join(
+            f"{len(x)} in {folder}" for x, folder in zip(found, folders, strict=True)
+        )
+        raise DataError(f"{folders[0]}: pictures belong together in their order: {counts}.")
+    return list(zip(found[0], zip(*(x.values() for x in found), strict=True), strict=True))
+
+
+def clips(found: Iterable[Pair]) -> dict[str, list[Pair]]:
+    """Frames by the clips that they belong to, in the order of the numbers that end their names.
+
+    The clip is what comes before the number: a folder, or the beginning of the name.
+
+    Raises:
+      DataError: a name that does not end with a number.
+
+    Examples:
+      >>> frames = [Pair(name, None, None) for name in ("walk-10", "walk-9", "run/000001")]
+      >>> {clip: [pair.name for pair in frames] for clip, frames in clips(frames).items()}
+      {'run': ['run/000001'], 'walk': ['walk-9', 'walk-10']}
+    """
+    numbered: dict[str, list[tuple[int, Pair]]] = {}
+    for pair in found:
+        match = re.fullmatch(r"(.*?)[/_.-]?([0-9]{1,18})", pair.name, re.DOTALL)
+        if match is None:
+            raise DataError(f"{pair.name}: a frame of a clip has a number at the end of its name.")
+        numbered.setdefault(match[1], []).append((int(match[2]), pair))
+    return {
+        clip: [pair for _, pair in sorted(frames, key=lambda one: one[0])]
+        for clip, frames in sorted(numbered.items())
+    }
+
+
+def paired(
+    here: Path, there: Path, find: Callable[[Path], dict[str, T]], *, spare: bool = False
 ) -> list[tuple[str, T, T]]:
     """What `find` gives of the same name in two sources; with `spare`, `there` may hold more.
 
     A restored picture, photo.denoise.png, pairs with photo.png, too.
+
+    Raises:
+      DataError: as `pairs`.
     """
     ours, theirs = _listed(here, find), _listed(there, find)
     ours, theirs = _without_labels(ours, theirs), _without_labels(theirs, ours)
@@ -158,6 +251,9 @@ def dataset(root: Path) -> list[Pair]:
       DataError: none of `LAYOUTS`, or as `pairs`.
     """
     for layout, beside in LAYOUTS.items():
+        if layout in IN_ORDER and (root / layout).is_dir():
+            folders = root / layout, (root / layout).parent / beside
+            return [Pair(name, *both) for name, both in in_order(*folders)]
         found = [
             (source.relative_to(root), pair)
             for source in sorted(root.glob(layout))

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)  # ITU-R BT.601
-# Of floats that stand for a picture: what a network made may leave [0, 1].
-LOWEST, HIGHEST = -1.0, 2.0
+# Of floats that stand for a picture: what a network made may leave [0, 1], and so does noise that
+# denoisers are measured with: 6 sigma of 100 of 255.
+LOWEST, HIGHEST = -3.0, 4.0
 FARTHEST = 50.0  # from 0 of what a network made, however bad it is; those in 0 ... 255 are farther
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
