@@ -125,7 +125,7 @@ print(f"a picture of 24 megapixels would take about {per_pixel * 24e6 / 2**30:.1
 # `tlc.restore` takes the picture at once, with `way=tlc.tiled(...)` in tiles, with `devices=`
 # divided. A tile sees half a window of TLC around what is its own, its *context*, and fades into
 # its neighbours. Devices hand each other the rows that they need, and the result is that of one
-# device but for rounding.
+# device but for rounding. One compiled program serves all tiles.
 
 
 # %%
@@ -140,8 +140,7 @@ def timed(title, **how):
     return restored
 
 
-tlc.restore(local, params, image)  # compiles
-tlc.restore(local, params, image[:TILE, :TILE])  # one program serves all tiles
+tlc.restore(local, params, image)  # the first run takes longer
 results = {
     "whole": timed("whole"),
     "tiles": timed("tiles", way=tlc.tiled(TILE)),
