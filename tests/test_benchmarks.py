@@ -1,19 +1,23 @@
 """The benchmark: that what it says of its measurements is so, and that it runs."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import tlc_jax as tlc
-from benchmarks import guard, host_rates, operations
+from benchmarks import guard, host_rates, operations, task_pictures
 from benchmarks.__main__ import is_worse
 from benchmarks.contestant import Contestant
 from benchmarks.networks import race, ratios
 from tlc_jax import NAFNet
+
+ROOT = Path(__file__).parent.parent
 
 
 def one(form, mode, *seconds):
@@ -123,3 +127,25 @@ def test_host_rates(monkeypatch, capsys):
     nafnet = next(row for row in rows if row[0].startswith("| nafnet on v5e"))
     seconds, cores = float(nafnet[2]), float(nafnet[4])
     assert cores == pytest.approx(2 * 0.5 / seconds, rel=0.01)
+
+
+def test_pictures_of_the_tasks(tmp_path, monkeypatch, capsys, random_params):
+    """Degraded, restored and written side by side; what a page shows is there."""
+    photograph = tlc.read_image(ROOT / "tlc_jax/examples/kodim.png")[96:208, 48:176]
+    tlc.write_image(tmp_path / "kodim23.png", photograph)
+    model = NAFNet(4, (), 1, ())
+    tlc.save(tmp_path / "tiny", model, random_params(model))
+    tasks = task_pictures.TASKS
+    monkeypatch.setitem(tasks, "denoise", tasks["denoise"]._replace(checkpoint=tmp_path / "tiny"))
+    for name, small in (("DOCS", tmp_path / "pages"), ("SIZE", (40, 50))):
+        monkeypatch.setattr(task_pictures, name, small)
+    monkeypatch.setattr("sys.argv", ["task_pictures", str(tmp_path), "--only", "denoise"])
+    task_pictures.main()
+    before, *after = re.findall(r"\d+\.\d+", capsys.readouterr().out)
+    assert 20 < float(before) < 21 and before not in after
+    pair = tlc.read_image(tmp_path / "pages/denoise.jpg")
+    assert pair.shape == (40, 104, 3)
+    assert 20 < tlc.psnr(pair[:, :50], photograph[60:100, 60:110]) < 26  # JPEG takes some of it
+    assert {file.stem for file in (ROOT / "docs/images/tasks").iterdir()} == {*tasks}
+    for degrade in (task_pictures.rainy, task_pictures.hazy):
+        assert 8 < tlc.psnr(degrade(photograph).astype(np.float32), photograph) < 28

@@ -6,12 +6,13 @@ import sys
 import sysconfig
 import venv
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tlc_jax import write_image
+import tlc_jax as tlc
 from tlc_jax.files.pictures import read_picture
 
 pytest.importorskip("nbclient")
@@ -24,6 +25,7 @@ from safetensors.numpy import save_file
 from notebooks.__main__ import METADATA, address, client, execute, with_address
 
 ROOT = Path(__file__).parent.parent
+SHAKEN = ROOT / "tlc_jax/examples/shaken.png"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -52,8 +54,8 @@ def kernel(folder: Path) -> Iterator[nbclient.NotebookClient]:
 
 
 @pytest.fixture(scope="module")
-def run(kernel: nbclient.NotebookClient) -> Run:
-    """Runs a notebook with some of its parameters replaced.
+def run(kernel: nbclient.NotebookClient, folder: Path) -> Run:
+    """Runs a notebook with some of its parameters replaced, in a new kernel if `alone`.
 
     Up to the first of those, it must show the words and pictures that are stored, and the numbers
     but for rounding.
@@ -62,7 +64,7 @@ def run(kernel: nbclient.NotebookClient) -> Run:
       What its cells showed in words.
     """
 
-    def run(name: str, **values: object) -> str:
+    def run(name: str, *, alone: bool = False, **values: object) -> str:
         stored = read(name)
         notebook = read(name)
         unchanged = len(notebook.cells)
@@ -76,7 +78,7 @@ def run(kernel: nbclient.NotebookClient) -> Run:
                         unchanged = min(unchanged, number)
         assert not values, "no such parameters"
         notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
-        execute(kernel, notebook, last=False)
+        execute(client(folder) if alone else kernel, notebook, last=alone)
         shown = [displayed(cell) for cell in notebook.cells[1:]]
         expected = [displayed(cell) for cell in stored.cells]
         for (text, pictures), (stored_text, stored_pictures) in zip(
@@ -172,7 +174,7 @@ def test_own_weights_and_picture(run, folder, golden):
     save_file(golden("nafnet_a").tensors, folder / "mine.safetensors")
     random = np.random.default_rng(0)
     pixels, alpha = (random.integers(0, 2**16, (72, 88, n), np.uint16) for n in (3, 1))
-    write_image(folder / "mine.png", pixels, alpha=alpha[..., 0])
+    tlc.write_image(folder / "mine.png", pixels, alpha=alpha[..., 0])
     mine = {"PICTURE": "mine.png", "REFERENCE": "mine.png"}
     text = run("02_convert_official_weights", WEIGHTS="mine.safetensors", **mine)
     assert "stand-in" not in text
@@ -227,6 +229,40 @@ def test_your_own_network(run):
     ):
         assert numbers(rf"{same}: (\S+)", text)[0] < 1e-5
     assert "no local form of reduce_max" in text
+
+
+def test_large_photographs(run, folder, random_params):
+    """In a kernel where JAX has not started, as it takes its devices then."""
+    tlc.write_image(folder / "crop.png", tlc.read_image(SHAKEN)[:192, :320])
+    model = tlc.NAFNet(4, (1,), 1, (1,), train_size=(64, 64))
+    tlc.save(folder / "tiny", model, random_params(model))
+    crop = {"PICTURE": "crop.png", "REFERENCE": "crop.png", "TASK": "./tiny", "TILE": 160}
+    text = run("06_large_photographs", alone=True, **crop)
+    assert "devices: 4 cpu" in text
+    (tile,) = numbers(r"a tile of 160 .* GiB, (\S+) of the whole", text)
+    (device,) = numbers(r"each of the devices .* GiB, (\S+) of the whole", text)
+    assert tile < 0.7 and device < 0.7
+    seams = [
+        numbers(rf"\n{way} +farthest +(\S+) of 255", text)[0]
+        for way in ("devices", "tiles", "tiles without context")
+    ]
+    assert seams[0] < 0.01 < seams[1] < seams[2]
+
+
+def test_from_another_framework(run):
+    text = run("07_from_another_framework", STEPS=3)
+    assert len(re.findall(r"the mean .* 96x96 of 384x512 pixels", text)) == 2
+    assert "the network, global        384x512 of" in text
+    assert numbers(r"the network, local +(\d+)x", text)[0] < 220  # two sites, one after the other
+    for same in (
+        "a picture of 96x96, local - global, largest",
+        "covers the picture, local - global, largest",
+        "that of the batch, largest",
+        *(("Equinox - PyTorch, global, largest",) if find_spec("torch") else ()),
+    ):
+        assert numbers(rf"{same}: (\S+)", text)[0] < 1e-5
+    assert numbers(r"local - global, largest: (\S+)\none picture", text)[0] > 1e-2
+    assert len(re.findall(r": no local form of \w+ at \d+\.py:\d+: .*\.\n", text)) == 4
 
 
 @each_notebook
