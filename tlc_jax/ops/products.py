@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 HUGE = 1e15  # and beyond, in what is summed; 1e30 in squares
@@ -49,6 +50,19 @@ def sums_along(runs: Runs, axis: int, k: int) -> Runs:
         return (x.astype(jnp.float32).sum(axis=axis, keepdims=True),)
     total = _product(_holds(length, k)[None], bounded(x, HUGE)[None], axis)
     return (jnp.where(jnp.abs(total) < HUGE / 2, total, jnp.nan),)
+
+
+@_in_parts
+def finite_sums_along(runs: Runs, axis: int, k: int) -> Runs:
+    """`sums_along` of finite numbers, by constant matrices: in ONNX these are single products."""
+    (x,) = runs
+    length = x.shape[axis]
+    if k == length:
+        return (x.sum(axis=axis, keepdims=True),)
+    start, position = np.arange(length - k + 1)[:, None], np.arange(length)
+    holds = np.float32((start <= position) & (position < start + k))
+    terms = "ol,nlwc->nowc" if axis == 1 else "ol,nhlc->nhoc"
+    return (jnp.einsum(terms, holds, x, precision="highest"),)
 
 
 @_in_parts

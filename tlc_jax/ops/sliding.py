@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from tlc_jax.ops.backends import by_backend, stored
-from tlc_jax.ops.products import Runs, moments_along, sums_along
+from tlc_jax.ops.products import Runs, finite_sums_along, moments_along, sums_along
 from tlc_jax.ops.windows import Size
 
 Merge = Callable[[Sequence[Runs], Sequence[Any]], Runs]
@@ -242,13 +242,15 @@ def _along(x: Runs, axis: int, k: int, statistic: Statistic, method: str) -> Run
     def form(method: str) -> Callable[[Runs], Runs]:
         if method == "products":
             return lambda x: statistic.products(x, axis, k)
+        if method == "finite products":
+            products = finite_sums_along if statistic is SUMS else statistic.products
+            return lambda x: products(x, axis, k)
         return lambda x: _merged(x, axis, k, statistic, method)
 
     if method != "auto":
         return form(method)(x)
-    return by_backend(
-        "window sums", {name: form(name) for name in ("products", "blocks", "edges")}, x
-    )
+    forms = "products", "finite products", "blocks", "edges"
+    return by_backend("window sums", {name: form(name) for name in forms}, x)
 
 
 def _merged(runs: Runs, axis: int, k: int, statistic: Statistic, method: str) -> Runs:
