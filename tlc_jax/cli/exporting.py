@@ -1,6 +1,5 @@
 """`tlc-jax export`: a checkpoint as one file for other runtimes."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,10 +7,11 @@ import jax
 import typer
 
 from tlc_jax.cli import common
-from tlc_jax.cli.common import UserError, console, say
+from tlc_jax.cli.common import UserError, console, parse_size, say
 from tlc_jax.files import checkpoints
 from tlc_jax.files.atomic import write_atomically
 from tlc_jax.files.limits import TooLargeError, check_pixels
+from tlc_jax.inference import exported
 from tlc_jax.inference.exported import PLATFORMS, Format
 
 FORMATS: dict[str, Format] = {".onnx": "onnx", ".stablehlo": "stablehlo"}
@@ -26,8 +26,8 @@ def export(
         str, typer.Option(metavar="WxH", help="Of the pictures that it will restore, in pixels.")
     ],
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Pictures at a time; 0 leaves it open [1].")
-    ] = 1,
+        int | None, typer.Option(min=1, max=2**16, help="Pictures at a time [1].")
+    ] = None,
     dynamic_batch: Annotated[
         bool, typer.Option("--dynamic-batch", help="Take any number of pictures at a time.")
     ] = False,
@@ -53,3 +53,49 @@ def export(
     if output.exists() and not overwrite:
         raise UserError(f"{output}: exists already; --overwrite replaces it.")
     common.check_writable(output.parent)
+    if dynamic_batch and batch is not None:
+        raise UserError(
+            f"--batch {batch}: --dynamic-batch takes any number; leave one of them out."
+        )
+    height, width = parse_size(size)
+    try:
+        check_pixels(width, height)
+    except TooLargeError as error:
+        raise UserError(f"--size {size}: {error}.") from None
+
+    folder = checkpoints.find(checkpoint)
+    model, shapes = common.open_network(folder, mode, window, dtype, settings)
+    description = checkpoints.describe(folder)
+    licence = description.get("weights_licence", "not recorded")
+    about = {
+        "checkpoint": checkpoints.network_name(folder),
+        "weights_licence": licence,
+        "source": description.get("source", "not recorded"),
+        "params_sha256": description.get("params_sha256", "not recorded"),
+    }
+    params = checkpoints.load_params(folder, shapes)
+    images = None if dynamic_batch else batch or 1
+    try:
+        with common.enough_memory(folder, "a smaller --size"), console.status(f"tracing {size}"):
+            program = exported.export(
+                model, params, (height, width), format=kind, batch=images, about=about
+            )
+    except ValueError as error:  # what this network cannot be
+        raise UserError(f"{checkpoint}: {error}") from None
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        raise UserError(
+            f"{output}: this needs onnx, which is not installed; pip install 'tlc-jax[onnx]'."
+        ) from None
+    write_atomically(output, program)
+    say(
+        f"{checkpoint} -> {output}: {type(model).__name__} {mode} in {dtype} for {size}, "
+        f"{images or 'any number of'} at a time, {len(program) / 1e6:.1f} MB, licence of the "
+        f"weights: {licence}"
+    )
+    if kind == "stablehlo":
+        say(
+            f"for {', '.join(PLATFORMS)}: JAX {jax.__version__} made it, and versions that are up "
+            "to 6 months newer or 3 weeks older run it"
+        )

@@ -1,6 +1,6 @@
 """A network with its parameters as one file, for runtimes that need none of this package."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
@@ -12,6 +12,11 @@ from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params
 from tlc_jax.ops.backends import forms_of
 from tlc_jax.ops.windows import Size
+
+try:
+    from jax.errors import InconclusiveDimensionOperation
+except ImportError:  # of older versions of JAX
+    from jax.core import InconclusiveDimensionOperation
 
 Format = Literal["stablehlo", "onnx"]
 PLATFORMS = "cpu", "cuda", "tpu"
@@ -49,12 +54,13 @@ def export(
       The contents of the file.
 
     Raises:
-      ValueError: a network for clips, a size or batch below 1, one that has to be told, an unknown
-        format, or for ONNX a `dtype` other than float32.
+      ValueError: a network for clips, a size or batch below 1, a batch that this network cannot
+        leave open, an unknown format, or for ONNX a `dtype` other than float32.
       TypeError: a module that is no `Network` with a `forward`.
       ModuleNotFoundError: `onnx` is not installed.
 
     Examples:
+      >>> import numpy as np
       >>> import tlc_jax as tlc
       >>> model, params = tlc.load("denoise")
       >>> program = tlc.export(model.clone(local_mode=True), params, (48, 64))
@@ -84,15 +90,17 @@ def export(
             program = jax_export.export(jax.jit(restore), platforms=PLATFORMS)(image)
             return bytes(program.serialize())
         return _as_onnx(restore, image, {**_about(model), **(about or {})})
-    except jax_export.InconclusiveDimensionOperation:
-        if batch is None:
-            raise ValueError(
-                f"{name} has steps that depend on how many images there are; give the batch."
-            ) from None
-        raise
+    except InconclusiveDimensionOperation:
+        raise ValueError(
+            f"{name} has steps that depend on how many images there are; give the batch."
+        ) from None
 
 
-def _as_onnx(restore, image: jax.ShapeDtypeStruct, about: Mapping[str, str]) -> bytes:
+def _as_onnx(
+    restore: Callable[[jax.Array], jax.Array],
+    image: jax.ShapeDtypeStruct,
+    about: Mapping[str, str],
+) -> bytes:
     from onnx.helper import set_model_props  # an extra
 
     from tlc_jax.inference.onnx import convert

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import math
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,8 @@ from onnx import helper, numpy_helper
 OPSET, IR_VERSION = 18, 8  # of ONNX 1.13, of 2022
 FOLDED = 2**16  # numbers; a constant is not made that is larger, and larger than what makes it
 FLOAT = onnx.TensorProto.FLOAT
-BATCH = "batch"  # the name of its size, where that is open
+IMAGE, RESTORED = "image", "restored"  # the input and the output
+
 
 Order = tuple[int, ...]
 
@@ -38,9 +39,13 @@ Value = Tensor | np.ndarray
 
 
 class Graph:
-    """Nodes, and the constants that they read."""
+    """Nodes, and the constants that they read.
 
-    def __init__(self) -> None:
+    `images` is how many images there are, perhaps as a symbol of JAX.
+    """
+
+    def __init__(self, images: Any) -> None:
+        self.images = images
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[Any, onnx.TensorProto] = {}  # equal ones are stored once
 
@@ -73,11 +78,25 @@ class Graph:
         moved = [x.order[axis] for axis in np.argsort(order)]
         return self.add("Transpose", x.name, perm=moved)
 
+    def shape(self, shape: Sequence[Any]) -> str | np.ndarray:
+        """A shape as nodes take it; where the batch is open, from that of the image."""
+        if all(isinstance(n, int) for n in shape):
+            return numbers(shape)
+        batch = self.add("Shape", IMAGE, start=0, end=1)
+        sides = (
+            numbers([n])
+            if isinstance(n, int)
+            else self.add("Mul", batch, numbers([n // self.images]))
+            for n in shape
+        )
+        return self.add("Concat", *sides, axis=0)
+
     def reshaped(self, name: str | np.ndarray, shape: Sequence[Any]) -> str:
         return self.add("Reshape", name, numbers(n if isinstance(n, int) else -1 for n in shape))
 
 
-def numbers(values: Any) -> np.ndarray:
+def numbers(values: Iterable[int]) -> np.ndarray:
+    """A list of whole numbers, as nodes take it."""
     return np.array([*values], np.int64)
 
 
@@ -95,7 +114,9 @@ def follow(graph: Graph, jaxpr: Any, constants: Sequence[Any], given: Sequence[V
         return np.asarray(x.val, x.aval.dtype) if isinstance(x, Literal) else known[x]
 
     for step in jaxpr.eqns:
-        known.update(zip(step.outvars, _follow_step(graph, step, [*map(value, step.invars)]), strict=True))
+        known.update(
+            zip(step.outvars, _follow_step(graph, step, [*map(value, step.invars)]), strict=True)
+        )
     return [*map(value, jaxpr.outvars)]
 
 
@@ -140,7 +161,9 @@ ALIKE = {
 }  # fmt: skip
 
 
-def _alike(graph: Graph, kind: str, given: Sequence[Value], shape: Any, **attributes: Any) -> Tensor:
+def _alike(
+    graph: Graph, kind: str, given: Sequence[Value], shape: Any, **attributes: Any
+) -> Tensor:
     """A node whose inputs have one order, that of the largest of them, and its output, too."""
     order = _largest(given).order
     names = [graph.laid(x, order) if len(x.shape) else graph.laid(x) for x in given]
@@ -160,7 +183,9 @@ def _rsqrt(graph: Graph, step: Any, x: Tensor) -> Tensor:
 
 
 def _erfc(graph: Graph, step: Any, x: Tensor) -> Tensor:
-    return _alike(graph, "Sub", [np.array(1, np.float32), _alike(graph, "Erf", [x], x.shape)], x.shape)
+    return _alike(
+        graph, "Sub", [np.array(1, np.float32), _alike(graph, "Erf", [x], x.shape)], x.shape
+    )
 
 
 def _square(graph: Graph, step: Any, x: Tensor) -> Tensor:
@@ -204,7 +229,9 @@ def _parts(old: Any, new: Any) -> list[tuple[list[int], list[int]]]:
     while i < len(old) or j < len(new):
         here, there, before, after = [], [], 1, 1
         while True:
-            if i < len(old) and (before == after and not here or before != after and before < after):
+            if i < len(old) and (
+                (before == after and not here) or (before != after and before < after)
+            ):
                 here, before, i = [*here, i], before * old[i], i + 1
             elif j < len(new) and (before != after or not there):
                 there, after, j = [*there, j], after * new[j], j + 1
@@ -229,7 +256,7 @@ def _broadcast(graph: Graph, step: Any, x: Value) -> Tensor:
         name = graph.reshaped(name, [aligned[axis] for axis in np.argsort(order)])
     if aligned != [*shape]:
         grown = [1 if a == n else n for a, n in zip(aligned, shape, strict=True)]
-        name = graph.add("Expand", name, numbers(grown[axis] for axis in np.argsort(order)))
+        name = graph.add("Expand", name, graph.shape([grown[axis] for axis in np.argsort(order)]))
     return Tensor(name, shape, tuple(order))
 
 
@@ -240,7 +267,8 @@ def _without(x: Tensor, axes: Sequence[int], name: str) -> Tensor:
 
 def _reduce(graph: Graph, step: Any, x: Tensor, kind: str) -> Tensor:
     axes = step.params["axes"]
-    name = graph.add(kind, x.name, numbers(x.order[axis] for axis in axes), keepdims=0) if kind != "ReduceMax" else graph.add(kind, x.name, axes=[x.order[axis] for axis in axes], keepdims=0)
+    places = numbers(x.order[axis] for axis in axes)
+    name = graph.add(kind, x.name, places, keepdims=0)
     return _without(x, axes, name)
 
 
@@ -302,10 +330,14 @@ def _pad(graph: Graph, step: Any, x: Tensor, value: np.ndarray) -> Tensor:
 
 
 def _gather(graph: Graph, step: Any, x: Tensor, where: np.ndarray) -> Tensor:
-    """Positions along one axis, as `jnp.take` reads them."""
+    """Positions along one axis, as `jnp.take` reads them, or one part of an array."""
     how, out = step.params["dimension_numbers"], step.outvars[0].aval.shape
-    axes = how.start_index_map
+    axes, sizes = how.start_index_map, step.params["slice_sizes"]
     others = tuple(axis for axis in range(len(x.shape)) if axis not in axes)
+    if isinstance(where, np.ndarray) and where.ndim == 1 and not how.collapsed_slice_dims:
+        places = zip(axes, map(int, where), strict=True)
+        cuts = [(x.order[axis], start, start + sizes[axis], 1) for axis, start in places]
+        return _cut(graph, x, cuts, out)
     taken = len(axes) == 1 and how.collapsed_slice_dims == axes and how.offset_dims == others
     if not (taken and isinstance(where, np.ndarray) and where.ndim == 2):
         raise NotImplementedError("ONNX has no rule here for this way to index an array")
@@ -318,7 +350,9 @@ def _dot(graph: Graph, step: Any, x: Value, y: Value) -> Tensor:
     for one, other, mine, its in ((x, y, of_x, of_y), (y, x, of_y, of_x)):
         constant = isinstance(other, np.ndarray) and other.ndim == 2
         if constant and not batch_x and len(mine) == 1 and len(one.shape) > 1:
-            return _by_matrix(graph, step, one, mine[0], other if its == (0,) else other.T, one is x)
+            return _by_matrix(
+                graph, step, one, mine[0], other if its == (0,) else other.T, one is x
+            )
     letters = iter(string.ascii_letters)
     names_x, names_y = ([next(letters) for _ in v.shape] for v in (x, y))
     for i, j in zip((*of_x, *batch_x), (*of_y, *batch_y), strict=True):
@@ -336,7 +370,9 @@ def _dot(graph: Graph, step: Any, x: Value, y: Value) -> Tensor:
     return Tensor(name, shape, tuple(range(len(shape))))
 
 
-def _by_matrix(graph: Graph, step: Any, x: Tensor, axis: int, matrix: np.ndarray, first: bool) -> Tensor:
+def _by_matrix(
+    graph: Graph, step: Any, x: Tensor, axis: int, matrix: np.ndarray, first: bool
+) -> Tensor:
     """One axis multiplied by a constant matrix (before, after), where it lies."""
     place, last = x.order[axis], len(x.shape) - 1
     if place == last:
@@ -403,17 +439,19 @@ RULES: dict[str, Callable[..., Value | list[Value]]] = {
 }  # fmt: skip
 
 
-def convert(function: Callable[[jax.Array], jax.Array], image: jax.ShapeDtypeStruct) -> onnx.ModelProto:
+def convert(
+    function: Callable[[jax.Array], jax.Array], image: jax.ShapeDtypeStruct
+) -> onnx.ModelProto:
     """The model of a function of one array of float32."""
     traced = jax.make_jaxpr(function)(image)
-    graph = Graph()
-    given = Tensor("image", image.shape, tuple(range(len(image.shape))))
+    graph = Graph(image.shape[0])
+    given = Tensor(IMAGE, image.shape, tuple(range(len(image.shape))))
     (result,) = follow(graph, traced.jaxpr, traced.consts, [given])
     name = graph.laid(result)
-    graph.nodes.append(helper.make_node("Identity", [name], ["restored"], name="restored"))
+    graph.nodes.append(helper.make_node("Identity", [name], [RESTORED], name=RESTORED))
     ends = []
-    for name, shape in ("image", image.shape), ("restored", traced.out_avals[0].shape):
-        sides = [n if isinstance(n, int) else BATCH for n in shape]
+    for name, shape in (IMAGE, image.shape), (RESTORED, traced.out_avals[0].shape):
+        sides = [n if isinstance(n, int) else str(n) for n in shape]
         ends.append([helper.make_tensor_value_info(name, FLOAT, sides)])
     whole = helper.make_graph(graph.nodes, "network", *ends, [*graph.constants.values()])
     opsets = [helper.make_opsetid("", OPSET)]

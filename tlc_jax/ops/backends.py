@@ -22,7 +22,10 @@ FORMS: dict[str, dict[str, str]] = {
     # runtimes of ONNX store every part of a merge; products are fast there, and what is not finite
     # in a map may spread in it.
     "window sums": {
-        "cpu": "blocks", "tpu": "products", "onnx": "finite products", "default": "edges",
+        "cpu": "blocks",
+        "tpu": "products",
+        "onnx": "finite products",
+        "default": "edges",
     },
     # The edge of a map replicated. XLA:TPU stores what it gathers, and fuses selections.
     "spread": {"tpu": "selected", "default": "gathered"},
@@ -63,9 +66,10 @@ def by_backend(operation: str, forms: Mapping[str, Callable[..., Any]], *arrays:
 
 @contextlib.contextmanager
 def forms_of(platform: str) -> Iterator[None]:
-    """Traces the forms of one platform alone ("cpu", "tpu", "cuda", "onnx"), whatever compiles them.
+    """Traces the forms of one platform alone, whatever compiles them.
 
-    For exporters, some of which know no choice, and for tests. It drops what JAX has compiled.
+    For "onnx", whose graphs know no choice, and "cpu", "tpu" or "cuda" in tests. It drops what JAX
+    has compiled.
     """
     jax.clear_caches()
     _only.append(platform)
