@@ -88,6 +88,7 @@ def export(
         raise UserError(
             f"{output}: this needs onnx, which is not installed; pip install 'tlc-jax[onnx]'."
         ) from None
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, program)
     say(
         f"{checkpoint} -> {output}: {type(model).__name__} {mode} in {dtype} for {size}, "

@@ -55,7 +55,8 @@ def export(
 
     Raises:
       ValueError: a network for clips, a size or batch below 1, a batch that this network cannot
-        leave open, an unknown format, or for ONNX a `dtype` other than float32.
+        leave open, an unknown format; for ONNX a `dtype` other than float32, or an operation that
+        none of our networks has.
       TypeError: a module that is no `Network` with a `forward`.
       ModuleNotFoundError: `onnx` is not installed.
 
@@ -90,6 +91,8 @@ def export(
             program = jax_export.export(jax.jit(restore), platforms=PLATFORMS)(image)
             return bytes(program.serialize())
         return _as_onnx(restore, image, {**_about(model), **(about or {})})
+    except NotImplementedError as error:
+        raise ValueError(f"{name} cannot be written as ONNX: {error}.") from None
     except InconclusiveDimensionOperation:
         raise ValueError(
             f"{name} has steps that depend on how many images there are; give the batch."

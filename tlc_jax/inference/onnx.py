@@ -19,10 +19,8 @@ from jax.extend.core import Literal
 from onnx import helper, numpy_helper
 
 OPSET, IR_VERSION = 18, 8  # of ONNX 1.13, of 2022
-FOLDED = 2**16  # numbers; a constant is not made that is larger, and larger than what makes it
-FLOAT = onnx.TensorProto.FLOAT
+FOLDED = 2**16  # numbers; one value is not made into a larger array of it here
 IMAGE, RESTORED = "image", "restored"  # the input and the output
-
 
 Order = tuple[int, ...]
 
@@ -53,13 +51,16 @@ class Graph:
         """Append a node; the name of its output, or a list of them if there are several."""
         name = f"{kind}_{len(self.nodes)}"
         names = [name] if outputs == 1 else [f"{name}_{i}" for i in range(outputs)]
-        given = [x if isinstance(x, str) else self._constant(x) for x in inputs]
+        given = [*map(self.named, inputs)]
         self.nodes.append(helper.make_node(kind, given, names, name=name, **attributes))
         return name if outputs == 1 else names
 
-    def _constant(self, x: np.ndarray) -> str:
+    def named(self, x: str | np.ndarray) -> str:
+        """The name of a tensor; that of an array, which becomes a constant."""
+        if isinstance(x, str):
+            return x
         x = np.ascontiguousarray(x).reshape(x.shape)
-        key = x.dtype, x.shape, hashlib.sha256(x).digest()
+        key = x.dtype, x.shape, hashlib.sha256(x.data).digest()
         if key not in self.constants:
             name = f"constant_{len(self.constants)}"
             self.constants[key] = numpy_helper.from_array(x, name)
@@ -69,13 +70,13 @@ class Graph:
         """What holds the axes of x in this order, by default their own."""
         order = order or tuple(range(len(x.shape)))
         if isinstance(x, np.ndarray):
-            return np.transpose(x, np.argsort(order)) if x.ndim else x
+            return np.transpose(x, inverse(order)) if x.ndim else x
         if x.order == order:
             return x.name
         long = [axis for axis, n in enumerate(x.shape) if n != 1]
         if sorted(long, key=x.order.__getitem__) == sorted(long, key=order.__getitem__):
-            return self.reshaped(x.name, [x.shape[axis] for axis in np.argsort(order)])
-        moved = [x.order[axis] for axis in np.argsort(order)]
+            return self.reshaped(x.name, [x.shape[axis] for axis in inverse(order)])
+        moved = [x.order[axis] for axis in inverse(order)]
         return self.add("Transpose", x.name, perm=moved)
 
     def shape(self, shape: Sequence[Any]) -> str | np.ndarray:
@@ -100,9 +101,9 @@ def numbers(values: Iterable[int]) -> np.ndarray:
     return np.array([*values], np.int64)
 
 
-def rank(order: Sequence[int]) -> Order:
-    """The order of some axes, from the places where they lie among others."""
-    return tuple(map(int, np.argsort(np.argsort(order))))
+def inverse(axes: Sequence[int]) -> Order:
+    """The axis at each place, from the place of each axis, and the reverse."""
+    return tuple(map(int, np.argsort(axes)))
 
 
 def follow(graph: Graph, jaxpr: Any, constants: Sequence[Any], given: Sequence[Value]) -> list:
@@ -111,12 +112,12 @@ def follow(graph: Graph, jaxpr: Any, constants: Sequence[Any], given: Sequence[V
     known.update(zip(jaxpr.invars, given, strict=True))
 
     def value(x: Any) -> Value:
-        return np.asarray(x.val, x.aval.dtype) if isinstance(x, Literal) else known[x]
+        dtype = x.aval.dtype
+        return np.asarray(x.val, dtype) if isinstance(x, Literal) else known[x]
 
     for step in jaxpr.eqns:
-        known.update(
-            zip(step.outvars, _follow_step(graph, step, [*map(value, step.invars)]), strict=True)
-        )
+        results = _follow_step(graph, step, [*map(value, step.invars)])
+        known.update(zip(step.outvars, results, strict=True))
     return [*map(value, jaxpr.outvars)]
 
 
@@ -141,7 +142,7 @@ def _follow_step(graph: Graph, step: Any, given: list[Value]) -> list[Value]:
 
 
 def _spreads(step: Any) -> bool:
-    """Whether the result is large only for what there is to it, or its size is not known."""
+    """Whether the result repeats few values very often, or an unknown number of times."""
     shape = step.outvars[0].aval.shape
     if not all(isinstance(n, int) for n in shape):
         return True
@@ -178,14 +179,12 @@ def _largest(given: Sequence[Value]) -> Tensor:
 
 
 def _rsqrt(graph: Graph, step: Any, x: Tensor) -> Tensor:
-    root = _alike(graph, "Sqrt", [x], x.shape)
-    return _alike(graph, "Reciprocal", [root], x.shape)
+    return _alike(graph, "Reciprocal", [_alike(graph, "Sqrt", [x], x.shape)], x.shape)
 
 
 def _erfc(graph: Graph, step: Any, x: Tensor) -> Tensor:
-    return _alike(
-        graph, "Sub", [np.array(1, np.float32), _alike(graph, "Erf", [x], x.shape)], x.shape
-    )
+    one = np.array(1, np.float32)
+    return _alike(graph, "Sub", [one, _alike(graph, "Erf", [x], x.shape)], x.shape)
 
 
 def _square(graph: Graph, step: Any, x: Tensor) -> Tensor:
@@ -218,9 +217,9 @@ def _reshape(graph: Graph, step: Any, x: Value) -> Tensor:
     places = [min((x.order[axis] for axis in old), default=-1) for old, _ in parts]
     parts = [parts[i] for i in sorted(range(len(parts)), key=places.__getitem__)]
     old, new = ([axis for part in parts for axis in part[side]] for side in (0, 1))
-    name = graph.laid(x, tuple(map(int, np.argsort(old))))
+    name = graph.laid(x, inverse(old))
     name = graph.reshaped(name, [shape[axis] for axis in new])
-    return Tensor(name, shape, tuple(map(int, np.argsort(new))))
+    return Tensor(name, shape, inverse(new))
 
 
 def _parts(old: Any, new: Any) -> list[tuple[list[int], list[int]]]:
@@ -253,16 +252,18 @@ def _broadcast(graph: Graph, step: Any, x: Value) -> Tensor:
         order[axis] = place
     name = x.name
     if added:
-        name = graph.reshaped(name, [aligned[axis] for axis in np.argsort(order)])
+        name = graph.reshaped(name, [aligned[axis] for axis in inverse(order)])
     if aligned != [*shape]:
         grown = [1 if a == n else n for a, n in zip(aligned, shape, strict=True)]
-        name = graph.add("Expand", name, graph.shape([grown[axis] for axis in np.argsort(order)]))
+        name = graph.add("Expand", name, graph.shape([grown[axis] for axis in inverse(order)]))
     return Tensor(name, shape, tuple(order))
 
 
 def _without(x: Tensor, axes: Sequence[int], name: str) -> Tensor:
     kept = [axis for axis in range(len(x.shape)) if axis not in axes]
-    return Tensor(name, tuple(x.shape[a] for a in kept), rank([x.order[a] for a in kept]))
+    return Tensor(
+        name, tuple(x.shape[a] for a in kept), inverse(inverse([x.order[a] for a in kept]))
+    )
 
 
 def _reduce(graph: Graph, step: Any, x: Tensor, kind: str) -> Tensor:
@@ -273,7 +274,13 @@ def _reduce(graph: Graph, step: Any, x: Tensor, kind: str) -> Tensor:
 
 
 def _squeeze(graph: Graph, step: Any, x: Tensor) -> Tensor:
-    axes = step.params["dimensions"]
+    return _dropped(graph, x, step.params["dimensions"])
+
+
+def _dropped(graph: Graph, x: Tensor, axes: Sequence[int]) -> Tensor:
+    """Without these axes of length 1."""
+    if not axes:
+        return x
     return _without(x, axes, graph.add("Squeeze", x.name, numbers(x.order[axis] for axis in axes)))
 
 
@@ -324,7 +331,7 @@ def _pad(graph: Graph, step: Any, x: Tensor, value: np.ndarray) -> Tensor:
         raise NotImplementedError("ONNX has no padding between positions")
     if not any(low + high):
         return x
-    stored = np.argsort(x.order)
+    stored = inverse(x.order)
     around = numbers([*(low[axis] for axis in stored), *(high[axis] for axis in stored)])
     return Tensor(graph.add("Pad", x.name, around, value), step.outvars[0].aval.shape, x.order)
 
@@ -334,10 +341,10 @@ def _gather(graph: Graph, step: Any, x: Tensor, where: np.ndarray) -> Tensor:
     how, out = step.params["dimension_numbers"], step.outvars[0].aval.shape
     axes, sizes = how.start_index_map, step.params["slice_sizes"]
     others = tuple(axis for axis in range(len(x.shape)) if axis not in axes)
-    if isinstance(where, np.ndarray) and where.ndim == 1 and not how.collapsed_slice_dims:
+    if isinstance(where, np.ndarray) and where.ndim == 1:
         places = zip(axes, map(int, where), strict=True)
         cuts = [(x.order[axis], start, start + sizes[axis], 1) for axis, start in places]
-        return _cut(graph, x, cuts, out)
+        return _dropped(graph, _cut(graph, x, cuts, sizes), how.collapsed_slice_dims)
     taken = len(axes) == 1 and how.collapsed_slice_dims == axes and how.offset_dims == others
     if not (taken and isinstance(where, np.ndarray) and where.ndim == 2):
         raise NotImplementedError("ONNX has no rule here for this way to index an array")
@@ -348,11 +355,11 @@ def _gather(graph: Graph, step: Any, x: Tensor, where: np.ndarray) -> Tensor:
 def _dot(graph: Graph, step: Any, x: Value, y: Value) -> Tensor:
     (of_x, of_y), (batch_x, batch_y) = step.params["dimension_numbers"]
     for one, other, mine, its in ((x, y, of_x, of_y), (y, x, of_y, of_x)):
-        constant = isinstance(other, np.ndarray) and other.ndim == 2
-        if constant and not batch_x and len(mine) == 1 and len(one.shape) > 1:
-            return _by_matrix(
-                graph, step, one, mine[0], other if its == (0,) else other.T, one is x
-            )
+        if not (isinstance(one, Tensor) and isinstance(other, np.ndarray)):
+            continue
+        if other.ndim == 2 and len(mine) == 1 and not batch_x:
+            matrix = other if its == (0,) else other.T
+            return _by_matrix(graph, step, one, mine[0], matrix, one is x)
     letters = iter(string.ascii_letters)
     names_x, names_y = ([next(letters) for _ in v.shape] for v in (x, y))
     for i, j in zip((*of_x, *batch_x), (*of_y, *batch_y), strict=True):
@@ -363,7 +370,7 @@ def _dot(graph: Graph, step: Any, x: Value, y: Value) -> Tensor:
     terms = []
     for value, names in ((x, names_x), (y, names_y)):
         order = value.order if isinstance(value, Tensor) else range(value.ndim)
-        terms.append("".join(names[axis] for axis in np.argsort(order)))
+        terms.append("".join(names[axis] for axis in inverse(order)))
     stored = [v.name if isinstance(v, Tensor) else v for v in (x, y)]
     name = graph.add("Einsum", *stored, equation=f"{terms[0]},{terms[1]}->{''.join(out)}")
     shape = step.outvars[0].aval.shape
@@ -391,8 +398,10 @@ def _by_matrix(
 def _convolve(graph: Graph, step: Any, x: Tensor, kernel: Value) -> Tensor:
     p = step.params
     x_spec, kernel_spec, out_spec = p["dimension_numbers"]
-    x_name = graph.laid(x, rank(x_spec) if False else tuple(map(int, np.argsort(x_spec))))
-    kernel = graph.laid(kernel, tuple(map(int, np.argsort(kernel_spec))))  # (O, I, height, width)
+    x_name = graph.laid(x, inverse(x_spec))
+    if not isinstance(kernel, np.ndarray):
+        raise NotImplementedError("ONNX has no rule here for a kernel that is no parameter")
+    kernel = kernel.transpose(kernel_spec)  # (O, I, height, width)
     grown, padding = p["lhs_dilation"], np.array(p["padding"])
     if set(grown) == {1}:
         how = {"strides": p["window_strides"], "group": p["feature_group_count"]}
@@ -402,7 +411,7 @@ def _convolve(graph: Graph, step: Any, x: Tensor, kernel: Value) -> Tensor:
         padding = np.array(kernel.shape[2:])[:, None] - 1 - padding
         kernel = kernel.swapaxes(0, 1)[:, :, ::-1, ::-1]
         name = graph.add("ConvTranspose", x_name, kernel, pads=padding.T.ravel(), strides=grown)
-    return Tensor(name, step.outvars[0].aval.shape, tuple(map(int, np.argsort(out_spec))))
+    return Tensor(name, step.outvars[0].aval.shape, inverse(out_spec))
 
 
 def _scan(graph: Graph, step: Any, *given: Value) -> list[Value]:
@@ -447,12 +456,16 @@ def convert(
     graph = Graph(image.shape[0])
     given = Tensor(IMAGE, image.shape, tuple(range(len(image.shape))))
     (result,) = follow(graph, traced.jaxpr, traced.consts, [given])
-    name = graph.laid(result)
+    name = graph.named(graph.laid(result))
     graph.nodes.append(helper.make_node("Identity", [name], [RESTORED], name=RESTORED))
-    ends = []
-    for name, shape in (IMAGE, image.shape), (RESTORED, traced.out_avals[0].shape):
+
+    def described(name: str, shape: Sequence[Any]) -> onnx.ValueInfoProto:
         sides = [n if isinstance(n, int) else str(n) for n in shape]
-        ends.append([helper.make_tensor_value_info(name, FLOAT, sides)])
-    whole = helper.make_graph(graph.nodes, "network", *ends, [*graph.constants.values()])
+        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sides)
+
+    inputs = [described(IMAGE, image.shape)]
+    outputs = [described(RESTORED, result.shape)]
+    constants = [*graph.constants.values()]
+    whole = helper.make_graph(graph.nodes, "network", inputs, outputs, constants)
     opsets = [helper.make_opsetid("", OPSET)]
     return helper.make_model(whole, opset_imports=opsets, ir_version=IR_VERSION)
