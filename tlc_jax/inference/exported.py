@@ -45,7 +45,8 @@ def export(
       size: (H, W) of the images, in pixels.
       format: "stablehlo", as `jax.export` serializes it, for CPUs, CUDA and TPUs at once;
         `jax.export.deserialize` reads it. Or "onnx", for ONNX Runtime, OpenVINO and others, which
-        needs the extra `onnx` and computes in float32 unless the runtime is told otherwise.
+        needs the extra `onnx` and computes in float32 unless the runtime is told otherwise. While
+        that is made no other thread may trace, and what JAX has compiled is dropped.
       batch: how many images the program takes at a time; `None` leaves that open.
       about: more to say in the metadata of an ONNX model than what it is of: the licence of the
         weights, or where they come from.
