@@ -27,7 +27,7 @@ LEVEL = {room: level for level, rooms in LEVELS.items() for room in rooms}
 OPS_MAY_IMPORT = sys.stdlib_module_names | {"jax", "numpy", "chex", "tlc_jax"}
 NEVER_IN_THE_LIBRARY = {"torch", "tests", "benchmarks"}
 HEAVY = {"torch", "orbax", "typer", "rich", "PIL", "av", "lmdb", "matplotlib", "scipy", "grain"}
-HEAVY |= {"gradio", "playwright", "pydantic", "ray"}
+HEAVY |= {"gradio", "playwright", "pydantic", "ray", "onnx"}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

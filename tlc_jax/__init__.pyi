@@ -7,6 +7,7 @@ from .files.pictures import ImageError, read_image
 from .files.writing import write_image
 from .inference.buckets import choose_buckets
 from .inference.clips import restore_clip
+from .inference.exported import export
 from .inference.guard import restore_guarded
 from .inference.programs import planned_memory
 from .inference.sites import Site, sites
@@ -45,6 +46,7 @@ __all__ = [
     "choose_buckets",
     "download",
     "evaluation",
+    "export",
     "files",
     "inference",
     "jobs",

@@ -12,6 +12,7 @@ import typer
 
 from tlc_jax.cli.common import ERRORS, UserError, complain, say
 from tlc_jax.cli.evaluating import evaluate
+from tlc_jax.cli.exporting import export
 from tlc_jax.cli.restoring import restore
 from tlc_jax.cli.serving import serve_page
 from tlc_jax.cli.training import train
@@ -53,7 +54,7 @@ def _options(
     _shown["debug"] = debug
 
 
-for command in (restore, evaluate, train, models, download, convert, info):
+for command in (restore, evaluate, train, models, download, convert, info, export):
     app.command()(command)
 app.command("app")(serve_page)
 

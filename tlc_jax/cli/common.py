@@ -33,6 +33,7 @@ from tlc_jax.inference.ways import Precision
 from tlc_jax.jobs import JobError
 from tlc_jax.layers import Network
 from tlc_jax.layers.network import Params, abstract_params
+from tlc_jax.ops.windows import Size
 
 T = TypeVar("T")
 Watch = Callable[..., None]
@@ -175,6 +176,15 @@ def open_network(
         dtype=None if dtype == "float32" else jnp.dtype(dtype),
     )
     return model, shapes
+
+
+def parse_size(wanted: str) -> Size:
+    """(H, W) of what --size names, in pixels."""
+    width_height = re.fullmatch(r"(\d{1,6})x(\d{1,6})", wanted, re.ASCII)
+    if width_height is None or "0" in width_height.groups():
+        raise UserError(f"--size {wanted}: give width x height in pixels, as in --size 1280x720.")
+    width, height = map(int, width_height.groups())
+    return height, width
 
 
 def parse_devices(wanted: str, option: str = "--devices") -> int:

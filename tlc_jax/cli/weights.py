@@ -1,7 +1,6 @@
 """`tlc-jax models`, `download`, `convert` and `info`: what is published, and checkpoints."""
 
 import itertools
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -129,9 +128,7 @@ def info(
             raise UserError(f"{output}: exists already; --overwrite replaces it.")
         picture = read_image(plot)
         size = f"{picture.shape[1]}x{picture.shape[0]}"
-    width_height = re.fullmatch(r"(\d{1,6})x(\d{1,6})", size or "1x1")
-    if width_height is None or "0" in width_height.groups():
-        raise UserError(f"--size {size}: give width x height in pixels, as in --size 1280x720.")
+    height, width = common.parse_size(size or "1x1")
     folder = common.find_checkpoint(checkpoint)
     description = checkpoints.describe(folder)
     config = description.pop("config")
@@ -141,9 +138,8 @@ def info(
         return
     model, _ = common.open_network(folder, "local", window, dtype, settings)
     # No table of rich's: it would cut the names to the width of the terminal.
-    line = "{:12}{:12}{:12}{}".format
+    line = "{:12}{:15}{:15}{}".format
     say(line("statistics", "map", "window", "site"))
-    width, height = map(int, width_height.groups())
     found = sites(model, (height, width))
     for site in found:
         (h, w), (k_h, k_w) = site.size, site.window

@@ -81,7 +81,9 @@ class TransformerBlock(nn.Module):
         x = x + TransposedAttention(self.heads, self.use_bias, self.dtype, name="attn")(y)
         y = LayerNorm(1e-5, self.norm_bias, self.dtype, name="norm2")(x)
         feed_forward = FeedForward(self.expansion, self.use_bias, self.dtype, name="ffn")
-        widest = 2 * int(y.shape[-1] * self.expansion) * y.nbytes // y.shape[-1]
+        n, h, w, c = y.shape
+        images = n if isinstance(n, int) else 1  # it is open in a program that is exported
+        widest = images * h * w * 2 * int(c * self.expansion) * y.dtype.itemsize
         return x + InStrips(name="strips")(feed_forward, y, -(-widest // MOST_BYTES), 1)
 
 

@@ -13,11 +13,20 @@ from jax import lax
 
 Arrays = TypeVar("Arrays", bound=jax.Array | tuple[jax.Array, ...])
 
-# operation: the name of its form on each platform. CPUs were measured; TPUs (v5e) and GPUs (H100)
-# by the bytes that XLA plans to move.
+ONNX = "onnx"  # what its runtimes want; no platform of XLA's, so that only `forms_of` chooses it
+
+# operation: the name of its form on each platform. CPUs and ONNX were measured; TPUs (v5e) and GPUs
+# (H100) by the bytes that XLA plans to move.
 FORMS: dict[str, dict[str, str]] = {
-    # Sums over a sliding window. A TPU lays strided slices out anew, and has products to spare.
-    "window sums": {"cpu": "blocks", "tpu": "products", "default": "edges"},
+    # Sums over a sliding window. A TPU lays strided slices out anew, and has products to spare. The
+    # runtimes of ONNX store every part of a merge; products are fast there, and what is not finite
+    # in a map may spread in it.
+    "window sums": {
+        "cpu": "blocks",
+        "tpu": "products",
+        "onnx": "finite products",
+        "default": "edges",
+    },
     # The edge of a map replicated. XLA:TPU stores what it gathers, and fuses selections.
     "spread": {"tpu": "selected", "default": "gathered"},
     # 1x1 convolutions. XLA:TPU copies a map to make rows of it; XLA:CPU, for a gradient, if not.
@@ -32,6 +41,8 @@ FORMS: dict[str, dict[str, str]] = {
     "parts": {"tpu": "apart", "default": "cut"},
     # Attention between channels in overlapping windows.
     "attention": {"tpu": "masks", "default": "tiles"},
+    # Depthwise convolutions. XLA:CPU takes 40 times as long for a grouped one.
+    "depthwise": {"onnx": "grouped", "default": "products"},
     # The gradient of a depthwise kernel.
     "depthwise kernel": {"cpu": "image by image", "default": "at once"},
     # XLA:CPU fuses cheap operations into each of their readers, and computes them again.
@@ -47,14 +58,18 @@ def by_backend(operation: str, forms: Mapping[str, Callable[..., Any]], *arrays:
     named = FORMS[operation]
     if _only:
         return forms[named.get(_only[-1], named["default"])](*arrays)
+    named = {name: form for name, form in named.items() if name != ONNX}
+    if len(named) == 1:
+        return forms[named["default"]](*arrays)
     return lax.platform_dependent(*arrays, **{name: forms[form] for name, form in named.items()})
 
 
 @contextlib.contextmanager
 def forms_of(platform: str) -> Iterator[None]:
-    """Traces the forms of one platform alone ("cpu", "tpu", "cuda"), whatever compiles them.
+    """Traces the forms of one platform alone, whatever compiles them.
 
-    For exporters, some of which know no choice, and for tests. It drops what JAX has compiled.
+    For "onnx", whose graphs know no choice, and "cpu", "tpu" or "cuda" in tests. It drops what JAX
+    has compiled.
     """
     jax.clear_caches()
     _only.append(platform)

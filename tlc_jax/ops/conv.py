@@ -125,10 +125,21 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, border: int = 0) -> jax.Arra
     k = kernel.shape[0] if kernel.ndim else 0
     with refusing(f"the kernel is (k, k, 1, {c}) with k odd for {c} channels, got {got}."):
         chex.assert_shape(kernel, (k | 1, k | 1, 1, c))  # an even k is not k | 1
-    weights = kernel.astype(jnp.float32).reshape(k**2, 1, 1, 1, c)
-    shifted = _shifted(_pad(x, k // 2 - border), k)
-    taps = [x.astype(jnp.float32) * w for x, w in zip(shifted, weights, strict=True)]
-    return functools.reduce(operator.add, taps).astype(x.dtype)
+    around = k // 2 - border
+
+    def grouped(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        padding = [(around, around)] * 2
+        return lax.conv_general_dilated(
+            x, kernel, (1, 1), padding, dimension_numbers=NHWC, feature_group_count=c
+        )
+
+    def products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        weights = kernel.astype(jnp.float32).reshape(k**2, 1, 1, 1, c)
+        shifted = _shifted(_pad(x, around), k)
+        taps = [x.astype(jnp.float32) * w for x, w in zip(shifted, weights, strict=True)]
+        return functools.reduce(operator.add, taps).astype(x.dtype)
+
+    return by_backend("depthwise", {"grouped": grouped, "products": products}, x, kernel)
 
 
 def _shifted(padded: jax.Array, k: int) -> list[jax.Array]:

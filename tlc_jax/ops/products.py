@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 HUGE = 1e15  # and beyond, in what is summed; 1e30 in squares
@@ -88,6 +89,46 @@ def moments_along(runs: Runs, axis: int, k: int) -> Runs:
     shift = total / k
     variance = jnp.maximum(square / k - jnp.square(shift), 0)
     return jnp.where(fine, origin + shift, jnp.nan), jnp.where(fine, variance, jnp.nan)
+
+
+@_in_parts
+def finite_sums_along(runs: Runs, axis: int, k: int) -> Runs:
+    """`sums_along` where all is finite, by a constant matrix: in ONNX a single product."""
+    (x,) = runs
+    if k == x.shape[axis]:
+        return (x.sum(axis=axis, keepdims=True),)
+    start, position = np.ogrid[: x.shape[axis] - k + 1, : x.shape[axis]]
+    return (_matrix_product((start <= position) & (position < start + k), x, axis),)
+
+
+@_in_parts
+def finite_moments_along(runs: Runs, axis: int, k: int) -> Runs:
+    """`moments_along` where all is finite, by constant matrices."""
+    mean, variance = runs
+    length = mean.shape[axis]
+    if k == length:
+        return _whole(mean, variance, axis)
+    start, position = np.ogrid[: length - k + 1, :length]
+    held = (start <= position) & (position < start + k)
+
+    def anchor(number: np.ndarray) -> jax.Array:
+        places = np.minimum(number.ravel(), (length - 1) // k) * k
+        return jnp.take(mean, places, axis=axis, mode="clip")
+
+    own = -(-start // k)  # the anchor that a run holds
+    total, square = jnp.zeros((), mean.dtype), jnp.zeros((), mean.dtype)
+    for number in (position // k, position // k + 1):
+        deviation = mean - anchor(number)
+        holds = held & (number == own)
+        total = total + _matrix_product(holds, deviation, axis)
+        square = square + _matrix_product(holds, jnp.square(deviation) + variance, axis)
+    shift = total / k
+    return anchor(own) + shift, jnp.maximum(square / k - jnp.square(shift), 0)
+
+
+def _matrix_product(holds: np.ndarray, x: jax.Array, axis: int) -> jax.Array:
+    terms = "ol,nlwc->nowc" if axis == 1 else "ol,nhlc->nhoc"
+    return jnp.einsum(terms, holds.astype(np.float32), x.astype(jnp.float32), precision="highest")
 
 
 def _whole(mean: jax.Array, variance: jax.Array, axis: int) -> Runs:

@@ -18,7 +18,13 @@ import numpy as np
 from jax import lax
 
 from tlc_jax.ops.backends import by_backend, stored
-from tlc_jax.ops.products import Runs, moments_along, sums_along
+from tlc_jax.ops.products import (
+    Runs,
+    finite_moments_along,
+    finite_sums_along,
+    moments_along,
+    sums_along,
+)
 from tlc_jax.ops.windows import Size
 
 Merge = Callable[[Sequence[Runs], Sequence[Any]], Runs]
@@ -36,6 +42,7 @@ class Statistic(NamedTuple):
     first: Callable[[jax.Array], Runs]  # of single positions
     merge: Merge
     products: Callable[[Runs, int, int], Runs]  # all runs of k along an axis
+    finite: Callable[[Runs, int, int], Runs]  # the same, of finite numbers alone
     whole: Callable[[jax.Array], Runs]  # of the whole map, from single positions
     # Gradient of x, from x, its runs of k, their gradients, k, and sums over a position's runs.
     back: Callable[[Runs, Runs, Runs, int, Callable[[jax.Array], jax.Array]], Runs]
@@ -84,6 +91,7 @@ SUMS = Statistic(
     first=lambda x: (x,),
     merge=_merge_sums,
     products=sums_along,
+    finite=finite_sums_along,
     whole=lambda x: (x.astype(jnp.float32).sum(axis=(1, 2), keepdims=True),),
     back=lambda x, y, gradient, k, held: (held(gradient[0]),),
 )
@@ -91,6 +99,7 @@ MOMENTS = Statistic(
     first=_first_moments,
     merge=_merge_moments,
     products=moments_along,
+    finite=finite_moments_along,
     whole=lambda x: _whole_moments(x.astype(jnp.float32)),
     back=_moments_back,
 )
@@ -242,13 +251,14 @@ def _along(x: Runs, axis: int, k: int, statistic: Statistic, method: str) -> Run
     def form(method: str) -> Callable[[Runs], Runs]:
         if method == "products":
             return lambda x: statistic.products(x, axis, k)
+        if method == "finite products":
+            return lambda x: statistic.finite(x, axis, k)
         return lambda x: _merged(x, axis, k, statistic, method)
 
     if method != "auto":
         return form(method)(x)
-    return by_backend(
-        "window sums", {name: form(name) for name in ("products", "blocks", "edges")}, x
-    )
+    forms = "products", "finite products", "blocks", "edges"
+    return by_backend("window sums", {name: form(name) for name in forms}, x)
 
 
 def _merged(runs: Runs, axis: int, k: int, statistic: Statistic, method: str) -> Runs:
