@@ -3,6 +3,9 @@
 Convolutions of ONNX take NCHW, those of the networks NHWC. So a tensor here has the axes of its
 array in any order, transpositions only change which, and a node is made where an order is needed:
 between convolutions the maps stay NCHW. What follows from constants alone is computed here.
+
+The package jax2onnx does this for more functions; its 0.17 asks for an orbax-checkpoint older than
+the one that is used here, and transposes maps around each convolution.
 """
 
 import functools
