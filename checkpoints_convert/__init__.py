@@ -40,6 +40,8 @@ RELEASES = {
     for name, release in module.RELEASES.items()
 }
 
+# Of weight and spectral norm, pruning and adapters.
+CHANGED = re.compile(r"_(orig|mask|g|v|u)$|\.parametrizations\.|lora_|\.base_layer\.")
 ONLY_RELEASES = (
     "only networks as their authors publish them are converted; for one of your own, see "
     "tlc_jax.localize."
@@ -125,6 +127,9 @@ def convert_file(
     """
     if destination is not None:
         check_absent(Path(destination))
+    if licence is not None and not (licence.strip() and licence.isprintable()):
+        raise ConversionError(f"licence {licence!r}: say it in one line.")
+    overrides = {name: tuple(x) if isinstance(x, list) else x for name, x in overrides.items()}
     if not published.is_address(source):
         return _install(Path(source), destination, part, licence, half, overrides)
     with published.fetched(os.fspath(source)) as came:
@@ -156,17 +161,25 @@ def _install(
         told["source"]["part"] = printable(found.name)
     # Its authors' own address tells whose it is, as the bytes of a copy do.
     known = catalogue.of_digest(told["source"]["sha256"])
+    # So may its name, where the bytes are not known.
+    named = catalogue.FILES.get(source.name)
+    if named and (named.sha256 or model != type(model).variant(named.variant)):
+        named = None
     if came is not None:
         told["source"] |= {key: printable(text) for key, text in came.origin.items()}
         if one := came.published:
             known = one
-            told |= {"task": one.task, "dataset": one.dataset}
             destination = home() / one.name if destination is None else destination
+    if one := known or named:
+        told |= {"task": one.task, "dataset": one.dataset}
     if destination is None:
         # What the hub's client has fetched is a link to a file that is called by its digest.
         file = source if came is not None else real_path(source)
         rest = told["dataset"] if is_package(source) and told["dataset"] else file.stem
-        destination = home() / catalogue.checkpoint_name(found.network, printable(rest))
+        name = catalogue.checkpoint_name(found.network, printable(rest))
+        if catalogue.named(name) and not (known or named or is_package(source)):
+            name += f"-{told['source']['sha256'][:8]}"  # which is another's
+        destination = home() / name
     if licence is None:
         licence = catalogue.LICENCES[found.network]
         if known is None:
@@ -228,6 +241,8 @@ def _fit(part: Part, source: Source, overrides: Mapping[str, Any]) -> tuple[Netw
     except Exception as error:  # whatever unforeseen shapes lead to
         missing = isinstance(error, KeyError)
         reason = f"{error} is missing" if missing else f"an unexpected shape: {error}"
+        if odd := next(filter(CHANGED.search, part.tensors), None):
+            reason += f"; {odd} is of a change that has to be merged or removed first"
         raise ConversionError(
             f"{whose} like {cls.__name__}, but its configuration cannot be told ({reason}); "
             f"{ONLY_RELEASES}"
@@ -254,14 +269,15 @@ def _same(one: tuple[Part, Network, Params], other: tuple[Part, Network, Params]
 
 
 def _told(source: Path) -> dict[str, Any]:
-    """What the name of a published file tells of its weights."""
-    known = catalogue.FILES.get(source.name)
+    """What a file tells of its weights by itself."""
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    copied = source.name in catalogue.FILES  # so it does not tell what else it may be
+    tasks = (task for mark, task in TASKS if re.search(mark, source.name, re.I) and not copied)
     return {
         "source": {"file": printable(source.name), "sha256": digest},
-        "task": next((task for mark, task in TASKS if re.search(mark, source.name, re.I)), None),
-        "dataset": known.dataset if known else None,
+        "task": next(tasks, None),
+        "dataset": None,
     }
 
 

@@ -17,6 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from tlc_jax.files.printable import printable
 from tlc_jax.layers.network import Params
 
+LISTED = 30  # problems, at most
 Shapes = Mapping[str, tuple[int, ...]]
 Config = dict[str, Any]  # fields of a network
 Transform = Callable[[np.ndarray], np.ndarray]
@@ -139,7 +140,9 @@ def fill(
         problems.append(f"{missing}{path}: no tensor for this parameter")
     if problems:
         count = f"{len(problems)} tensors do" if len(problems) > 1 else "1 tensor does"
-        raise ConversionError("\n  ".join([f"{count} not fit:", *sorted(problems)]))
+        more = len(problems) - LISTED
+        rest = [f"and {more} more"] if more > 0 else []
+        raise ConversionError("\n  ".join([f"{count} not fit:", *sorted(problems)[:LISTED], *rest]))
     return unflatten_dict(filled, sep="/")
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from checkpoints_convert.engine import ConversionError, Release
-from checkpoints_convert.pth import Tensor
+from checkpoints_convert.pth import ADVICE, Tensor
 
 DEEPEST = 24  # dictionaries in one another; modules that are saved whole have two for each
 MOST = 2**17  # names, of which networks and optimizers have thousands
@@ -54,7 +54,7 @@ def find_parts(content: Any, releases: Mapping[str, Release]) -> list[Part]:
             raise ConversionError(f"names two tensors {name}; leave one of them out.")
         flat[name] = tensor
     if not flat:
-        raise ConversionError("holds no tensors; name a published checkpoint.")
+        raise ConversionError(f"holds no tensors with names of a network; {ADVICE}")
     places = {
         (found[1], network)
         for network, release in releases.items()
@@ -86,10 +86,11 @@ def _flat(content: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str | 
     """All tensors, by the names on the way to them with dots between; what is not one has none."""
     if is_tensor(content):
         yield BETWEEN.sub("", name), content
-    elif isinstance(content, Mapping) and depth < DEEPEST:
+    elif isinstance(content, Mapping | list | tuple) and depth < DEEPEST:
         yield None, content
-        for key, inner in content.items():
-            if isinstance(key, str):
+        inside = content.items() if isinstance(content, Mapping) else enumerate(content)
+        for key, inner in inside:
+            if isinstance(key, str | int):
                 below = name if key in OF_MODULES else f"{name}.{key}".lstrip(".")
                 yield from _flat(inner, below, depth + 1)
 

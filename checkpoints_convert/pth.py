@@ -37,7 +37,10 @@ KINDS = {  # of numbers, by what PyTorch calls the storage
     "BoolStorage": np.dtype("?"),
 }
 # Nothing of these is called here either, but no weights name them: what does is out for harm.
-HARM = ("os", "posix", "nt", "subprocess", "sys", "runpy", "pty", "importlib", "socket", "ctypes")
+HARM = {
+    *("os", "posix", "nt", "subprocess", "sys", "runpy", "pty", "importlib", "socket", "ctypes"),
+    *("io", "_io", "shutil", "webbrowser", "code", "pickle", "commands"),
+}
 HARM_OF_BUILTINS = ("eval", "exec", "compile", "getattr", "__import__", "open", "globals")
 ADVICE = (
     "in the program that made it, write only the tensors, with "
@@ -107,7 +110,9 @@ class _Call:
         raise pickle.UnpicklingError("a function has no state")
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Any:
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> Any:
+    if any(more[2:]):  # such as bits that say to negate or to conjugate its numbers
+        raise ConversionError(f"holds a tensor that is a view with marks of its own; {ADVICE}")
     whole = (offset, *shape, *strides)
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if not isinstance(storage, Storage) or not all(type(n) is int and n >= 0 for n in whole):
@@ -146,9 +151,16 @@ class _Names(pickle.Unpickler):
     def persistent_load(self, pid: Any, /) -> Any:
         if pid[0] == "module":  # a class, and its source
             return Held
+        if isinstance(pid, str):
+            raise ConversionError(f"written by pickle's protocol 0, which is not read; {ADVICE}")
         _, kind, key, _, count, *view = pid
+        if not isinstance(kind, str):
+            raise ConversionError(
+                "holds numbers of a kind that is not read, such as complex, quantized or 8-bit "
+                "ones; take the file that it was made of."
+            )
         if kind not in KINDS or any(view) or type(key) is not str or type(count) is not int:
-            raise pickle.UnpicklingError("numbers of an unknown kind")
+            raise pickle.UnpicklingError("numbers that cannot be")
         return Storage(key, KINDS[kind], count)
 
 

@@ -21,6 +21,8 @@ STARTS = {
     b"version https://git-lfs": "a pointer of Git LFS, not weights; fetch them by 'git lfs pull'.",
     b"\x89HDF": "of HDF5 or Keras, which is not read; take the release of PyTorch.",
     b"GGUF": "GGUF, which is not read; take the file that it was made of.",
+    b"\x1f\x8b": "packed by gzip; unpack it first.",
+    b"{": "JSON, not weights; where it lists shards, put their tensors into one file.",
     b"\x08": "ONNX or TensorFlow, which is not read; take the weights that it was made of.",
 }
 UNKNOWN = "damaged, or no weights of PyTorch, safetensors or NumPy; download it again."
@@ -40,18 +42,24 @@ def read_source(path: Path) -> Source:
     Raises:
       ConversionError: the file is missing, of another kind, damaged, or refused.
     """
+    if path.is_dir():
+        raise ConversionError(f"{path}: a folder, and no package of npm; name the file in it.")
     if not path.is_file():
         raise ConversionError(f"{path}: there is no such file; name a published checkpoint.")
+    if re.search(r"\d-of-\d", path.name):
+        raise ConversionError(f"{path}: one of several shards; put their tensors into one file.")
     with problems_told(path):
         with path.open("rb") as file:
             start = file.read(64)
+        if not start:
+            raise ConversionError("an empty file; download it again.")
         if zipfile.is_zipfile(path):
             return _read_zip(path)
         if is_old(start):
             return _saved(read_old(path), path)
         header = int.from_bytes(start[:8], "little")
         if start[8:9] == b"{" and header < path.stat().st_size:
-            return Source(safetensors.numpy.load_file(path))
+            return Source(_read_safetensors(path))
         if start[:1] == b"\x80":
             raise ConversionError(f"a pickle, but none of PyTorch, or damaged; {ADVICE}")
         known = (what for mark, what in STARTS.items() if start.lstrip().startswith(mark))
@@ -79,7 +87,25 @@ def _read_zip(path: Path) -> Source:
         return _saved(read_archive(path), path)
     # Opened here: np.load would leave a damaged file open.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return Source(dict(arrays))
+        try:
+            return Source(dict(arrays))
+        except ValueError as error:
+            if "Object arrays" not in str(error):
+                raise
+            raise ConversionError(
+                "refused, it holds objects of Python; save arrays by their names, with "
+                "np.savez('net.npz', **tensors)."
+            ) from None
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except (AttributeError, KeyError, TypeError):  # of types that NumPy has not
+        raise ConversionError(
+            "holds numbers of a kind that is not read, such as those of 8 bits; take the file that "
+            "it was made of."
+        ) from None
 
 
 def _saved(saved: Saved, path: Path) -> Source:

@@ -865,7 +865,7 @@ BAD = {
     "info net --size 0x5": ["--size 0x5", "1280x720"],
     "info net --size 20x20 --set wdth=8": ["wdth", "train_size"],
     "convert nowhere.pth new": ["nowhere.pth", "no such file"],
-    "convert text.png new": ["text.png", ".safetensors"],
+    "convert text.png new": ["text.png", "safetensors"],
     "convert cut.safetensors new": ["cut.safetensors", "download it again"],
     "convert release.safetensors net": ["net", "exists already"],
     "convert release.safetensors a.png/out": ["a.png/out", "another destination"],

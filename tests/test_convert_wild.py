@@ -12,6 +12,7 @@ import pathlib
 import pickle
 import re
 import resource
+import subprocess
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +23,12 @@ import numpy as np
 import pytest
 
 import tlc_jax as tlc
-from benchmarks.torch_peer import nafnet as peer
-from benchmarks.torch_peer import restormer as restormer_peer
 from checkpoints_convert import ConversionError, convert_file, convert_state_dict
 from tlc_jax.files import catalogue
 
 torch = pytest.importorskip("torch")
+peer = pytest.importorskip("benchmarks.torch_peer.nafnet")
+restormer_peer = pytest.importorskip("benchmarks.torch_peer.restormer")
 
 WIDTH = {"width": 4, "enc_blk_nums": (1, 1), "middle_blk_num": 1, "dec_blk_nums": (1, 1)}
 
@@ -146,7 +147,8 @@ FITTING: dict[str, tuple[str, Callable[[], Any], str]] = {
         lambda: STATE | {"step": torch.tensor(5), "lr": torch.tensor(1e-3)},
         "",
     ),
-    "numbers for names": ("net.pth", lambda: {0: OTHER, **STATE}, ""),
+    "in a list": ("net.pth", lambda: [STATE, {"lr": 1e-3}], "0"),
+    "by numbers": ("net.pth", lambda: {"models": {1: STATE}}, "models.1"),
     "trainable": (
         "net.pth",
         lambda: {name: torch.nn.Parameter(x.clone()) for name, x in STATE.items()},
@@ -329,6 +331,29 @@ REFUSED: dict[str, tuple[Callable[[], Any], list[str]]] = {
         lambda: {name: (x * 50).to(torch.int8) for name, x in STATE.items()},
         ["holds int8"],
     ),
+    "bits that negate": (
+        lambda: STATE | {"intro.bias": torch._neg_view(STATE["intro.bias"])},
+        ["view with marks", r"torch\.save\(model\.state_dict\(\)"],
+    ),
+    "complex numbers": (
+        lambda: STATE | {"intro.bias": STATE["intro.bias"].to(torch.complex64)},
+        ["not read, such as complex"],
+    ),
+    "numbers of 8 bits": (
+        lambda: {name: x.to(torch.float8_e4m3fn) for name, x in STATE.items()},
+        ["not read|no tensors"],
+    ),
+    "weight norm": (
+        lambda: (
+            {name.replace("weight", "weight_g"): x for name, x in STATE.items()}
+            | {"encoders.0.0.sca.1.weight": STATE["encoders.0.0.sca.1.weight"]}
+        ),
+        ["intro.weight.* is missing", "weight_g is of a change that has to be merged or removed"],
+    ),
+    "a command": (
+        lambda: {"params": STATE, "x": Armed(subprocess.Popen, "ls")},
+        ["refused, it holds (commands|subprocess)"],
+    ),
     "code": (lambda: {"params": STATE, "x": Armed(eval, "1")}, ["builtin.*eval", "safetensors"]),
 }
 
@@ -403,6 +428,18 @@ def test_the_licence_is_of_the_very_file(tmp_path, monkeypatch):
 
     assert licence() == "unknown; the authors of NAFNet publish theirs under: MIT"
     assert licence(licence="CC0") == "CC0"
+    with pytest.raises(ConversionError, match="licence ' ': say it in one line"):
+        licence(licence=" ")
     monkeypatch.setattr(catalogue, "of_digest", lambda digest: catalogue.PUBLISHED[0])
     (tmp_path / "0").rename(tmp_path / "old")
     assert licence() == "MIT"
+
+
+def test_a_name_alone_makes_no_published_file(tmp_path, monkeypatch):
+    """Of another's bytes neither the data set is known nor the name taken."""
+    monkeypatch.setenv("TLC_JAX_HOME", str(tmp_path / "home"))
+    torch.save(STATE, tmp_path / "NAFNet-GoPro-width32.pth")
+    made = convert_file(tmp_path / "NAFNet-GoPro-width32.pth")
+    description = json.loads((made / "model.json").read_text())
+    assert description["task"] is description["dataset"] is None
+    assert re.fullmatch(r"nafnet-gopro-width32-\w{8}", made.name)

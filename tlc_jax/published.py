@@ -116,7 +116,7 @@ def missing(path: str | os.PathLike) -> Published | None:
 
 
 def _of_name(name: str) -> Published:
-    if one := catalogue.named(name):
+    if one := catalogue.named(name) or catalogue.FILES.get(name):
         return one
     if name in checkpoints.SHIPPED:
         raise CheckpointError(f"{name}: comes with the package; use it as --task {name}.")

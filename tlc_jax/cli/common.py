@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tlc_jax import published
 from tlc_jax.evaluation.evaluating import EvaluationError
-from tlc_jax.files import checkpoints
+from tlc_jax.files import checkpoints, fetching
 from tlc_jax.files.catalogue import Published
 from tlc_jax.files.checkpoints import CheckpointError
 from tlc_jax.files.choosing import Quality, Task, choose, tasks_of
@@ -138,6 +138,7 @@ def download(one: Published, accept_licence: bool = False) -> Path:
         if not accept_licence:
             raise UserError(f"{one.name}: not downloaded, as its licence is not accepted.")
     if open_to_all or accept_licence:
+        fetching.check_allowed()
         size = "" if one.size is None else f", {one.size / 1e6:,.0f} MB"
         say(f"{one.name}: fetching {one.address}{size}, licence of the weights: {one.licence}")
     return published.download(one.name, accept_licence=accept_licence)

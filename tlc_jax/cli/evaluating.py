@@ -276,6 +276,7 @@ def _run(
         },
         None if how.overwrite else report,
     )
+    reports.check_same(done, measured, report)
     done["pictures"] = len(measured)
     if subsets:
         done["subsets"] = subsets
@@ -311,6 +312,8 @@ def _run(
             _illustrate(done, report)
         if (best := reports.best_window(done)) is not None:
             _tell_best(checkpoint, model, best, how.keep_window and all_measured)
+        elif len(how.windows) > 1:
+            say("no window is better than the others; none is kept")
     return done, all_measured
 
 

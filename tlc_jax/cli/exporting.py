@@ -10,7 +10,7 @@ from tlc_jax.cli import common
 from tlc_jax.cli.common import UserError, console, parse_size, say
 from tlc_jax.files import checkpoints
 from tlc_jax.files.atomic import write_atomically
-from tlc_jax.files.limits import TooLargeError, check_pixels
+from tlc_jax.files.limits import PIXELS, TooLargeError, check_pixels, limit_pixels
 from tlc_jax.inference import exported
 from tlc_jax.inference.exported import PLATFORMS, Format
 
@@ -41,6 +41,7 @@ def export(
     window: common.WindowSide = None,
     dtype: common.ComputeIn = "float32",
     precision: common.Products = None,
+    max_pixels: common.MaxPixels = PIXELS,
     settings: common.Settings = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file, if there is one.")
@@ -51,7 +52,13 @@ def export(
     An .onnx runs in ONNX Runtime, OpenVINO and others; a .stablehlo is what jax.export makes, for
     CPUs, GPUs and TPUs. It is for pictures of one size, from which the windows of TLC follow.
     """
-    kind = wanted or FORMATS.get(output.suffix.lower())
+    limit_pixels(max_pixels)
+    told = FORMATS.get(output.suffix.lower())
+    kind = wanted or told
+    if told not in (None, kind):
+        raise UserError(f"{output}: --format {kind} is not what the name says; change one of them.")
+    if window is not None and mode == "global":
+        raise UserError(f"--window {window}: is of --mode local; leave one of them out.")
     if kind is None:
         raise UserError(
             f"{output}: --format is onnx or stablehlo; name it, or let the file end with .onnx or "
@@ -99,7 +106,7 @@ def export(
     write_atomically(output, program)
     say(
         f"{checkpoint} -> {output}: {type(model).__name__} {mode} in {dtype} for {size}, "
-        f"{images or 'any number of'} at a time, {len(program) / 1e6:.1f} MB, licence of the "
+        f"{images or 'any number'} at a time, {len(program) / 1e6:.1f} MB, licence of the "
         f"weights: {licence}"
     )
     if kind == "stablehlo":

@@ -1,10 +1,12 @@
 """`tlc-jax models`, `download`, `convert` and `info`: what is published, and checkpoints."""
 
 import itertools
+import re
 from pathlib import Path
 from typing import Annotated
 
 import jax
+import numpy as np
 import typer
 
 from tlc_jax import published
@@ -200,5 +202,8 @@ def convert(
         f"{description['weights_licence']}; assumed, as shapes cannot tell: "
         f"{', '.join(description['assumed']) or 'nothing'}"
     )
+    counts = {name: n for name, n in description["config"].items() if re.search("bl(oc)?k", name)}
+    if empty := [f"{name} {n}" for name, n in counts.items() if 0 in np.ravel(n)]:
+        say(f"the file has no blocks of some levels: {', '.join(empty)}")
     if destination is None:
         say(f"installed: use it as --checkpoint {made.name}")

@@ -55,8 +55,10 @@ def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str,
     try:
         with open_file(path) as file:
             report = json.load(file)
-        kept, _ = dict(report["settings"]), dict(report["images"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        kept = dict(report["settings"])
+        for image in report["images"].values():
+            _check_image(image, settings["modes"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise EvaluationError(
             f"{path}: not a report that can be resumed; name another --report, or --overwrite."
         ) from None
@@ -68,6 +70,29 @@ def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str,
             + "); name another --report, or --overwrite."
         )
     return report
+
+
+def _check_image(image: dict[str, Any], modes: Iterable[str]) -> None:
+    """Refuse what `evaluating.evaluate` cannot have given, with almost any exception."""
+    rows = [image[mode] for mode in modes] + [image[row] for row in ("input",) if row in image]
+    for row in rows:
+        numbers = [row["psnr"], row["ssim"], row.get("mae"), row.get("seconds")]
+        if not all(x is None or math.isfinite(x) for x in numbers):
+            raise ValueError
+
+
+def check_same(report: dict[str, Any], names: Iterable[str], path: Path | None) -> None:
+    """Refuse a report of other pictures than those that are measured now.
+
+    Raises:
+      EvaluationError: there are such; the means would be over them, too.
+    """
+    if others := sorted(report["images"].keys() - {*names}):
+        shown = ", ".join(others[:3]) + (", ..." if others[3:] else "")
+        raise EvaluationError(
+            f"{path}: has {len(others)} pictures that are not measured now ({shown}); name another "
+            "--report, or --overwrite."
+        )
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:
@@ -206,8 +231,8 @@ def notes(report: dict[str, Any]) -> str:
     lines = [NOTES[protocol], SSIM_NOTES[RULES[protocol].ssim]]
     if left_out := len(report["images"]) - len(counted(report)):
         lines.append(
-            f"Left out of all means: {left_out} of {len(report['images'])}, equal to their truth "
-            "in some row, or smaller than the window of SSIM."
+            f"Left out of all means: {left_out} of {len(report['images'])}, without a PSNR, being "
+            "equal to their truth in some row, or without an SSIM, being smaller than its window."
         )
     return "\n".join(lines)
 
@@ -220,7 +245,9 @@ def best_window(report: dict[str, Any]) -> str | None:
         for mode in report["settings"]["modes"]
         if mode.startswith("local:") and (score := found[mode]["psnr"]) is not None
     }
-    return max(scores, key=lambda mode: scores[mode]) if len(scores) > 1 else None
+    if len({*scores.values()}) < 2:  # as of pictures no larger than any of them
+        return None
+    return max(scores, key=lambda mode: scores[mode])
 
 
 def joined(reports: dict[tuple[str, str], dict[str, Any]]) -> str:

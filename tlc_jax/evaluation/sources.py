@@ -128,7 +128,7 @@ def read_subset(file: Path, names: list[str]) -> list[str]:
         raise EvaluationError(f"{file}: cannot be read as a list of pictures ({reason}).") from None
     by_line = {str(number): name for number, name in enumerate(names, 1)}
     by_line |= {Path(name).name: name for name in names} | {name: name for name in names}
-    wanted = {by_line.get(line, by_line.get(re.sub(r"\.\w+$", "", line))) for line in lines}
+    wanted = {by_line.get(line, by_line.get(re.sub(r"\.[A-Za-z]\w*$", "", line))) for line in lines}
     if None in wanted or not wanted:
         line = next((x for x in lines if x not in by_line), "")
         what = f"{line} is none of the {len(names)} pictures" if line else "it names none"

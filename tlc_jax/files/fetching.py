@@ -174,9 +174,9 @@ def _fetch_to(whole: Path, address: str, size: int | None, instead: str, watch: 
             break
         except _Interrupted as problem:
             if tried == TRIES - 1:
+                resumed = ", it goes on where this one stopped" if part.state()[0] else ""
                 raise CheckpointError(
-                    f"{address}: {problem}; type the same command again later, it goes on where "
-                    "this one stopped."
+                    f"{address}: {problem}; type the same command again later{resumed}."
                 ) from None
             pause = PAUSE * 2**tried if problem.pause is None else problem.pause
             time.sleep(min(pause, LONGEST_PAUSE))
@@ -246,6 +246,7 @@ def _receive(address: str, part: _Part, size: int | None, instead: str, watch: W
             for data in _read(response):
                 there += len(data)
                 if there > most:
+                    part.file.unlink(missing_ok=True)
                     raise CheckpointError(
                         f"{address}: has more than {most:,} bytes, which is not what was expected; "
                         f"{instead}."

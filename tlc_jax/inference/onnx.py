@@ -420,17 +420,24 @@ def _convolve(graph: Graph, step: Any, x: Tensor, kernel: Value) -> Tensor:
 def _scan(graph: Graph, step: Any, *given: Value) -> list[Value]:
     """A loop, turn by turn."""
     p, inner = step.params, step.params["jaxpr"]
-    first, second = p["num_consts"], p["num_consts"] + p["num_carry"]
-    constants, carry, over = given[:first], given[first:second], given[second:]
+    body, constants = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
+
+    def alike(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+        """How many come first that the turns do not share out; versions of JAX count otherwise."""
+        pairs = zip(outside, inside, strict=True)
+        return sum(len(x.aval.shape) == len(y.aval.shape) for x, y in pairs)
+
+    count = alike(step.outvars, body.outvars)  # of what each turn hands to the next
+    second = alike(step.invars, body.invars)
+    same, carry, over = given[: second - count], given[second - count : second], given[second:]
     turns = []
     for i in sorted(range(p["length"]), reverse=p["reverse"]):
         now = [_at(graph, x, i) for x in over]
-        made = follow(graph, inner.jaxpr, inner.consts, [*constants, *carry, *now])
-        carry, rest = made[: p["num_carry"]], made[p["num_carry"] :]
+        made = follow(graph, body, constants, [*same, *carry, *now])
+        carry, rest = made[:count], made[count:]
         turns.append(rest)
     turns = turns[:: -1 if p["reverse"] else 1]
-    outs = step.outvars[p["num_carry"] :]
-    pairs = zip(zip(*turns, strict=True), outs, strict=True)
+    pairs = zip(zip(*turns, strict=True), step.outvars[count:], strict=True)
     return [*carry, *(_stacked(graph, each, 0, out.aval.shape) for each, out in pairs)]
 
 
