@@ -142,7 +142,7 @@ def fill(
         count = f"{len(problems)} tensors do" if len(problems) > 1 else "1 tensor does"
         more = len(problems) - LISTED
         rest = [f"and {more} more"] if more > 0 else []
-        raise ConversionError("\n  ".join([f"{count} not fit:", *sorted(problems)[:LISTED], *rest]))
+        raise ConversionError("\n  ".join([f"{count} not fit:", *problems[:LISTED], *rest]))
     return unflatten_dict(filled, sep="/")
 
 

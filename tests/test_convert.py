@@ -334,22 +334,26 @@ def empty(path: Path, tensors: Tensors) -> None:
     path.touch()
 
 
-DAMAGED = "damaged|refused|a page of the web"
+DAMAGED = "damaged|refused|a page of the web|an empty file"
 TORCH_ONLY = (".pth", ".pt")
 NO_WEIGHTS = {
     "missing": ("net.pth", lambda path, tensors: None, "there is no such file"),
-    "a folder": ("net.pth", lambda path, tensors: path.mkdir(), "there is no such file"),
+    "a folder": ("net.pth", lambda path, tensors: path.mkdir(), "a folder, and no package"),
     "another kind": ("net.h5", text, "no weights of PyTorch, safetensors or NumPy"),
     **{
         f"{write.__name__} {suffix}": (f"net{suffix}", write, DAMAGED)
         for suffix in (".pth", ".pt", ".safetensors", ".npz")
         for write in (empty, cut, text, page)
     },
-    "a list": ("net.pth", torch_file(lambda torch: [torch.ones(3)]), "holds no tensors"),
+    "a list": ("net.pth", torch_file(lambda torch: [torch.ones(3)]), "no known network"),
     "one tensor": ("net.pth", torch_file(lambda torch: torch.ones(3)), "holds no tensors"),
     "no tensors": ("net.pth", torch_file(lambda torch: {"epoch": 3}), "holds no tensors"),
     "empty params": ("net.pth", torch_file(lambda torch: {"params": {}}), "holds no tensors"),
-    "numbers for names": ("net.pth", torch_file(lambda torch: {0: torch.ones(3)}), "no tensors"),
+    "numbers for names": (
+        "net.pth",
+        torch_file(lambda torch: {0: torch.ones(3)}),
+        "no known network",
+    ),
     "no safetensors": ("net.safetensors", lambda path, _: write(path, {}), "holds no tensors"),
     "objects": (
         "net.npz",

@@ -325,7 +325,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], list[str]]] = {
     ),
     "an optimizer alone": (
         lambda: {"optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
-        ["holds no tensors"],
+        [r"no known network \(first tensors: optimizer\.state\.0\.exp_avg\)"],
     ),
     "whole numbers": (
         lambda: {name: (x * 50).to(torch.int8) for name, x in STATE.items()},
@@ -421,9 +421,8 @@ def test_the_licence_is_of_the_very_file(tmp_path, monkeypatch):
     torch.save(STATE, tmp_path / "NAFNet-GoPro-width32.pth")
 
     def licence(**told: str) -> str:
-        made = convert_file(
-            tmp_path / "NAFNet-GoPro-width32.pth", tmp_path / f"{len(told)}", **told
-        )
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        made = convert_file(tmp_path / "NAFNet-GoPro-width32.pth", folder, **told)
         return json.loads((made / "model.json").read_text())["weights_licence"]
 
     assert licence() == "unknown; the authors of NAFNet publish theirs under: MIT"
@@ -431,7 +430,6 @@ def test_the_licence_is_of_the_very_file(tmp_path, monkeypatch):
     with pytest.raises(ConversionError, match="licence ' ': say it in one line"):
         licence(licence=" ")
     monkeypatch.setattr(catalogue, "of_digest", lambda digest: catalogue.PUBLISHED[0])
-    (tmp_path / "0").rename(tmp_path / "old")
     assert licence() == "MIT"
 
 

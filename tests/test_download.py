@@ -254,7 +254,7 @@ def test_slow_servers_are_given_up(server, monkeypatch, slow):
     else:
         monkeypatch.setattr(fetching, "SLOWEST", (10**6, 0.1))
         server.wait, said = 0.02, "bytes came in"
-    fails(lambda: fetching.fetch(f"{server.at}/{FILE}"), said, "goes on where")
+    fails(lambda: fetching.fetch(f"{server.at}/{FILE}"), said, "later")
 
 
 def test_two_at_once(server, publish):

@@ -396,6 +396,28 @@ def test_other_settings_are_refused(world, run, restored, options, word):
     assert (code, err) == (0, "") and restored
 
 
+def test_pictures_that_are_measured_no_more(world, run):
+    """Their numbers stay out of the means of others, and in the report."""
+    run(REPORTED)
+    before = (world / "new/report.json").read_bytes()
+    for folder in ("in", "out"):
+        (world / folder / f"{NAMES[0]}.png").unlink()
+    for options in ("", "--limit 1"):
+        code, _, err = run(REPORTED, options)
+        assert code == 2 and f"pictures that are not measured now ({NAMES[0]}" in err
+    assert (world / "new/report.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("psnr", ["30", float("nan"), float("inf"), [1]])
+def test_edited_reports_are_refused(world, run, psnr):
+    run(REPORTED)
+    report = report_of(world)
+    for images in ({NAMES[0]: report["images"][NAMES[0]] | {"global": {"psnr": psnr}}}, []):
+        (world / "new/report.json").write_text(json.dumps(report | {"images": images}))
+        code, _, err = run(REPORTED)
+        assert (code, len(err.splitlines())) == (2, 1) and "not a report that can be resumed" in err
+
+
 def test_a_damaged_picture_in_the_middle(world, run, restored):
     whole = (world / "in/b.png").read_bytes()
     (world / "in/b.png").write_bytes(whole[:500])

@@ -180,6 +180,8 @@ def test_command_writes_what_runs(run, world, random_params):
     [
         ("net old.onnx --size 9x9", "old.onnx: exists already; --overwrite replaces it."),
         ("net new.pt --size 9x9", "let the file end with .onnx or .stablehlo"),
+        ("net new.stablehlo --size 9x9 --format onnx", "is not what the name says"),
+        ("net new.onnx --size 9x9 --window 5 --mode global", "is of --mode local"),
         ("net new.onnx --size dynamic", "give width x height in pixels, as in --size 1280x720"),
         ("net new.onnx --size 99999x99999", "megapixels, of which 268.4 are allowed"),
         ("net new.onnx --size 9x9 --dtype bfloat16", "an ONNX model computes in float32"),

@@ -57,7 +57,7 @@ def open_report(settings: dict[str, Any], path: Path | None = None) -> dict[str,
             report = json.load(file)
         kept = dict(report["settings"])
         for image in report["images"].values():
-            _check_image(image, settings["modes"])
+            _check_image(image, kept["modes"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise EvaluationError(
             f"{path}: not a report that can be resumed; name another --report, or --overwrite."
