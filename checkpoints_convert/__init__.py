@@ -161,10 +161,7 @@ def _install(
         told["source"]["part"] = printable(found.name)
     # Its authors' own address tells whose it is, as the bytes of a copy do.
     known = catalogue.of_digest(told["source"]["sha256"])
-    # So may its name, where the bytes are not known.
-    named = catalogue.FILES.get(source.name)
-    if named and (named.sha256 or model != type(model).variant(named.variant)):
-        named = None
+    named = _by_name(source.name, found.network, model)
     if came is not None:
         told["source"] |= {key: printable(text) for key, text in came.origin.items()}
         if one := came.published:
@@ -266,6 +263,15 @@ def _fit(part: Part, source: Source, overrides: Mapping[str, Any]) -> tuple[Netw
 
 def _same(one: tuple[Part, Network, Params], other: tuple[Part, Network, Params]) -> bool:
     return one[1] == other[1] and jax.tree.all(jax.tree.map(np.array_equal, one[2], other[2]))
+
+
+def _by_name(file: str, network: str, model: Network) -> catalogue.Published | None:
+    """The published file that one is called like, where its bytes are not known and it may be."""
+    one = catalogue.FILES.get(file)
+    if one is None or one.sha256 is not None or one.network != network:
+        return None
+    published = type(model).variant(one.variant)
+    return one if model.clone(train_size=published.train_size) == published else None
 
 
 def _told(source: Path) -> dict[str, Any]:

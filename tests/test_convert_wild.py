@@ -441,3 +441,10 @@ def test_a_name_alone_makes_no_published_file(tmp_path, monkeypatch):
     description = json.loads((made / "model.json").read_text())
     assert description["task"] is description["dataset"] is None
     assert re.fullmatch(r"nafnet-gopro-width32-\w{8}", made.name)
+
+
+@pytest.mark.parametrize("file", ["HINet-GoPro.pth", "NAFSSR-T_2x.pth"])
+def test_the_name_of_another_network(file, tmp_path):
+    torch.save(STATE, tmp_path / file)
+    made = convert_file(tmp_path / file, tmp_path / "out")
+    assert json.loads((made / "model.json").read_text())["dataset"] is None
