@@ -171,7 +171,7 @@ if not WEIGHTS:
         from safetensors.numpy import save_file
 
         WEIGHTS = RESULTS / "stand-in.safetensors"
-        save_file(released, WEIGHTS)
+        save_file({f"params.{name}": tensor for name, tensor in released.items()}, WEIGHTS)
     TRAIN_SIZE = (96, 96)
     for name in list(released)[:6]:
         print(f"{name:32}{released[name].shape}")
