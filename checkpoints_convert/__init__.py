@@ -198,9 +198,10 @@ def _convert(
     source: Source, part: str | None, overrides: Mapping[str, Any]
 ) -> tuple[Part, Network, Params]:
     """The network that a file holds; of several the averaged one, or the one that `part` names."""
-    parts = find_parts(source.content, RELEASES)
-    if part is not None and not (parts := [one for one in parts if one.name == part]):
-        names = {one.name or "the whole file" for one in find_parts(source.content, RELEASES)}
+    found = find_parts(source.content, RELEASES)
+    parts = [one for one in found if part in (None, one.name)]
+    if not parts:
+        names = {one.name or "the whole file" for one in found}
         raise ConversionError(f"part {part}: a network may be in {', '.join(sorted(names))}.")
     refused: list[ConversionError] = []
     for _, group in itertools.groupby(parts, lambda one: one.averaged):

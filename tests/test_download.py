@@ -151,6 +151,13 @@ def fails(run, *words: str) -> str:
     return sentence
 
 
+def test_the_name_of_a_file_installs_by_its_own_name(server, publish, monkeypatch):
+    one = publish()
+    monkeypatch.setitem(catalogue.FILES, one.file, one)
+    assert tlc.download(one.file).name == one.name == NAME
+    assert checkpoints.installed() == [NAME]
+
+
 def test_a_name_is_fetched_converted_and_installed(server, publish, golden, weights):
     one = publish(size=len(weights), sha256=hashlib.sha256(weights).hexdigest())
     model, params = tlc.load(NAME)

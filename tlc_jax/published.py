@@ -28,7 +28,7 @@ def download(name: str, *, accept_licence: bool = False) -> Path:
     download that was interrupted goes on where it stopped. At a terminal a bar is shown.
 
     Args:
-      name: as `tlc-jax models` lists it.
+      name: as `tlc-jax models` lists it, or that of the published file.
       accept_licence: accept a licence that allows non-commercial use alone; that is remembered, so
         it is needed once for each such licence.
 
@@ -46,7 +46,8 @@ def download(name: str, *, accept_licence: bool = False) -> Path:
     """
     from checkpoints_convert import ConversionError, convert_file  # it builds on this package
 
-    one, folder = _of_name(name), checkpoints.home() / name
+    one = of_name(name)
+    name, folder = one.name, checkpoints.home() / one.name
     if name in checkpoints.installed():
         return folder
     if one.address is None:
@@ -115,7 +116,12 @@ def missing(path: str | os.PathLike) -> Published | None:
     return one
 
 
-def _of_name(name: str) -> Published:
+def of_name(name: str) -> Published:
+    """The published weights of a name, or of a file's name.
+
+    Raises:
+      CheckpointError: there are none; the message says what may be meant.
+    """
     if one := catalogue.named(name) or catalogue.FILES.get(name):
         return one
     if name in checkpoints.SHIPPED:

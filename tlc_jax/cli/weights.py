@@ -14,7 +14,7 @@ from tlc_jax.cli import common
 from tlc_jax.cli.common import UserError, console, say
 from tlc_jax.evaluation.sheets import window_map
 from tlc_jax.files import checkpoints
-from tlc_jax.files.catalogue import PACKAGES, PUBLISHED, named
+from tlc_jax.files.catalogue import PACKAGES, PUBLISHED
 from tlc_jax.files.paths import real_path
 from tlc_jax.files.pictures import read_image
 from tlc_jax.files.writing import write_image
@@ -83,12 +83,10 @@ def download(
     if name in checkpoints.installed():
         say(f"{name}: is installed already; use it as --checkpoint {name}")
         return
-    one = named(name)
-    if one is None or one.address is None:
-        published.download(name)  # tells what there is instead
-    else:
-        common.download(one, accept_licence)
-    say(f"installed: use it as --checkpoint {name}")
+    one = published.of_name(name)
+    if one.address is None:
+        published.download(one.name)  # tells what there is instead
+    say(f"installed: use it as --checkpoint {common.download(one, accept_licence).name}")
 
 
 def info(
