@@ -161,20 +161,20 @@ def _install(
         told["source"]["part"] = printable(found.name)
     # Its authors' own address tells whose it is, as the bytes of a copy do.
     known = catalogue.of_digest(told["source"]["sha256"])
-    named = _by_name(source.name, found.network, model)
     if came is not None:
         told["source"] |= {key: printable(text) for key, text in came.origin.items()}
         if one := came.published:
             known = one
             destination = home() / one.name if destination is None else destination
-    if one := known or named:
-        told |= {"task": one.task, "dataset": one.dataset}
+    published_file = known or _by_name(source.name, found.network, model)
+    if published_file:
+        told |= {"task": published_file.task, "dataset": published_file.dataset}
     if destination is None:
         # What the hub's client has fetched is a link to a file that is called by its digest.
         file = source if came is not None else real_path(source)
         rest = told["dataset"] if is_package(source) and told["dataset"] else file.stem
         name = catalogue.checkpoint_name(found.network, printable(rest))
-        if catalogue.named(name) and not (known or named or is_package(source)):
+        if catalogue.named(name) and not (published_file or is_package(source)):
             name += f"-{told['source']['sha256'][:8]}"  # which is another's
         destination = home() / name
     if licence is None:
